@@ -1,0 +1,51 @@
+# Every target first makes sure that .venv is as the lock files say (nothing to do when they have not changed).
+SHELL := /bin/bash
+PY := $(or $(PYTHON),.venv/bin/python)
+NODES ?= 2
+BACKEND ?= tiny
+
+.PHONY: demo pool test check bench proto openapi format lock gpu-test clean
+
+demo: ## The main job on tiny models: a picture becomes a video (no Docker, no GPU)
+	@scripts/bootstrap full
+	@$(PY) scripts/demo.py
+
+pool: ## A pool to try: make pool NODES=2 BACKEND=tiny|synthetic
+	@scripts/bootstrap $(if $(filter synthetic,$(BACKEND)),base,full)
+	@$(PY) scripts/pool.py --nodes $(NODES) --backend $(BACKEND)
+
+test: ## All tests but gpu and load
+	@scripts/bootstrap full
+	@PYTHON=$(PY) scripts/test
+
+check: ## Format, lint, types, import contracts, drift of generated files
+	@scripts/bootstrap full
+	@scripts/bootstrap codegen
+	@scripts/check
+
+bench: ## Benchmarks on the synthetic backend
+	@scripts/bootstrap full
+	@$(PY) -m benchmark.cli --pipeline text-to-image --backend synthetic
+
+gpu-test: ## Tests that need a CUDA device
+	@scripts/bootstrap full
+	@$(PY) -m pytest -m gpu
+
+proto: ## Generate the protobuf modules from proto/reelnet/v1/*.proto
+	@scripts/bootstrap codegen
+	@PATH="$(CURDIR)/.venv-codegen/bin:$$PATH" .venv-codegen/bin/python proto/generate.py
+
+openapi: ## Write docs/openapi/*.json from the code
+	@scripts/bootstrap full
+	@$(PY) scripts/openapi.py
+
+format: ## Format the code
+	@scripts/bootstrap full
+	@.venv/bin/ruff format . && .venv/bin/ruff check --fix .
+
+lock: ## Write the lock files from pyproject.toml
+	@scripts/bootstrap full
+	@scripts/lock
+
+clean:
+	rm -rf .venv .venv-codegen out .bootstrap-*.lock .mypy_cache .ruff_cache .pytest_cache
