@@ -1,0 +1,342 @@
+"""Values ↔ protobuf messages: the only file that touches message fields.
+
+What comes from a peer is bounded and made printable here, before anything else sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from google.protobuf.message import DecodeError
+
+from reelnet.errors import NodeError, ReelnetError, RefusedError, from_class, printable
+from reelnet.identity import Signed
+from reelnet.jobs import (
+    Accepted,
+    BroadcasterId,
+    Capability,
+    Chunk,
+    Description,
+    Done,
+    Event,
+    InputRef,
+    JobId,
+    Licence,
+    Load,
+    ModelLoad,
+    NodeId,
+    Output,
+    Preview,
+    Progress,
+    Queued,
+    Started,
+    Ticket,
+)
+from reelnet.pipelines import Work
+from reelnet.pricing import Rates, format_money, parse_money
+from reelnet.v1 import types_pb2 as pb
+
+MAX_NAME_CHARS = 256
+MAX_CAPABILITIES = 1000
+MAX_ITEMS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class TicketFrame:
+    """The first frame: a signed ticket, and where to go on when the attempt is already under way (index, offset)."""
+
+    ticket: Signed
+    resume_from: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class InputChunk:
+    """The next bytes of input `index`."""
+
+    index: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Stop the attempt now."""
+
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledge:
+    """The outputs are checked and kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The attempt failed, where no status can say so."""
+
+    error: ReelnetError
+
+
+FrameValue = TicketFrame | InputChunk | Cancel | Acknowledge | Event | Failed
+
+
+def signed_to_message(signed: Signed) -> pb.SignedBytes:
+    return pb.SignedBytes(payload=signed.payload, key=signed.key, signature=signed.signature)
+
+
+def signed_from_message(message: pb.SignedBytes) -> Signed:
+    return Signed(message.payload, message.key, message.signature)
+
+
+def rates_to_message(rates: Rates) -> pb.Rates:
+    return pb.Rates(**rates.texts())
+
+
+def rates_from_message(message: pb.Rates) -> Rates:
+    """Raises NodeError for an amount that is none."""
+    texts = {field.name: value for field, value in message.ListFields()}
+    try:
+        return Rates.parse(texts)
+    except ValueError as error:
+        raise NodeError(printable(str(error), 200), code="rates") from None
+
+
+def ticket_to_bytes(t: Ticket) -> bytes:
+    """The ticket as it is signed and sent."""
+    return pb.Ticket(
+        job_id=t.job_id,
+        attempt=t.attempt,
+        broadcaster_id=t.broadcaster_id,
+        node_id=t.node_id,
+        node_epoch=t.node_epoch,
+        pipeline=t.pipeline,
+        schema=t.schema,
+        model=t.model,
+        model_digest=t.model_digest,
+        params=t.params,
+        inputs=[pb.InputRef(name=i.name, size=i.size, sha256=i.sha256, media_type=i.media_type) for i in t.inputs],
+        rates=rates_to_message(t.rates),
+        ceiling=format_money(t.ceiling_nano),
+        deadline_ms=t.deadline_ms,
+        expires_ms=t.expires_ms,
+        linger_s=t.linger_s,
+        pixel_steps=t.work.pixel_steps,
+        output_pixels=t.work.output_pixels,
+    ).SerializeToString(deterministic=True)
+
+
+def ticket_from_bytes(data: bytes) -> Ticket:
+    """Raises RefusedError for bytes that are no ticket."""
+    m = _parse(pb.Ticket(), data, "ticket")
+    try:
+        ceiling = parse_money(m.ceiling)
+    except ValueError:
+        raise RefusedError("the ticket's ceiling is no amount", code="ticket") from None
+    return Ticket(
+        job_id=JobId(_name(m.job_id)),
+        attempt=m.attempt,
+        broadcaster_id=BroadcasterId(_name(m.broadcaster_id)),
+        node_id=NodeId(_name(m.node_id)),
+        node_epoch=_name(m.node_epoch),
+        pipeline=_name(m.pipeline),
+        schema=_name(m.schema),
+        model=_name(m.model),
+        model_digest=_name(m.model_digest),
+        params=m.params,
+        inputs=tuple(
+            InputRef(_name(i.name), i.size, _name(i.sha256), _name(i.media_type)) for i in m.inputs[:MAX_ITEMS]
+        ),
+        work=Work(m.pixel_steps, m.output_pixels),
+        rates=rates_from_message(m.rates),
+        ceiling_nano=ceiling,
+        deadline_ms=m.deadline_ms,
+        expires_ms=m.expires_ms,
+        linger_s=m.linger_s,
+    )
+
+
+def description_to_bytes(d: Description) -> bytes:
+    """The description as it is signed and sent."""
+    return pb.Description(
+        node_id=d.node_id,
+        epoch=d.epoch,
+        sequence=d.sequence,
+        protocol_min=d.protocol_min,
+        protocol_max=d.protocol_max,
+        capabilities=[_capability_to_message(c) for c in d.capabilities],
+        software=d.software,
+    ).SerializeToString(deterministic=True)
+
+
+def description_from_bytes(data: bytes) -> Description:
+    """Raises RefusedError for bytes that are no description."""
+    m = _parse(pb.Description(), data, "description")
+    return Description(
+        node_id=NodeId(_name(m.node_id)),
+        epoch=_name(m.epoch),
+        sequence=m.sequence,
+        protocol_min=m.protocol_min,
+        protocol_max=m.protocol_max,
+        capabilities=tuple(_capability_from_message(c) for c in m.capabilities[:MAX_CAPABILITIES]),
+        software=_name(m.software),
+    )
+
+
+def _capability_to_message(c: Capability) -> pb.Capability:
+    return pb.Capability(
+        pipeline=c.pipeline,
+        schema=c.schema,
+        model=c.model,
+        model_digest=c.model_digest,
+        rates=rates_to_message(c.rates),
+        licence=pb.Licence(id=c.licence.id, commercial=c.licence.commercial),
+        loras=c.loras,
+        slots=c.slots,
+        queue_limit=c.queue_limit,
+        memory_bytes=c.memory_bytes,
+    )
+
+
+def _capability_from_message(m: pb.Capability) -> Capability:
+    return Capability(
+        pipeline=_name(m.pipeline),
+        schema=_name(m.schema),
+        model=_name(m.model),
+        model_digest=_name(m.model_digest),
+        rates=rates_from_message(m.rates),
+        licence=Licence(_name(m.licence.id), _name(m.licence.commercial)),
+        loras=tuple(_name(lora) for lora in m.loras[:MAX_ITEMS]),
+        slots=max(1, m.slots),
+        queue_limit=m.queue_limit,
+        memory_bytes=m.memory_bytes,
+    )
+
+
+def load_to_message(load: Load) -> pb.Load:
+    models = [
+        pb.ModelLoad(
+            pipeline=x.pipeline,
+            model=x.model,
+            free_slots=x.free_slots,
+            in_flight=x.in_flight,
+            queued=x.queued,
+            warm=x.warm,
+            wait_s=x.wait_s,
+        )
+        for x in load.models
+    ]
+    return pb.Load(models=models, draining=load.draining)
+
+
+def load_from_message(m: pb.Load) -> Load:
+    models = (
+        ModelLoad(_name(x.pipeline), _name(x.model), x.free_slots, x.in_flight, x.queued, x.warm, _seconds(x.wait_s))
+        for x in m.models[:MAX_CAPABILITIES]
+    )
+    return Load(tuple(models), m.draining)
+
+
+def frame_to_message(value: FrameValue) -> pb.Frame:
+    """The frame of a value. The table is by type: one entry a kind of frame."""
+    return _TO_FRAME[type(value)](value)
+
+
+def frame_from_message(frame: pb.Frame) -> FrameValue | None:
+    """The value of a frame; None for a kind that this version does not know (a later one may send it)."""
+    kind = frame.WhichOneof("body")
+    return _FROM_FRAME[kind](getattr(frame, kind)) if kind else None
+
+
+_TO_FRAME: dict[type, Callable[[Any], pb.Frame]] = {
+    TicketFrame: lambda v: pb.Frame(
+        ticket=pb.TicketFrame(
+            ticket=signed_to_message(v.ticket),
+            resume_from=pb.Position(index=v.resume_from[0], offset=v.resume_from[1]),
+        )
+    ),
+    InputChunk: lambda v: pb.Frame(input=pb.InputChunk(index=v.index, data=v.data)),
+    Cancel: lambda v: pb.Frame(cancel=pb.Cancel(reason=v.reason)),
+    Acknowledge: lambda v: pb.Frame(acknowledge=pb.Acknowledge()),
+    Accepted: lambda v: pb.Frame(
+        accepted=pb.Accepted(position=v.position, eta_s=v.eta_s, price=format_money(v.price_nano))
+    ),
+    Queued: lambda v: pb.Frame(queued=pb.Queued(position=v.position, eta_s=v.eta_s)),
+    Started: lambda v: pb.Frame(started=pb.Started(cold=v.cold)),
+    Progress: lambda v: pb.Frame(progress=pb.Progress(stage=v.stage, step=v.step, total=v.total)),
+    Preview: lambda v: pb.Frame(preview=pb.Preview(data=v.data)),
+    Output: lambda v: pb.Frame(
+        output=pb.Output(index=v.index, media_type=v.media_type, size=v.size, sha256=v.sha256, seed=v.seed, nsfw=v.nsfw)
+    ),
+    Chunk: lambda v: pb.Frame(chunk=pb.Chunk(data=v.data)),
+    Done: lambda v: pb.Frame(
+        done=pb.Done(
+            timings_s=v.timings_s, price=format_money(v.price_nano), model_digest=v.model_digest, facts=v.facts
+        )
+    ),
+    Failed: lambda v: pb.Frame(
+        failed=pb.Failed(
+            failure_class=v.error.failure,
+            code=v.error.code,
+            message=v.error.message,
+            retry_after_s=v.error.retry_after_s or 0,
+        )
+    ),
+}
+
+_FROM_FRAME: dict[str, Callable[[Any], FrameValue]] = {
+    "ticket": lambda m: TicketFrame(
+        signed_from_message(m.ticket), resume_from=(m.resume_from.index, m.resume_from.offset)
+    ),
+    "input": lambda m: InputChunk(m.index, m.data),
+    "cancel": lambda m: Cancel(_name(m.reason)),
+    "acknowledge": lambda m: Acknowledge(),
+    "accepted": lambda m: Accepted(m.position, _seconds(m.eta_s), _money(m.price)),
+    "queued": lambda m: Queued(m.position, _seconds(m.eta_s)),
+    "started": lambda m: Started(m.cold),
+    "progress": lambda m: Progress(_name(m.stage), m.step, m.total),
+    "preview": lambda m: Preview(m.data),
+    "output": lambda m: Output(m.index, _name(m.media_type), m.size, _name(m.sha256), m.seed, m.nsfw),
+    "chunk": lambda m: Chunk(m.data),
+    "done": lambda m: Done(
+        {_name(k): _seconds(v) for k, v in _first(m.timings_s.items())},
+        _money(m.price),
+        _name(m.model_digest),
+        {_name(k): _name(v) for k, v in _first(m.facts.items())},
+    ),
+    "failed": lambda m: Failed(
+        from_class(m.failure_class, m.message, code=m.code, retry_after_s=_seconds(m.retry_after_s) or None)
+    ),
+}
+
+
+def _first(items: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    return list(items)[:MAX_ITEMS]
+
+
+def _name(text: str) -> str:
+    return printable(text, MAX_NAME_CHARS)
+
+
+def _seconds(value: float) -> float:
+    """A peer's duration: finite, not negative, at most a day."""
+    return min(max(value, 0.0), 86_400.0) if value == value else 0.0
+
+
+def _money(text: str) -> int:
+    try:
+        return parse_money(text)
+    except ValueError:
+        raise NodeError("the node's price is no amount", code="price") from None
+
+
+def _parse(message: Any, data: bytes, what: str) -> Any:
+    try:
+        message.ParseFromString(data)
+    except DecodeError:
+        _not_a(what)
+    return message
+
+
+def _not_a(what: str) -> NoReturn:
+    raise RefusedError(f"the bytes are no {what}", code=what) from None

@@ -1,0 +1,67 @@
+"""An ASGI application served inside a component's own event loop, on a socket that is bound first."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import uvicorn
+
+from reelnet.errors import StartError
+from reelnet.settings import Listener
+
+SHUTDOWN_GRACE_S = 5
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handlers: the component decides when to stop."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def bind(listener: Listener, what: str) -> socket.socket:
+    """A bound TCP socket. Raises StartError that names the key to change when the port is taken."""
+    family = socket.AF_INET6 if ":" in listener.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((listener.host, listener.port))
+    except OSError as error:
+        sock.close()
+        raise StartError(
+            f"cannot listen on {listener.host}:{listener.port}: {error.strerror}; free it, or set `{what}.port`"
+        ) from None
+    return sock
+
+
+@asynccontextmanager
+async def serve_http(app: Any, listener: Listener, what: str) -> AsyncIterator[int]:
+    """Serves `app` for the length of the block; yields the port. `what` is the listener's key in the configuration."""
+    sock = bind(listener, what)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=SHUTDOWN_GRACE_S,
+        server_header=False,
+        ws="none",
+    )
+    server = _Server(config)
+    task = asyncio.create_task(server.serve(sockets=[sock]), name=f"http:{what}")
+    try:
+        while not server.started:
+            if task.done():
+                await task
+            await asyncio.sleep(0.005)
+        yield int(sock.getsockname()[1])
+    finally:
+        server.should_exit = True
+        await task
+        sock.close()

@@ -1,0 +1,301 @@
+"""Is this file what was asked? Checks over files, for runner, broadcaster and benchmark alike.
+
+Sizes are read from headers and bounded before anything is decoded. Pillow and PyAV are imported where a file is
+decoded, so that a process which only names these types needs neither. Strangers' files belong into a child process
+with limits: see `reelnet.inspection_worker`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import zlib
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reelnet.errors import NodeError, UserError, printable
+from reelnet.metadata import JPEG, PNG, PNG_SIGNATURE, WEBP, BrokenPictureError, anatomy, claimed_size, open_picture
+from reelnet.pipelines import MediaSpec
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+    from PIL import Image
+
+MP4 = "video/mp4"
+EXTENSIONS = {PNG: "png", JPEG: "jpg", WEBP: "webp", MP4: "mp4"}
+"""The media types that there are, and the ending of their files' names."""
+HEAD_BYTES = 32
+"""`sniff` needs no more."""
+_NAMES = {PNG: "PNG", JPEG: "JPEG", WEBP: "WebP"}
+_MP4_BRANDS = (b"isom", b"iso2", b"iso3", b"iso4", b"iso5", b"iso6", b"mp41", b"mp42", b"avc1", b"M4V ")
+_CONSTANT_TOLERANCE = 2
+_STILL_TOLERANCE = 2
+_THUMB_SIDE = 64
+_BOX = 4  # Pillow's Image.Resampling.BOX: this module loads without Pillow
+_FPS_TOLERANCE = Fraction(1, 100)
+# What Pillow's decoders raise on damaged files, beside its own errors (which are OSError).
+_DECODE_ERRORS: tuple[type[Exception], ...] = (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError)
+_DECODE_ERRORS += (OverflowError, struct.error, zlib.error)
+
+
+@dataclass(frozen=True, slots=True)
+class InputLimits:
+    """Bounds of an input picture; sides in pixels."""
+
+    max_pixels: int = 50_000_000
+    max_side: int = 16384
+    min_side: int = 16
+    formats: tuple[str, ...] = (PNG, JPEG, WEBP)
+
+
+@dataclass(frozen=True, slots=True)
+class PictureFacts:
+    """An input picture that was decoded whole. Width and height are as it is seen: EXIF orientation applied.
+
+    `size` and `sha256` (hex) are the file's. `constant`: one colour all over, within a small tolerance.
+    `fingerprint`: 64 bits in hex, equal for pictures that look alike (a difference hash of 9 × 8 greys).
+    """
+
+    media_type: str
+    width: int
+    height: int
+    size: int
+    sha256: str
+    constant: bool
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFacts:
+    """An output that passed the hard checks. `frames` and `fps` are None for a picture.
+
+    Soft facts, for an audit and no failure by themselves: `constant` and `fingerprint` are of the first frame (see
+    PictureFacts), `still` says that all frames of a clip are equal; it is False for a picture.
+    """
+
+    media_type: str
+    width: int
+    height: int
+    size: int
+    frames: int | None
+    fps: float | None
+    constant: bool
+    still: bool
+    fingerprint: str
+
+
+def sniff(head: bytes) -> str | None:
+    """The media type that a file's first bytes show (image/png, image/jpeg, image/webp, video/mp4), or None."""
+    if head.startswith(PNG_SIGNATURE):
+        return PNG
+    if head.startswith(b"\xff\xd8\xff"):
+        return JPEG
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return WEBP
+    if head[4:8] == b"ftyp" and head[8:12] in _MP4_BRANDS:
+        return MP4
+    return None
+
+
+def inspect_picture(path: Path, limits: InputLimits = InputLimits()) -> PictureFacts:
+    """The facts of an app's picture. An animated one is refused: which frame was meant is not ours to guess.
+
+    Raises UserError, `loc` ("image",): 413 `too_large` from the header alone, 415 `not_a_picture`, `damaged` or
+    `animated`, 422 `too_small`.
+    """
+    data = path.read_bytes()
+    media_type = sniff(data[:HEAD_BYTES])
+    if media_type not in limits.formats:
+        raise _refusal(f"this is no picture: expected {_listed(limits.formats)}", "not_a_picture")
+    try:
+        width, height = claimed_size(data, media_type)
+        _check_bounds(width, height, limits)
+        picture, turned = _decode(data, media_type, (width, height))
+    except BrokenPictureError as error:
+        raise _refusal(f"the picture is damaged or cut off: {error}", "damaged") from None
+    except _AnimatedError:
+        raise _refusal("the picture is animated; send one frame of it", "animated") from None
+    width, height = (height, width) if turned >= 5 else (width, height)
+    digest = hashlib.sha256(data).hexdigest()
+    return PictureFacts(media_type, width, height, len(data), digest, _constant(picture), _fingerprint(picture))
+
+
+def check_output(path: Path, claimed_media_type: str, spec: MediaSpec, max_bytes: int) -> OutputFacts:
+    """The facts of a node's output that is what `spec` promises.
+
+    Raises NodeError with the first hard check that fails as its code: `bytes` (longer than `max_bytes`), `media_type`
+    (not what it claims, or not the kind promised), `size` (width or height), `damaged` (does not decode whole),
+    `frames`, `fps`.
+    """
+    size = path.stat().st_size
+    if size > max_bytes:
+        raise NodeError(f"the output has {size} bytes; at most {max_bytes} are allowed", code="bytes")
+    _check_media_type(path, claimed_media_type, spec)
+    try:
+        check = _check_clip if spec.kind == "video" else _check_still_picture
+        return check(path, claimed_media_type, spec)
+    except BrokenPictureError as error:
+        raise NodeError(f"the output is damaged or cut off: {error}", code="damaged") from None
+    except _AnimatedError:
+        raise NodeError("the output is animated; a single picture was asked", code="frames") from None
+
+
+def _refusal(message: str, code: str, http_status: int = 415) -> UserError:
+    return UserError(message, code=code, http_status=http_status, loc=("image",))
+
+
+def _listed(formats: tuple[str, ...]) -> str:
+    names = [_NAMES[media_type] for media_type in formats]
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def _check_bounds(width: int, height: int, limits: InputLimits) -> None:
+    if width * height > limits.max_pixels:
+        claim = f"{width}×{height} = {width * height / 1e6:.1f} megapixels"
+        allowed = f"at most {limits.max_pixels / 1e6:.1f} are allowed"
+        raise _refusal(f"the picture is {claim}; {allowed}", "too_large", 413)
+    if max(width, height) > limits.max_side:
+        raise _refusal(f"the picture is {width}×{height}; at most {limits.max_side} a side", "too_large", 413)
+    if min(width, height) < limits.min_side:
+        raise _refusal(f"the picture is {width}×{height}; at least {limits.min_side} a side", "too_small", 422)
+
+
+class _AnimatedError(Exception):
+    """The picture has more than one frame."""
+
+
+def _decode(data: bytes, media_type: str, size: tuple[int, int]) -> tuple[Image.Image, int]:
+    """The picture, decoded whole, and its EXIF orientation. Raises BrokenPictureError and _AnimatedError."""
+    found = anatomy(data, media_type)
+    if found.animated:
+        raise _AnimatedError
+    try:
+        picture = open_picture(data, media_type)
+        if picture.size == size:
+            picture.load()
+            return picture, found.orientation
+    except _DECODE_ERRORS as error:
+        raise BrokenPictureError(printable(str(error), 200)) from None
+    raise BrokenPictureError("it says two sizes")
+
+
+def _constant(picture: Image.Image) -> bool:
+    """Whether every band spans at most the tolerance."""
+    shown = picture.convert("RGBA") if picture.mode in {"P", "PA"} else picture
+    extrema: Any = shown.getextrema()
+    bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
+    return all(high - low <= _CONSTANT_TOLERANCE for low, high in bands)
+
+
+def _fingerprint(picture: Image.Image) -> str:
+    """A difference hash: the grey picture at 9 × 8, one bit for each pixel that is darker than its right neighbour."""
+    greys = picture.convert("L").resize((9, 8), resample=_BOX).tobytes()
+    bits = 0
+    for row in range(8):
+        for column in range(8):
+            at = row * 9 + column
+            bits = bits << 1 | (greys[at] < greys[at + 1])
+    return f"{bits:016x}"
+
+
+def _check_media_type(path: Path, claimed: str, spec: MediaSpec) -> None:
+    with path.open("rb") as file:
+        sniffed = sniff(file.read(HEAD_BYTES))
+    if sniffed is None or sniffed != claimed:
+        raise NodeError(
+            f"the output is {sniffed or 'of no known type'}, not {printable(claimed, 64)}", code="media_type"
+        )
+    if sniffed.split("/")[0] != spec.kind:
+        raise NodeError(f"the output is {sniffed}; a job like this gives {spec.kind}s", code="media_type")
+
+
+def _check_size(width: int, height: int, spec: MediaSpec) -> None:
+    if (width, height) != (spec.width, spec.height):
+        raise NodeError(f"the output is {width}×{height}; {spec.width}×{spec.height} was asked", code="size")
+
+
+def _check_still_picture(path: Path, media_type: str, spec: MediaSpec) -> OutputFacts:
+    data = path.read_bytes()
+    size = claimed_size(data, media_type)
+    _check_size(*size, spec)
+    picture, _ = _decode(data, media_type, size)
+    return OutputFacts(media_type, *size, len(data), None, None, _constant(picture), False, _fingerprint(picture))
+
+
+def _check_clip(path: Path, media_type: str, spec: MediaSpec) -> OutputFacts:
+    import av
+
+    # An open file and no path, so that nothing in the clip can make FFmpeg open another one.
+    with path.open("rb") as file:
+        try:
+            with av.open(file, "r", format="mp4", metadata_errors="replace") as container:
+                stream = _only_stream(container, spec)
+                look = _decode_clip(container, stream, spec)
+                rate = _check_rate(stream.average_rate, spec)
+        except MemoryError:
+            raise
+        except (av.FFmpegError, *_DECODE_ERRORS) as error:
+            raise BrokenPictureError(printable(str(error), 200)) from None
+    size = path.stat().st_size
+    return OutputFacts(media_type, spec.width, spec.height, size, spec.frames, rate, *look)
+
+
+def _only_stream(container: InputContainer, spec: MediaSpec) -> VideoStream:
+    """The clip's one stream, ready to be decoded on one thread, where the first damage is an error."""
+    if len(container.streams) != 1 or not container.streams.video:
+        raise NodeError("the output has other streams than one of video", code="media_type")
+    stream = container.streams.video[0]
+    context = stream.codec_context
+    codec = context.name if context else "something unknown"
+    if codec != "h264":
+        raise NodeError(f"the output is coded as {codec}; H.264 was asked", code="media_type")
+    _check_size(context.width, context.height, spec)
+    context.thread_count = 1
+    context.options = {"err_detect": "explode"}
+    return stream
+
+
+def _decode_clip(container: InputContainer, stream: VideoStream, spec: MediaSpec) -> tuple[bool, bool, str]:
+    """Decodes every frame, and none beyond those asked. Constant, still and fingerprint, as OutputFacts has them."""
+    first: tuple[bool, str] = (False, "")
+    thumbs: set[bytes] = set()
+    count = 0
+    for count, frame in enumerate(container.decode(stream), start=1):
+        if count > (spec.frames or 0):
+            break
+        _check_size(frame.width, frame.height, spec)
+        if count == 1:
+            picture: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]
+            first = _constant(picture), _fingerprint(picture)
+        thumbs.add(_thumb(frame))
+    _check_count(count, spec)
+    return first[0], _alike(thumbs), first[1]
+
+
+def _thumb(frame: VideoFrame) -> bytes:
+    """The frame's greys, averaged to a small square."""
+    small = frame.reformat(_THUMB_SIDE, _THUMB_SIDE, "gray", interpolation="AREA", threads=1).planes[0]
+    rows, stride = bytes(small), small.line_size
+    return b"".join(rows[at : at + _THUMB_SIDE] for at in range(0, stride * _THUMB_SIDE, stride))
+
+
+def _alike(thumbs: set[bytes]) -> bool:
+    """Whether no grey differs from the same one of another thumb by more than the coding's noise."""
+    return all(max(place) - min(place) <= _STILL_TOLERANCE for place in zip(*thumbs, strict=True))
+
+
+def _check_count(count: int, spec: MediaSpec) -> None:
+    if count != spec.frames:
+        found = f"more than {spec.frames}" if count > (spec.frames or 0) else str(count)
+        raise NodeError(f"the clip has {found} frames; {spec.frames} were asked", code="frames")
+
+
+def _check_rate(rate: Fraction | None, spec: MediaSpec) -> float:
+    if rate is None or spec.fps is None or abs(rate - spec.fps) > spec.fps * _FPS_TOLERANCE:
+        found = "no known rate" if rate is None else f"{float(rate):.4g} frames a second"
+        raise NodeError(f"the clip has {found}; {spec.fps} were asked", code="fps")
+    return float(rate)

@@ -1,0 +1,221 @@
+"""The frozen values that both sides speak of: job states, capabilities, load, tickets' contents and a job's events."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NewType
+
+from reelnet.pipelines import Work
+from reelnet.pricing import Rates
+
+JobId = NewType("JobId", str)
+NodeId = NewType("NodeId", str)
+BroadcasterId = NewType("BroadcasterId", str)
+
+
+class JobState(enum.StrEnum):
+    """Where a job is. Every job reaches exactly one terminal state."""
+
+    QUEUED = "queued"
+    ASSIGNED = "assigned"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    EXPIRED = "expired"
+
+
+TERMINAL: frozenset[JobState] = frozenset(
+    {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELED, JobState.EXPIRED},
+)
+
+_ENDS = frozenset({JobState.FAILED, JobState.CANCELED, JobState.EXPIRED})
+TRANSITIONS: Mapping[JobState, frozenset[JobState]] = MappingProxyType(
+    {
+        # A node that fails or refuses a job sends it back to QUEUED for the next one.
+        JobState.QUEUED: _ENDS | {JobState.ASSIGNED},
+        JobState.ASSIGNED: _ENDS | {JobState.RUNNING, JobState.QUEUED},
+        JobState.RUNNING: _ENDS | {JobState.SUCCEEDED, JobState.QUEUED},
+        JobState.SUCCEEDED: frozenset(),
+        JobState.FAILED: frozenset(),
+        JobState.CANCELED: frozenset(),
+        JobState.EXPIRED: frozenset(),
+    }
+)
+
+
+class IllegalTransitionError(RuntimeError):
+    """A job was told to go where its state does not lead: a fault of this program."""
+
+
+def advance(state: JobState, to: JobState) -> JobState:
+    """`to`, if the table allows it from `state`. Raises IllegalTransitionError otherwise."""
+    if to not in TRANSITIONS[state]:
+        raise IllegalTransitionError(f"a job cannot go from {state} to {to}")
+    return to
+
+
+@dataclass(frozen=True, slots=True)
+class Licence:
+    """A model's licence: an SPDX id or LicenseRef; `commercial` use is yes, no, conditional or unknown."""
+
+    id: str = "LicenseRef-unknown"
+    commercial: str = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """One pipeline of one model that a node serves, and at what rates."""
+
+    pipeline: str
+    schema: str
+    model: str
+    model_digest: str
+    rates: Rates
+    licence: Licence = Licence()
+    loras: tuple[str, ...] = ()
+    slots: int = 1
+    queue_limit: int = 0
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a node says of itself under its signature; `epoch` is new at each start, `sequence` at each change."""
+
+    node_id: NodeId
+    epoch: str
+    sequence: int
+    protocol_min: int
+    protocol_max: int
+    capabilities: tuple[Capability, ...]
+    software: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLoad:
+    """How full one (pipeline, model) of a node is. `wait_s` is the node's own estimate of a new job's queue time."""
+
+    pipeline: str
+    model: str
+    free_slots: int
+    in_flight: int
+    queued: int
+    warm: bool
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A node's unsigned, quickly changing figures. A draining node takes no new job."""
+
+    models: tuple[ModelLoad, ...] = ()
+    draining: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InputRef:
+    """An input that follows a ticket: its name in the pipeline, size in bytes, sha256 (hex) and media type."""
+
+    name: str
+    size: int
+    sha256: str
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """One attempt of one job, promised to one start of one node. Times are Unix milliseconds, money nano-dollars."""
+
+    job_id: JobId
+    attempt: int
+    broadcaster_id: BroadcasterId
+    node_id: NodeId
+    node_epoch: str
+    pipeline: str
+    schema: str
+    model: str
+    model_digest: str
+    params: bytes
+    inputs: tuple[InputRef, ...]
+    work: Work
+    rates: Rates
+    ceiling_nano: int
+    deadline_ms: int
+    expires_ms: int
+    linger_s: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The node has reserved a place: the call is the reservation. `price_nano` is the node's quote."""
+
+    position: int
+    eta_s: float
+    price_nano: int
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The job's place in the node's queue changed; 0 is next."""
+
+    position: int
+    eta_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A runner began to work on the job. `cold` says that it had to load its model for it."""
+
+    cold: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Work done: `step` of `total` in a stage (load, denoise, decode, encode)."""
+
+    stage: str
+    step: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A small JPEG of the unfinished picture."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One result begins; its bytes follow as chunks. sha256 is hex."""
+
+    index: int
+    media_type: str
+    size: int
+    sha256: str
+    seed: int
+    nsfw: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Bytes of the output that began last."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The attempt delivered everything. `facts` says how it was made (class, versions); a node's word only."""
+
+    timings_s: Mapping[str, float]
+    price_nano: int
+    model_digest: str
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+Event = Accepted | Queued | Started | Progress | Preview | Output | Chunk | Done

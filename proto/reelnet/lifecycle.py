@@ -1,0 +1,89 @@
+"""How a component's process starts and ends: signals, exit codes, and the file that says where it answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from reelnet.errors import ConfigError, StartError
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_CANNOT_START = 3
+EXIT_FORCED = 130
+READY_FILE = "ready.json"
+
+Main = Callable[[asyncio.Event], Awaitable[None]]
+
+
+def run(main: Main) -> int:
+    """Runs `main` until it returns; gives the exit code.
+
+    The first SIGTERM or Ctrl-C sets the event that `main` gets, so that it drains; a second one ends the process at
+    once with 130. A ConfigError ends with 2, a StartError with 3, each as one message on standard error.
+    """
+    # Runners are started by fork and exec: gRPC's fork handlers would only warn.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_main(main))
+    except (ConfigError, StartError) as error:
+        return report(error)
+    except BaseExceptionGroup as group:
+        known = _only_known(group)
+        if not known:
+            raise
+        return max(report(error) for error in known)
+    return EXIT_DONE
+
+
+def report(error: ConfigError | StartError) -> int:
+    """Prints what an operator has to do; gives the exit code."""
+    sys.stderr.write(f"error: {error}\n")
+    return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_CANNOT_START
+
+
+async def _main(main: Main) -> None:
+    stopping = asyncio.Event()
+
+    def on_signal() -> None:
+        if stopping.is_set():
+            os._exit(EXIT_FORCED)
+        stopping.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    await main(stopping)
+
+
+def _only_known(group: BaseExceptionGroup[BaseException]) -> list[ConfigError | StartError]:
+    """The operator's errors in a group that holds nothing else; otherwise none."""
+    known, other = group.split((ConfigError, StartError))
+    return [] if other or known is None else list(_leaves(known))
+
+
+def _leaves(group: BaseExceptionGroup[Any]) -> Iterator[Any]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+def write_ready(folder: Path, facts: dict[str, Any]) -> Path:
+    """Writes where the component answers into `folder`/ready.json, whole or not at all; adds its pid."""
+    path = folder / READY_FILE
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps({**facts, "pid": os.getpid()}) + "\n", "utf-8")
+    partial.replace(path)
+    return path

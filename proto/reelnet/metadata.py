@@ -1,0 +1,286 @@
+"""How PNG, JPEG and WebP files are built: what a header claims, and the file again without what is no pixel.
+
+Formats: PNG (W3C, third edition), JPEG (ITU-T T.81, JFIF 1.02), WebP (RFC 9649), EXIF's orientation (CIPA DC-008).
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+PNG, JPEG, WEBP = "image/png", "image/jpeg", "image/webp"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_KEPT = frozenset(
+    {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"}
+    | {b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"mDCV", b"cLLI", b"sBIT", b"pHYs"}
+)
+_WEBP_KEPT = frozenset({b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ICCP"})
+_WEBP_EXIF_AND_XMP = 0x0C
+_ANIMATION = frozenset({b"acTL", b"ANIM"})
+_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff])")
+_JPEG_SCAN_END = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
+_SOF = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+_EOI, _SOS, _APP0, _APP1, _APP2, _APP14 = 0xD9, 0xDA, 0xE0, 0xE1, 0xE2, 0xEE
+_JPEG_BARE = frozenset({0x01, *range(0xD0, 0xDA)})
+"""Markers without a length: TEM, RST0-7, SOI, EOI."""
+_EXIF_PREFIX = b"Exif\x00\x00"
+_ORIENTATION_TAG = 0x0112
+_CUT = "the file ends before its end marker"
+
+
+class BrokenPictureError(ValueError):
+    """The file's structure is not what its format says, or it ends early."""
+
+
+class Part(NamedTuple):
+    """A chunk or segment: its type, the file's bytes of all of it, and its payload."""
+
+    kind: bytes
+    whole: bytes
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Anatomy:
+    """What a walk over a whole file found. `orientation` is EXIF's, 1-8; 1 is upright and the default."""
+
+    orientation: int
+    animated: bool
+
+
+def claimed_size(data: bytes, media_type: str) -> tuple[int, int]:
+    """Width and height in pixels, as stored, from the header alone. Raises BrokenPictureError when there is none."""
+    for part in _PARTS[media_type](data):
+        if size := _SIZE[media_type](part):
+            return size
+    raise BrokenPictureError("no header with a size")
+
+
+def anatomy(data: bytes, media_type: str) -> Anatomy:
+    """Walks the file up to its end marker. Raises BrokenPictureError when it is cut or a checksum is wrong."""
+    orientation, animated = 1, False
+    for part in _PARTS[media_type](data):
+        animated = animated or part.kind in _ANIMATION
+        if orientation == 1 and (exif := _exif(part, media_type)):
+            orientation = _orientation_of(exif)
+    return Anatomy(orientation, animated)
+
+
+def strip(data: bytes, media_type: str) -> tuple[bytes, str]:
+    """The still picture without metadata, and its media type. Raises BrokenPictureError.
+
+    Chunks and segments are dropped and the rest is kept byte for byte, so the decoded pixels stay equal; what makes
+    colours (ICC, gamma, Adobe's transform) stays. Only a picture whose EXIF orientation is not 1 is decoded: it is
+    turned and becomes a PNG, without loss (CMYK becomes RGB, which PNG has).
+    """
+    bare = _STRIP[media_type](data)
+    turned = anatomy(data, media_type).orientation
+    return (_upright(bare, media_type, turned), PNG) if turned != 1 else (bare, media_type)
+
+
+def strip_metadata(source: Path, target: Path, media_type: str) -> str:
+    """Writes the picture at `source` to `target` without metadata and returns the media type written; see `strip`."""
+    bare, written = strip(source.read_bytes(), media_type)
+    target.write_bytes(bare)
+    return written
+
+
+def open_picture(data: bytes, media_type: str) -> Image.Image:
+    """A Pillow image of exactly that format, not yet decoded.
+
+    It goes to the format's class directly: `Image.open` guesses formats, and warns about sizes that are checked here.
+    """
+    from PIL import JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+
+    kinds: dict[str, Callable[[io.BytesIO], Image.Image]] = {
+        PNG: PngImagePlugin.PngImageFile,
+        JPEG: JpegImagePlugin.JpegImageFile,
+        WEBP: WebPImagePlugin.WebPImageFile,
+    }
+    return kinds[media_type](io.BytesIO(data))
+
+
+def _upright(data: bytes, media_type: str, turned: int) -> bytes:
+    from PIL import Image
+
+    ways = Image.Transpose
+    way = {
+        2: ways.FLIP_LEFT_RIGHT,
+        3: ways.ROTATE_180,
+        4: ways.FLIP_TOP_BOTTOM,
+        5: ways.TRANSPOSE,
+        6: ways.ROTATE_270,
+        7: ways.TRANSVERSE,
+        8: ways.ROTATE_90,
+    }[turned]
+    with open_picture(data, media_type) as opened:
+        picture = opened.convert("RGB") if opened.mode == "CMYK" else opened
+        profile = None if opened.mode == "CMYK" else opened.info.get("icc_profile")
+        upright = picture.transpose(way)
+    upright.info = {k: v for k, v in upright.info.items() if k in {"transparency", "gamma"}}
+    out = io.BytesIO()
+    # Level 1: a 12-megapixel photo takes 0.3 s instead of 3 s, and is 10% larger.
+    upright.save(out, "PNG", icc_profile=profile, compress_level=1)
+    return out.getvalue()
+
+
+def _unpack(layout: str, data: bytes, at: int) -> Any:
+    try:
+        return struct.unpack_from(layout, data, at)
+    except struct.error:
+        raise BrokenPictureError(_CUT) from None
+
+
+def _found(pattern: re.Pattern[bytes], data: bytes, at: int) -> re.Match[bytes]:
+    match = pattern.search(data, at)
+    if match is None:
+        raise BrokenPictureError(_CUT)
+    return match
+
+
+# PNG: signature, then chunks of length, type, body, CRC-32 over type and body.
+
+
+def _png_parts(data: bytes) -> Iterator[Part]:
+    at, kind = len(PNG_SIGNATURE), b""
+    while kind != b"IEND":
+        length, kind = _unpack(">I4s", data, at)
+        end = at + 12 + length
+        if end > len(data):
+            raise BrokenPictureError(_CUT)
+        if kind in _PNG_KEPT and zlib.crc32(data[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end]):
+            raise BrokenPictureError("a checksum is wrong")
+        yield Part(kind, data[at:end], data[at + 8 : end - 4])
+        at = end
+
+
+def _png_size(part: Part) -> tuple[int, int] | None:
+    return _unpack(">II", part.body, 0) if part.kind == b"IHDR" else None
+
+
+def _png_strip(data: bytes) -> bytes:
+    return PNG_SIGNATURE + b"".join(part.whole for part in _png_parts(data) if part.kind in _PNG_KEPT)
+
+
+# JPEG: segments of 0xFF, marker, big-endian length, body; a scan's coded data runs to the next true marker.
+
+
+def _jpeg_parts(data: bytes) -> Iterator[Part]:
+    at, marker = 0, 0
+    while marker != _EOI:
+        match = _found(_JPEG_MARKER, data, at)
+        marker, start, at = match[1][0], match.end() - 2, match.end()
+        body_end = at
+        if marker not in _JPEG_BARE:
+            body_end = at + max(2, *_unpack(">H", data, at))
+            at = _found(_JPEG_SCAN_END, data, body_end).start() if marker == _SOS else body_end
+        if at > len(data):
+            raise BrokenPictureError(_CUT)
+        yield Part(match[1], data[start:at], data[start + 4 : body_end])
+
+
+def _jpeg_size(part: Part) -> tuple[int, int] | None:
+    if part.kind[0] not in _SOF:
+        return None
+    height, width = _unpack(">HH", part.body, 1)
+    return width, height
+
+
+def _jpeg_strip(data: bytes) -> bytes:
+    return b"".join(_jpeg_kept(part) for part in _jpeg_parts(data))
+
+
+def _jpeg_kept(part: Part) -> bytes:
+    """The segment as it is written: no application data but ICC, and JFIF and Adobe cut to their fixed fields."""
+    marker, body = part.kind[0], part.body
+    if marker == _APP0 and body.startswith(b"JFIF\x00") and len(body) >= 14:
+        return _segment(part.kind, body[:12] + b"\x00\x00")  # the last two: size of a thumbnail
+    if marker == _APP14 and body.startswith(b"Adobe") and len(body) >= 12:
+        return _segment(part.kind, body[:12])
+    icc = marker == _APP2 and body.startswith(b"ICC_PROFILE\x00")
+    return part.whole if icc or marker in range(0xC0, 0xE0) else b""
+
+
+def _segment(kind: bytes, body: bytes) -> bytes:
+    return b"\xff" + kind + struct.pack(">H", len(body) + 2) + body
+
+
+# WebP: a RIFF file whose chunks are type, little-endian length, body, and a byte of padding after an odd one.
+
+
+def _webp_parts(data: bytes) -> Iterator[Part]:
+    end = 8 + int.from_bytes(data[4:8], "little")
+    if end > len(data):
+        raise BrokenPictureError(_CUT)
+    at = 12
+    while at + 8 <= end:
+        kind, length = _unpack("<4sI", data, at)
+        if at + 8 + length > end:
+            raise BrokenPictureError("a chunk is longer than the file")
+        body = data[at + 8 : at + 8 + length]
+        yield Part(kind, data[at : at + 8] + body + b"\x00" * (length % 2), body)
+        at += 8 + length + length % 2
+
+
+def _webp_size(part: Part) -> tuple[int, int] | None:
+    body = part.body
+    if part.kind == b"VP8X" and len(body) >= 10:
+        return int.from_bytes(body[4:7], "little") + 1, int.from_bytes(body[7:10], "little") + 1
+    if part.kind == b"VP8 " and body[3:6] == b"\x9d\x01\x2a":
+        width, height = _unpack("<HH", body, 6)
+        return width & 0x3FFF, height & 0x3FFF
+    if part.kind == b"VP8L" and body[:1] == b"\x2f":
+        bits = int.from_bytes(body[1:5], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return None
+
+
+def _webp_strip(data: bytes) -> bytes:
+    kept = b"".join(_webp_kept(part) for part in _webp_parts(data) if part.kind in _WEBP_KEPT)
+    return b"RIFF" + struct.pack("<I", len(kept) + 4) + b"WEBP" + kept
+
+
+def _webp_kept(part: Part) -> bytes:
+    if part.kind != b"VP8X" or not part.body:
+        return part.whole
+    flags = part.body[0] & ~_WEBP_EXIF_AND_XMP
+    return part.whole[:8] + bytes((flags,)) + part.whole[9:]
+
+
+def _exif(part: Part, media_type: str) -> bytes:
+    """The TIFF structure that the part carries, or nothing."""
+    if media_type == JPEG:
+        marked = part.kind[0] == _APP1 and part.body.startswith(_EXIF_PREFIX)
+        return part.body[len(_EXIF_PREFIX) :] if marked else b""
+    return part.body.removeprefix(_EXIF_PREFIX) if part.kind in {b"eXIf", b"EXIF"} else b""
+
+
+def _orientation_of(tiff: bytes) -> int:
+    """Tag 274 of the first directory; 1 when it is missing, or not one of 1-8."""
+    order = {b"II*\x00": "<", b"MM\x00*": ">"}.get(tiff[:4])
+    if order is None:
+        return 1
+    try:
+        (directory,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (count,) = struct.unpack_from(f"{order}H", tiff, directory)
+        for entry in range(count):
+            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", tiff, directory + 2 + 12 * entry)
+            if tag == _ORIENTATION_TAG:
+                return int(value) if kind == 3 and 1 <= value <= 8 else 1
+    except struct.error:  # a directory that points out of the file says nothing
+        pass
+    return 1
+
+
+_PARTS: dict[str, Callable[[bytes], Iterator[Part]]] = {PNG: _png_parts, JPEG: _jpeg_parts, WEBP: _webp_parts}
+_SIZE: dict[str, Callable[[Part], tuple[int, int] | None]] = {PNG: _png_size, JPEG: _jpeg_size, WEBP: _webp_size}
+_STRIP: dict[str, Callable[[bytes], bytes]] = {PNG: _png_strip, JPEG: _jpeg_strip, WEBP: _webp_strip}

@@ -1,0 +1,297 @@
+"""Every pipeline: its parameters with defaults and bounds, its work units, and the media it promises.
+
+This is the one place that knows them. The broadcaster validates and fills defaults with these models, prices with
+`Pipeline.work` and checks what a node delivers against `Pipeline.promises`; a runner reads the same models again.
+Parameter names, defaults and bounds follow diffusers' call arguments and the Livepeer gateway's HTTP API.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from reelnet.errors import UserError
+
+MAX_SEED = 2**53 - 64
+"""Largest seed of a job: seed + i of its last image stays an exact number in JSON."""
+MAX_PIXELS = 2048 * 2048
+"""Most pixels of one generated frame."""
+MAX_IMAGES = 10
+MAX_PROMPT_CHARS = 4096
+UPSCALE_FACTOR = 4
+
+
+def _json_object(value: object) -> object:
+    """`loras` arrives as a JSON object, as that object in a string, or as an empty string."""
+    if not isinstance(value, str):
+        return value
+    if not value.strip():
+        return {}
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError('expected a JSON object such as {"repo-or-path": 0.8}') from None
+
+
+Prompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARS, description="What to draw.")]
+Side = Annotated[int, Field(ge=64, le=4096, multiple_of=8, description="Pixels; a multiple of 8.")]
+Steps = Annotated[int, Field(ge=1, le=200, description="Denoising steps.")]
+Guidance = Annotated[float, Field(ge=0, le=30, allow_inf_nan=False, description="Classifier-free guidance.")]
+Count = Annotated[int, Field(ge=1, le=MAX_IMAGES, description="Images; image i uses seed + i.")]
+Seed = Annotated[int | None, Field(ge=0, le=MAX_SEED, description="Random when absent.")]
+Strength = Annotated[float, Field(allow_inf_nan=False)]
+Loras = Annotated[
+    dict[Annotated[str, Field(min_length=1, max_length=256)], Strength],
+    Field(max_length=8, description="Repository or path → strength."),
+    BeforeValidator(_json_object),
+]
+
+
+class Params(BaseModel):
+    """Parameters that every pipeline has. Unknown names are refused with the nearest known one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=False, protected_namespaces=())
+
+    seed: Seed = None
+    safety_check: bool = Field(True, description="Ask for the model's safety checker, where the node has one.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_empty(cls, raw: object) -> object:
+        """HTML forms and the published clients send absent optional values as empty strings."""
+        if not isinstance(raw, Mapping):
+            return raw
+        text_fields = {name for name, field in cls.model_fields.items() if field.annotation is str}
+        return {k: v for k, v in raw.items() if not (v == "" and k in cls.model_fields and k not in text_fields)}
+
+    @model_validator(mode="after")
+    def _bounded_area(self) -> Self:
+        width, height = getattr(self, "width", 0), getattr(self, "height", 0)
+        if width * height > MAX_PIXELS:
+            raise ValueError(f"{width}×{height} is {width * height} pixels; at most {MAX_PIXELS} are allowed")
+        return self
+
+    def required_version(self) -> int:
+        """The lowest schema version that knows every parameter of this job which is not neutral.
+
+        A field that a later version brings says so: `json_schema_extra={"since": 2, "neutral": <value>}`.
+        """
+        newest = 1
+        for name, field in type(self).model_fields.items():
+            extra = field.json_schema_extra
+            if isinstance(extra, dict) and getattr(self, name) != extra["neutral"]:
+                newest = max(newest, int(str(extra["since"])))
+        return newest
+
+
+def _prompt_not_blank(value: str) -> str:
+    if not value.strip():
+        raise ValueError("the prompt is empty; say what to draw")
+    return value
+
+
+RequiredPrompt = Annotated[Prompt, BeforeValidator(lambda v: _prompt_not_blank(v) if isinstance(v, str) else v)]
+
+
+class TextToImage(Params):
+    """A picture from words."""
+
+    prompt: RequiredPrompt
+    negative_prompt: Prompt = ""
+    height: Side = 576
+    width: Side = 1024
+    guidance_scale: Guidance = 7.5
+    num_inference_steps: Steps = 50
+    num_images_per_prompt: Count = 1
+    loras: Loras = Field(default_factory=dict)
+
+
+class ImageToImage(Params):
+    """A picture from a picture and words; it keeps the input's size."""
+
+    prompt: RequiredPrompt
+    negative_prompt: Prompt = ""
+    strength: float = Field(0.8, gt=0, le=1, allow_inf_nan=False, description="Share of the steps that is run.")
+    guidance_scale: Guidance = 7.5
+    image_guidance_scale: Guidance = 1.5
+    num_inference_steps: Steps = 100
+    num_images_per_prompt: Count = 1
+    loras: Loras = Field(default_factory=dict)
+
+
+class ImageToVideo(Params):
+    """A clip that begins with a picture (Stable Video Diffusion)."""
+
+    height: Side = 576
+    width: Side = 1024
+    num_frames: int = Field(14, ge=2, le=25, description="Frames of the clip.")
+    fps: int = Field(6, ge=1, le=60, description="Frames per second of the clip, also a condition of the model.")
+    motion_bucket_id: int = Field(127, ge=1, le=255, description="More is more motion.")
+    noise_aug_strength: float = Field(0.02, ge=0, le=10, allow_inf_nan=False, description="Noise on the input.")
+    num_inference_steps: Steps = 25
+    min_guidance_scale: Guidance = 1.0
+    max_guidance_scale: Guidance = 3.0
+    decode_chunk_size: int = Field(8, ge=1, le=25, description="Frames decoded at once; it changes the output.")
+
+
+class Upscale(Params):
+    """A picture, four times as wide and as high."""
+
+    prompt: Prompt = ""
+    num_inference_steps: Steps = 75
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Width and height of an input picture, pixels."""
+
+    width: int
+    height: int
+
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a job costs in work, the base of its price and of its expected time.
+
+    pixel_steps: pixels × denoising steps × frames or images. output_pixels: pixels of all frames delivered.
+    """
+
+    pixel_steps: int
+    output_pixels: int
+
+
+@dataclass(frozen=True, slots=True)
+class MediaSpec:
+    """One output that a job promises. `frames` and `fps` are None for a picture."""
+
+    kind: Literal["image", "video"]
+    width: int
+    height: int
+    frames: int | None = None
+    fps: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """One pipeline of the network: what it takes, what it costs, what it gives.
+
+    `family` and `version` name the parameter schema that a capability speaks, as `text-to-image/sd@1`.
+    """
+
+    name: str
+    family: str
+    version: int
+    params: type[Params]
+    inputs: tuple[str, ...]
+    measure: Callable[[Any, Size | None], tuple[Work, tuple[MediaSpec, ...]]]
+
+    @property
+    def schema(self) -> str:
+        """The schema's name, `pipeline/family@version`."""
+        return f"{self.name}/{self.family}@{self.version}"
+
+    def parse(self, raw: Mapping[str, object]) -> Params:
+        """Validated parameters with every default filled except the seed. Raises pydantic's ValidationError."""
+        return self.params.model_validate(dict(raw))
+
+    def parse_json(self, data: bytes) -> Params:
+        """The complete parameters of a ticket or runner job. Raises UserError when they are invalid or not complete."""
+        try:
+            params = self.params.model_validate_json(data)
+        except ValidationError as error:
+            raise UserError(explain(error, self.params), code="params") from None
+        if params.seed is None:
+            raise UserError("the job's parameters are not complete: seed is missing", code="params", loc=("seed",))
+        return params
+
+    def work(self, params: Params, source: Size | None = None) -> Work:
+        """Work units of a job; `source` is the input picture's size, where the pipeline has an input."""
+        return self.measure(params, source)[0]
+
+    def promises(self, params: Params, source: Size | None = None) -> tuple[MediaSpec, ...]:
+        """What the job's outputs have to be, in their order."""
+        return self.measure(params, source)[1]
+
+
+def _text_to_image(params: TextToImage, _: Size | None) -> tuple[Work, tuple[MediaSpec, ...]]:
+    pixels = params.width * params.height * params.num_images_per_prompt
+    spec = MediaSpec("image", params.width, params.height)
+    return Work(pixels * params.num_inference_steps, pixels), (spec,) * params.num_images_per_prompt
+
+
+def _image_to_image(params: ImageToImage, source: Size | None) -> tuple[Work, tuple[MediaSpec, ...]]:
+    size = _required(source)
+    steps = max(1, int(params.num_inference_steps * params.strength))
+    pixels = size.pixels * params.num_images_per_prompt
+    return Work(pixels * steps, pixels), (MediaSpec("image", size.width, size.height),) * params.num_images_per_prompt
+
+
+def _image_to_video(params: ImageToVideo, _: Size | None) -> tuple[Work, tuple[MediaSpec, ...]]:
+    pixels = params.width * params.height * params.num_frames
+    spec = MediaSpec("video", params.width, params.height, params.num_frames, params.fps)
+    return Work(pixels * params.num_inference_steps, pixels), (spec,)
+
+
+def _upscale(params: Upscale, source: Size | None) -> tuple[Work, tuple[MediaSpec, ...]]:
+    size = _required(source)
+    spec = MediaSpec("image", size.width * UPSCALE_FACTOR, size.height * UPSCALE_FACTOR)
+    return Work(size.pixels * params.num_inference_steps, spec.width * spec.height), (spec,)
+
+
+def _required(source: Size | None) -> Size:
+    if source is None:
+        raise UserError("this pipeline needs an input picture", code="input", loc=("image",))
+    return source
+
+
+PIPELINES: dict[str, Pipeline] = {
+    pipeline.name: pipeline
+    for pipeline in (
+        Pipeline("text-to-image", "sd", 1, TextToImage, (), _text_to_image),
+        Pipeline("image-to-image", "sd", 1, ImageToImage, ("image",), _image_to_image),
+        Pipeline("image-to-video", "svd", 1, ImageToVideo, ("image",), _image_to_video),
+        Pipeline("upscale", "x4", 1, Upscale, ("image",), _upscale),
+    )
+}
+
+
+def pipeline_named(name: str) -> Pipeline:
+    """The pipeline of that name. Raises UserError that names the nearest one."""
+    try:
+        return PIPELINES[name]
+    except KeyError:
+        raise UserError(
+            f"there is no pipeline {name!r}{did_you_mean(name, PIPELINES)}", code="pipeline", loc=("pipeline",)
+        ) from None
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """One line a field: where, what is wrong, and the nearest known name of an unknown one."""
+    return "; ".join(f"{'.'.join(map(str, d['loc'])) or 'request'}: {d['msg']}" for d in details(error, model))
+
+
+def details(error: ValidationError, model: type[BaseModel]) -> list[dict[str, Any]]:
+    """The errors as `{"loc", "msg", "type"}`, in the form of FastAPI's 422 body, without the input's value."""
+    rows = []
+    for item in error.errors(include_url=False, include_input=False, include_context=False):
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = f"unknown parameter{did_you_mean(str(item['loc'][-1]), model.model_fields)}"
+        rows.append({"loc": list(item["loc"]), "msg": message, "type": item["type"]})
+    return rows
+
+
+def did_you_mean(name: str, known: Mapping[str, object]) -> str:
+    """A hint such as "; did you mean 'fps'? (known: …)"."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{hint} (known: {', '.join(sorted(known))})"

@@ -1,0 +1,50 @@
+"""The two signed documents, and what each signature covers.
+
+A **ticket** is signed by a broadcaster and covers the whole attempt: job, attempt number, node id and epoch, model
+digest, complete parameters, digest and size of each input, rates, ceiling, deadline, expiry. A **description** is
+signed by a node and covers its identity, epoch and sequence, and its capabilities with their rates.
+"""
+
+from __future__ import annotations
+
+from reelnet import codec
+from reelnet.errors import RefusedError
+from reelnet.identity import Identity, Signed, id_of, verify
+from reelnet.jobs import Description, Ticket
+
+TICKET_CONTEXT = "reelnet ticket v1"
+DESCRIPTION_CONTEXT = "reelnet description v1"
+
+
+def sign_ticket(identity: Identity, ticket: Ticket) -> Signed:
+    """The ticket as its first frame carries it."""
+    return identity.sign(TICKET_CONTEXT, codec.ticket_to_bytes(ticket))
+
+
+def open_ticket(signed: Signed) -> Ticket:
+    """The ticket, signed by the broadcaster that it names. Raises RefusedError otherwise.
+
+    Whether that broadcaster is welcome is the node's own decision.
+    """
+    ticket = codec.ticket_from_bytes(verify(TICKET_CONTEXT, signed, id_of(signed.key)))
+    if ticket.broadcaster_id != id_of(signed.key):
+        raise RefusedError("the ticket names another broadcaster than the one that signed it", code="signature")
+    return ticket
+
+
+def sign_description(identity: Identity, description: Description) -> Signed:
+    """The description as `Describe` and `Watch` carry it."""
+    return identity.sign(DESCRIPTION_CONTEXT, codec.description_to_bytes(description))
+
+
+def open_description(signed: Signed, expected_id: str | None) -> Description:
+    """The description, signed by the node it names. Raises RefusedError otherwise.
+
+    `expected_id` comes from the node's address (`host:port#id`). None trusts the first key that answers there: only
+    for an address that nobody else can answer at.
+    """
+    signer = expected_id or id_of(signed.key)
+    description = codec.description_from_bytes(verify(DESCRIPTION_CONTEXT, signed, signer))
+    if description.node_id != signer:
+        raise RefusedError("the description names another node than the one that signed it", code="signature")
+    return description
