@@ -1,0 +1,53 @@
+"""The composition root: settings in, a runner as ASGI application out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+
+import structlog
+from fastapi import FastAPI
+
+from reelnet.errors import ReelnetError
+from runner.backend import Backend
+from runner.diffusion import DiffusersBackend
+from runner.encoding import Encoder
+from runner.metrics import RunnerMetrics
+from runner.routes import answer_error, make_router
+from runner.settings import RunnerSettings
+from runner.synthetic import SyntheticBackend
+from runner.worker import Worker
+
+log = structlog.get_logger()
+
+
+def build(settings: RunnerSettings, backend: Backend | None = None) -> FastAPI:
+    """A runner. Its model begins to load when the application starts up; `app.state.worker` is its Worker.
+
+    `backend` replaces the one that the settings name. Raises ConfigError for synthetic options that make no sense.
+    """
+    metrics = RunnerMetrics()
+    worker = Worker(backend or make_backend(settings), Encoder(settings.png_level, settings.crf), metrics)
+
+    @contextlib.asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        worker.start()
+        try:
+            yield
+        finally:
+            if not await worker.stop(settings.stop_timeout_s):
+                log.warning("a job does not stop", timeout_s=settings.stop_timeout_s)
+
+    app = FastAPI(title="Reelnet runner", version=version("reelnet"), lifespan=life)
+    app.state.worker = worker
+    app.add_exception_handler(ReelnetError, answer_error)
+    app.include_router(make_router(worker, metrics, settings))
+    return app
+
+
+def make_backend(settings: RunnerSettings) -> Backend:
+    """The backend that the settings name."""
+    if settings.backend == "synthetic":
+        return SyntheticBackend(settings.advertised_id, settings.synthetic, settings.pipelines)
+    return DiffusersBackend(settings)

@@ -1,0 +1,115 @@
+"""The lines of a job's stream: one JSON object each, ended by a newline; a chunk's bytes follow its line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+from reelnet.errors import FailureClass
+
+CHUNK_BYTES = 256 * 1024
+"""Most raw bytes that follow one `chunk` line."""
+MEDIA_TYPE = "application/x-ndjson"
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The model thread began to work on the job."""
+
+    event: ClassVar[str] = "started"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`step` of `total` in a stage (denoise, decode, encode) is done; totals count all images of the job."""
+
+    event: ClassVar[str] = "progress"
+    stage: str
+    step: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One output begins; its chunks follow."""
+
+    event: ClassVar[str] = "output"
+    index: int
+    media_type: str
+    seed: int
+    nsfw: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Bytes of the output that began last."""
+
+    event: ClassVar[str] = "chunk"
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OutputEnd:
+    """The output is complete: its size in bytes and sha256 as hex."""
+
+    event: ClassVar[str] = "output_end"
+    index: int
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Everything was delivered. `timings_s` has a figure for each stage and `run`, the whole."""
+
+    event: ClassVar[str] = "done"
+    timings_s: Mapping[str, float]
+    model_digest: str
+    class_name: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The job ended without success; nothing follows."""
+
+    event: ClassVar[str] = "error"
+    failure: FailureClass
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """The stream lives; the job itself last moved `idle_s` seconds ago."""
+
+    event: ClassVar[str] = "tick"
+    idle_s: float
+
+
+Event = Started | Progress | Output | Chunk | OutputEnd | Done | Failed | Tick
+
+TERMINAL = (Done, Failed)
+"""The events that end a stream."""
+
+_WIRE_NAMES = {"class_name": "class", "failure": "class"}
+
+
+def encode(event: Event) -> bytes:
+    """The event's line, for a chunk with its bytes behind it."""
+    if isinstance(event, Chunk):
+        return _line(event.event, {"size": len(event.data)}) + event.data
+    body = {_WIRE_NAMES.get(f.name, f.name): getattr(event, f.name) for f in fields(event)}
+    return _line(event.event, body)
+
+
+def chunks(data: bytes) -> Iterator[Chunk]:
+    """`data` in pieces of at most CHUNK_BYTES."""
+    for start in range(0, len(data), CHUNK_BYTES):
+        yield Chunk(data[start : start + CHUNK_BYTES])
+
+
+def _line(name: str, body: Mapping[str, object]) -> bytes:
+    return json.dumps({"event": name, **body}, separators=(",", ":"), default=dict).encode() + b"\n"

@@ -1,0 +1,57 @@
+"""Pictures in and out: decoding of inputs under limits, fitting, and PNG."""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from reelnet.errors import UserError
+from runner.backend import Frames
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+"""What an input may be; the long tail of Pillow's decoders is no stranger's to reach."""
+
+
+def decode(data: bytes, max_pixels: int, name: str = "image") -> Image.Image:
+    """The RGB picture in `data`. Raises UserError: 415 for what is no whole picture, 413 above `max_pixels`.
+
+    The size is read from the header, before any pixel is decoded.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            _check_size(picture, max_pixels, name)
+            return picture.convert("RGB")
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _too_large(name, max_pixels) from None
+    except UnidentifiedImageError:
+        raise UserError(
+            f"{name}: not a picture; send PNG, JPEG or WebP", code="media_type", loc=(name,), http_status=415
+        ) from None
+    except (OSError, SyntaxError, ValueError, EOFError):
+        raise UserError(
+            f"{name}: the picture is truncated or damaged", code="media_damaged", loc=(name,), http_status=415
+        ) from None
+
+
+def fit(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """`picture` cut around its centre to the asked aspect, then resized."""
+    if picture.size == (width, height):
+        return picture
+    return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
+
+
+def png(frames: Frames, level: int) -> bytes:
+    """The first frame as PNG without metadata: equal pixels give equal bytes."""
+    out = io.BytesIO()
+    Image.fromarray(frames[0]).save(out, "PNG", compress_level=level)
+    return out.getvalue()
+
+
+def _check_size(picture: Image.Image, max_pixels: int, name: str) -> None:
+    if picture.width * picture.height > max_pixels:
+        raise _too_large(name, max_pixels)
+
+
+def _too_large(name: str, max_pixels: int) -> UserError:
+    return UserError(f"{name}: more than {max_pixels} pixels", code="media_size", loc=(name,), http_status=413)

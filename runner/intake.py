@@ -1,0 +1,127 @@
+"""From a multipart request to a checked job, or to the error that says what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message, Receive
+
+from reelnet.errors import CanceledError, FailureClass, ReelnetError, UserError
+from reelnet.pipelines import Params, Pipeline, details, pipeline_named
+from runner import images
+from runner.backend import ModelInfo, RunnerJob
+
+JOB_PART = "job"
+MAX_PARTS = 8
+
+
+class JobOrder(BaseModel):
+    """The JSON of the part `job`. Fields of a later version are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    job_id: str = Field(min_length=1, max_length=128, description="The job's id.")
+    attempt: int = Field(1, ge=1, description="Counts the job's attempts from 1.")
+    pipeline: str = Field(max_length=64, description="One of the pipelines of GET /info.")
+    params: dict[str, Any] = Field(description="The pipeline's complete parameters, the seed among them.")
+    deadline_s: float | None = Field(None, gt=0, allow_inf_nan=False, description="Seconds from now that it may take.")
+
+
+class ParamsError(ReelnetError):
+    """The order is readable, but its values are not acceptable; `rows` are FastAPI's `{loc, msg, type}`."""
+
+    def __init__(self, failure: FailureClass, rows: list[dict[str, Any]]) -> None:
+        super().__init__("; ".join(str(row["msg"]) for row in rows), code="params", http_status=422)
+        self.kind = failure
+        self.rows = rows
+
+
+async def read_job(request: Request, model: ModelInfo, max_body_bytes: int, max_pixels: int) -> RunnerJob:
+    """The job of a request. Raises UserError (400, 413, 415), ParamsError (422), CanceledError when the client left."""
+    form = await _read_form(request, max_body_bytes)
+    try:
+        order = await _read_order(form)
+        pipeline = _served(order.pipeline, model)
+        params = _parse(pipeline, order.params)
+        data = {name: await _read_file(form, name) for name in pipeline.inputs}
+    finally:
+        await form.close()
+    inputs = await run_in_threadpool(_decode, data, max_pixels)
+    return RunnerJob(order.job_id, order.attempt, pipeline.name, params, inputs, order.deadline_s)
+
+
+async def _read_form(request: Request, max_body_bytes: int) -> FormData:
+    limited = Request(request.scope, _limited(request.receive, max_body_bytes))
+    try:
+        return await limited.form(max_files=MAX_PARTS, max_fields=MAX_PARTS)
+    except HTTPException as error:
+        raise UserError(f"not a multipart form: {error.detail}", code="malformed", http_status=400) from None
+    except ClientDisconnect:
+        raise CanceledError("the client left", http_status=400) from None
+
+
+def _limited(receive: Receive, max_bytes: int) -> Receive:
+    left = max_bytes
+
+    async def take() -> Message:
+        nonlocal left
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if left < 0:
+            raise UserError(f"the request is larger than {max_bytes} bytes", code="size", http_status=413)
+        return message
+
+    return take
+
+
+async def _read_order(form: FormData) -> JobOrder:
+    part = form.get(JOB_PART)
+    if part is None:
+        raise UserError("the part 'job' is missing: send it first, as JSON", code="malformed", http_status=400)
+    text = await part.read() if isinstance(part, UploadFile) else part
+    try:
+        return JobOrder.model_validate(json.loads(text))
+    except ValidationError as error:
+        raise ParamsError(FailureClass.USER, details(error, JobOrder)) from None
+    except ValueError:  # JSON's and Unicode's decoding errors
+        raise UserError("the part 'job' is not JSON", code="malformed", http_status=400) from None
+
+
+def _served(name: str, model: ModelInfo) -> Pipeline:
+    if model.class_of(name) is None:
+        known = ", ".join(row.pipeline for row in model.served)
+        message = f"this model does not serve {name!r}; it serves {known}"
+        raise ParamsError(FailureClass.UNSUPPORTED, [{"loc": ["pipeline"], "msg": message, "type": "unsupported"}])
+    return pipeline_named(name)
+
+
+def _parse(pipeline: Pipeline, raw: Mapping[str, object]) -> Params:
+    try:
+        params = pipeline.parse(raw)
+    except ValidationError as error:
+        raise ParamsError(FailureClass.USER, details(error, pipeline.params)) from None
+    if params.seed is None:
+        row = {"loc": ["seed"], "msg": "a runner's job has complete parameters: seed is missing", "type": "missing"}
+        raise ParamsError(FailureClass.USER, [row])
+    return params
+
+
+async def _read_file(form: FormData, name: str) -> bytes:
+    part = form.get(name)
+    if part is None:
+        raise ParamsError(FailureClass.USER, [{"loc": [name], "msg": "the input is missing", "type": "missing"}])
+    if not isinstance(part, UploadFile):
+        raise UserError(f"{name}: send it as a file", code="malformed", loc=(name,), http_status=400)
+    return await part.read()
+
+
+def _decode(data: Mapping[str, bytes], max_pixels: int) -> dict[str, Image.Image]:
+    return {name: images.decode(content, max_pixels, name) for name, content in data.items()}

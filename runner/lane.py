@@ -1,0 +1,42 @@
+"""One named thread that makes calls in the order in which they were put."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+
+Call = Callable[[], None]
+
+
+class Lane:
+    """A daemon thread with a bounded queue of calls. A call handles its own errors: one that escapes ends the lane.
+
+    A daemon, because a model that hangs in native code must not keep the process from ending.
+    """
+
+    def __init__(self, name: str, depth: int) -> None:
+        self._calls: queue.Queue[Call | None] = queue.Queue(depth)
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begins to make calls."""
+        self._thread.start()
+
+    def put(self, call: Call) -> None:
+        """Adds a call; waits while `depth` calls are waiting already."""
+        self._calls.put(call)
+
+    def close(self, timeout_s: float) -> bool:
+        """Makes the calls that were put, then ends. False when that took longer than `timeout_s`."""
+        try:
+            self._calls.put(None, timeout=timeout_s)
+        except queue.Full:
+            return False
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _serve(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call()

@@ -1,0 +1,114 @@
+"""What a model folder consists of, and the digest that identifies it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from reelnet.jobs import Licence
+from runner.backend import SetupError
+
+INDEX = "model_index.json"
+CARD = "reelnet.json"
+"""Optional facts about a model: {"licence": {"id": SPDX, "commercial": yes|no|conditional|unknown}, "note": text}."""
+WEIGHTS = frozenset({".safetensors"})
+CONFIGS = frozenset({".json", ".txt", ".model"})
+PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
+_BLOCK = 1 << 20
+_HEADER_LIMIT = 100_000_000
+"""Most bytes of a safetensors header, as the format's own reader has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A model folder after the first look: its class by `model_index.json`, its files, its licence."""
+
+    folder: Path
+    class_name: str
+    licence: Licence
+    paths: tuple[Path, ...]
+
+    def digest(self) -> str:
+        """sha256 (hex) over one line `path NUL size NUL sha256` per file, sorted by path."""
+        total = hashlib.sha256()
+        for path in self.paths:
+            name = path.relative_to(self.folder).as_posix()
+            total.update(f"{name}\0{path.stat().st_size}\0{_sha256(path)}\n".encode())
+        return total.hexdigest()
+
+
+def survey(folder: Path) -> ModelFiles:
+    """The model in `folder`. Raises SetupError when it is missing, has pickled weights only, or is not whole."""
+    if not folder.is_dir():
+        raise SetupError(f"{folder}: there is no such model folder; download the model or name another")
+    class_name = str(read_json(folder / INDEX).get("_class_name", ""))
+    paths = tuple(sorted(_model_files(folder), key=lambda path: path.relative_to(folder).as_posix()))
+    weights = [path for path in paths if path.suffix in WEIGHTS]
+    if not weights:
+        raise SetupError(_without_weights(folder))
+    for path in weights:
+        check_whole(path)
+    return ModelFiles(folder, class_name, _licence(folder), paths)
+
+
+def check_whole(path: Path) -> None:
+    """Raises SetupError when a safetensors file is cut short or its header is damaged."""
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length)) if 0 < length <= min(size, _HEADER_LIMIT) else {}
+        end = max(int(tensor["data_offsets"][1]) for name, tensor in header.items() if name != "__metadata__")
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        raise SetupError(f"{path}: not a safetensors file, or damaged; download it again") from None
+    if 8 + length + end != size:
+        raise SetupError(f"{path}: {size} bytes instead of {8 + length + end}; download it again")
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """The JSON object in a file. Raises SetupError."""
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise SetupError(f"{path}: missing; a model folder in diffusers layout has it") from None
+    except (OSError, ValueError) as error:
+        raise SetupError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise SetupError(f"{path}: expected a JSON object")
+    return content
+
+
+def _model_files(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix in WEIGHTS | CONFIGS and path.name != CARD and not hidden and path.is_file():
+            yield path
+
+
+def _without_weights(folder: Path) -> str:
+    pickles = [path for path in folder.rglob("*") if path.suffix in PICKLES]
+    if pickles:
+        name = pickles[0].relative_to(folder)
+        return f"{folder}: its weights are pickles ({name}), which can run code; only safetensors are read: convert it"
+    return f"{folder}: has no safetensors weights"
+
+
+def _licence(folder: Path) -> Licence:
+    if not (folder / CARD).exists():
+        return Licence()
+    stated = read_json(folder / CARD).get("licence", {})
+    if not isinstance(stated, dict):
+        raise SetupError(f'{folder / CARD}: licence: expected {{"id": …, "commercial": …}}')
+    unknown = Licence()
+    return Licence(str(stated.get("id", unknown.id)), str(stated.get("commercial", unknown.commercial)))
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Model families: each turns a job's parameters into one diffusers call per output."""

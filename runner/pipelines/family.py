@@ -1,0 +1,90 @@
+"""What every model family has in common: its noise, and the hooks that make a diffusers call tell its steps."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from reelnet.errors import OutOfMemoryError
+from runner.backend import Frames, Rendered, Reporter, RunnerJob, Served
+
+StepCallback = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
+"""What diffusers calls at the end of each denoising step: (pipeline, step from 0, timestep, tensors) → tensors."""
+
+
+class Family(Protocol):
+    """One loaded diffusers pipeline and the reelnet pipelines that it serves."""
+
+    @property
+    def served(self) -> tuple[Served, ...]: ...
+
+    def render(self, job: RunnerJob, report: Reporter) -> Iterator[Rendered]:
+        """As Backend.run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which of a job's outputs is being made: totals count the steps of all of them."""
+
+    index: int
+    outputs: int
+
+    def denoising(self, report: Reporter) -> StepCallback:
+        """A step callback that reports `denoise`. The scheduler decides how many steps there are, not the request."""
+
+        def ended(pipe: Any, step: int, _: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            steps = int(pipe.num_timesteps)
+            report.step("denoise", self.index * steps + step + 1, self.outputs * steps)
+            return tensors
+
+        return ended
+
+    @contextlib.contextmanager
+    def decoding(self, report: Reporter, pipe: Any, calls: int = 1) -> Iterator[None]:
+        """Reports `decode` after each of an output's `calls` of the VAE's decoder, where a job can stop as well.
+
+        A pipeline whose decoder is elsewhere reports it once, at its end.
+        """
+        decoder = getattr(getattr(pipe, "vae", None), "decoder", None)
+        if decoder is None:
+            yield
+            report.step("decode", self.index + 1, self.outputs)
+            return
+        done = 0
+
+        def decoded(*_: Any) -> None:
+            nonlocal done
+            done = min(done + 1, calls)
+            report.step("decode", self.index * calls + done, self.outputs * calls)
+
+        handle = decoder.register_forward_hook(decoded)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def noise(seed: int) -> torch.Generator:
+    """Noise that depends on the seed alone: made on the CPU, equal on every device."""
+    return torch.Generator("cpu").manual_seed(seed)
+
+
+def as_bytes(pictures: Any) -> Frames:
+    """Diffusers' floats in 0…1, shape (n, height, width, 3), as bytes. What is no number becomes black."""
+    finite = np.nan_to_num(np.asarray(pictures), nan=0.0)
+    frames: Frames = (finite.clip(0, 1) * 255).round().astype(np.uint8)
+    return frames
+
+
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """Tells torch's out-of-memory as ours."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise OutOfMemoryError("the job did not fit into the device's free memory; ask for a smaller one") from None

@@ -1,0 +1,57 @@
+"""Image to video, by Stable Video Diffusion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from reelnet.pipelines import ImageToVideo
+from runner.backend import Frames, Rendered, Reporter, RunnerJob, Served
+from runner.images import fit
+from runner.pipelines.family import Share, as_bytes, memory_errors, noise
+
+_ONLY = Share(0, 1)
+
+
+class StableVideo:
+    """Serves image-to-video. The step callback is its cancel point: it has no `_interrupt`."""
+
+    def __init__(self, pipe: Any) -> None:
+        self._pipe = pipe
+
+    @property
+    def served(self) -> tuple[Served, ...]:
+        """The pipelines that this family has."""
+        return (Served("image-to-video", type(self._pipe).__name__),)
+
+    def render(self, job: RunnerJob, report: Reporter) -> Iterator[Rendered]:
+        """One clip that begins with the input, which is cut to the asked aspect."""
+        params = job.params
+        assert isinstance(params, ImageToVideo)
+        with memory_errors(), torch.inference_mode():
+            frames = self._film(job, params, report)
+        yield Rendered(0, job.seed, frames, fps=params.fps)
+
+    def _film(self, job: RunnerJob, params: ImageToVideo, report: Reporter) -> Frames:
+        decodes = math.ceil(params.num_frames / params.decode_chunk_size)
+        with _ONLY.decoding(report, self._pipe, decodes):
+            result = self._pipe(
+                image=fit(job.inputs["image"], params.width, params.height),
+                height=params.height,
+                width=params.width,
+                num_frames=params.num_frames,
+                num_inference_steps=params.num_inference_steps,
+                min_guidance_scale=params.min_guidance_scale,
+                max_guidance_scale=params.max_guidance_scale,
+                fps=params.fps,
+                motion_bucket_id=params.motion_bucket_id,
+                noise_aug_strength=params.noise_aug_strength,
+                decode_chunk_size=params.decode_chunk_size,
+                generator=noise(job.seed),
+                callback_on_step_end=_ONLY.denoising(report),
+                output_type="np",
+            )
+        return as_bytes(result.frames[0])

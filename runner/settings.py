@@ -1,0 +1,98 @@
+"""The runner's settings: one file, under the environment (REELNET_RUNNER_…), under flags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import SettingsConfigDict
+
+from reelnet.home import model_dir
+from reelnet.pipelines import PIPELINES, did_you_mean
+from reelnet.settings import ComponentSettings, Listener, Section
+
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Fault(Section):
+    """A fault that every job has once the synthetic backend has finished some."""
+
+    after_jobs: int = Field(0, ge=0, description="Jobs that end before the fault begins.")
+    kind: str = Field(description="'hang', 'die', 'oom', 'slow 3', 'fail user' or 'fail node', each also with 'once'.")
+
+
+class Synthetic(Section):
+    """How the synthetic backend behaves."""
+
+    unit_s: Seconds = Field(0.0, description="Seconds that one megapixel·step takes.")
+    load_s: Seconds = Field(0.0, description="Seconds that loading the model takes.")
+    faults: tuple[Fault, ...] = Field(
+        (), description="Faults by count of finished jobs; the last that applies is taken."
+    )
+
+
+class LicenceOverride(Section):
+    """The operator's word on the model's licence."""
+
+    id: str = Field(description="An SPDX id, or LicenseRef-….")
+    commercial: Literal["yes", "no", "conditional", "unknown"] = Field("unknown", description="Commercial use.")
+
+
+class RunnerSettings(ComponentSettings):
+    """All that a runner can be told."""
+
+    model_config = SettingsConfigDict(env_prefix="REELNET_RUNNER_")
+
+    model: str = Field(
+        description="Model: a folder (absolute, or starting with ./), or an id under the models' folder."
+    )
+    model_id: str | None = Field(None, description="Id to advertise; default: the id, or the folder's name.")
+    backend: Literal["diffusers", "synthetic"] = Field("diffusers", description="What computes the jobs.")
+    pipelines: tuple[str, ...] = Field((), description="Pipelines to serve; default: all that the model's family has.")
+    models_home: Path | None = Field(None, description="Folder of models; default: $REELNET_MODELS.")
+    licence: LicenceOverride | None = Field(None, description="Licence, over the one in the model's reelnet.json.")
+
+    socket: Path | None = Field(None, description="Unix socket to listen on, made with mode 0600.")
+    tcp: Listener | None = Field(None, description="Loopback TCP address to listen on; default: none.")
+    tick_s: float = Field(5.0, gt=0, le=5, description="Seconds of silence after which a stream says 'tick'.")
+    send_timeout_s: float = Field(60.0, gt=0, description="Seconds that a client may leave a line unread.")
+    stop_timeout_s: float = Field(10.0, gt=0, description="Seconds that a job gets to stop at shutdown.")
+    idle_exit_s: float | None = Field(
+        None, gt=0, description="Seconds without any request after which it exits; default: never."
+    )
+
+    max_pixels: int = Field(50_000_000, gt=0, description="Most pixels of an input picture.")
+    max_body_bytes: int = Field(64 * 1024 * 1024, gt=0, description="Most bytes of one request.")
+    png_level: int = Field(1, ge=0, le=9, description="zlib level of PNG outputs.")
+    crf: int = Field(
+        18, ge=0, le=51, description="x264 constant rate factor of MP4 outputs; less is better and larger."
+    )
+
+    device: str = Field("auto", description="'auto' (a GPU if there is one), 'cpu', 'cuda' or 'cuda:N'.")
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="Number format of the weights; auto: float16 on a GPU, float32 on a CPU."
+    )
+    threads: int | None = Field(None, ge=1, description="CPU threads of the model; default: torch's choice.")
+    synthetic: Synthetic = Field(Synthetic(), description="Options of the synthetic backend.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+
+    @field_validator("pipelines")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in PIPELINES:
+                raise ValueError(f"there is no pipeline {name!r}{did_you_mean(name, PIPELINES)}")
+        return names
+
+    @property
+    def folder(self) -> Path:
+        """Where the model lies."""
+        return model_dir(self.model, Path.cwd(), self.models_home)
+
+    @property
+    def advertised_id(self) -> str:
+        """The model id that the runner answers with."""
+        if self.model_id:
+            return self.model_id
+        return self.folder.name if self.model.startswith(("/", ".", "~")) else self.model

@@ -1,0 +1,150 @@
+"""A backend without a model: colour bars of the promised sizes, at a speed and with faults as configured."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from typing import Never
+
+import numpy as np
+
+from reelnet.errors import NodeError, UserError
+from reelnet.jobs import Licence
+from reelnet.pipelines import PIPELINES, MediaSpec, Size
+from runner import faults
+from runner.backend import Frames, ModelInfo, Rendered, Reporter, RunnerJob, Served
+from runner.settings import Synthetic
+
+BARS = 8
+CLASS_NAME = "Synthetic"
+LICENCE = Licence("CC0-1.0", "yes")
+
+
+def kill_process() -> None:
+    """Ends this process as the kernel's out-of-memory killer would."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class SyntheticBackend:
+    """Serves every pipeline (or those named) with colour bars that depend on seed and prompt and move in a clip.
+
+    `kill` is what the fault `die` calls. Raises ConfigError for an unknown kind of fault.
+    """
+
+    def __init__(
+        self,
+        model_id: str,
+        options: Synthetic = Synthetic(),  # noqa: B008 - frozen
+        pipelines: tuple[str, ...] = (),
+        kill: Callable[[], None] = kill_process,
+    ) -> None:
+        self._model_id = model_id
+        self._options = options
+        self._pipelines = pipelines or tuple(PIPELINES)
+        self._kill = kill
+        self._late = tuple(faults.LateFault(row.after_jobs, faults.configured(row.kind)) for row in options.faults)
+        self._finished = 0
+        self._closed = threading.Event()
+
+    def load(self) -> ModelInfo:
+        """Takes `load_s`; the digest depends on the model's id alone."""
+        self._closed.wait(self._options.load_s)
+        return ModelInfo(
+            model=self._model_id,
+            digest=hashlib.sha256(f"synthetic:{self._model_id}".encode()).hexdigest(),
+            variant="none",
+            served=tuple(Served(name, CLASS_NAME) for name in self._pipelines),
+            licence=LICENCE,
+            versions={"python": platform.python_version(), "runner": version("reelnet")},
+        )
+
+    def run(self, job: RunnerJob, report: Reporter) -> Iterator[Rendered]:
+        """Colour bars, one output after the other."""
+        prompt = str(getattr(job.params, "prompt", ""))
+        fault = faults.choose(prompt, self._model_id, self._late, self._finished, job.attempt)
+        promised = _promises(job)
+        try:
+            for index, spec in enumerate(promised):
+                self._denoise(job, report, index, len(promised), fault)
+                report.step("decode", index + 1, len(promised))
+                seed = job.seed + index
+                yield Rendered(index, seed, _bars(f"{job.pipeline}:{seed}:{prompt}", spec), spec.fps)
+        finally:
+            self._finished += 1
+
+    def recover(self) -> None:
+        """Nothing to free."""
+
+    def close(self) -> None:
+        """Ends a job that hangs."""
+        self._closed.set()
+
+    def _denoise(self, job: RunnerJob, report: Reporter, index: int, outputs: int, fault: faults.Fault | None) -> None:
+        steps = _steps(job)
+        pause_s = self._step_s(job, steps * outputs, fault)
+        for step in range(index * steps + 1, (index + 1) * steps + 1):
+            if pause_s > 0:
+                job.canceled.wait(pause_s)
+            report.step("denoise", step, steps * outputs)
+            if fault and step == 1:
+                self._strike(fault.kind)
+
+    def _step_s(self, job: RunnerJob, total_steps: int, fault: faults.Fault | None) -> float:
+        """Seconds of one step: its megapixels × unit_s, and a slow job's extra time spread over all steps."""
+        extra_s = fault.seconds if fault else 0.0
+        work = PIPELINES[job.pipeline].work(job.params, _source(job))
+        return (work.pixel_steps / 1e6 * self._options.unit_s + extra_s) / total_steps
+
+    def _strike(self, kind: faults.FaultKind) -> None:
+        match kind:
+            case faults.FaultKind.FAIL_USER:
+                raise UserError("a fault was asked for", code="synthetic")
+            case faults.FaultKind.FAIL_NODE:
+                raise NodeError("a fault was asked for", code="synthetic")
+            case faults.FaultKind.OOM:
+                raise MemoryError
+            case faults.FaultKind.HANG:
+                self._hang()
+            case faults.FaultKind.DIE:
+                self._die()
+            case faults.FaultKind.SLOW:
+                pass  # its time is spread over the steps
+
+    def _hang(self) -> Never:
+        self._closed.wait()
+        raise NodeError("the backend was closed", code="closed")
+
+    def _die(self) -> Never:
+        self._kill()
+        raise NodeError("the runner should have died", code="undead")
+
+
+def _source(job: RunnerJob) -> Size | None:
+    picture = job.inputs.get("image")
+    return Size(picture.width, picture.height) if picture else None
+
+
+def _promises(job: RunnerJob) -> tuple[MediaSpec, ...]:
+    return PIPELINES[job.pipeline].promises(job.params, _source(job))
+
+
+def _steps(job: RunnerJob) -> int:
+    """Denoising steps of one output; image-to-image runs the share that `strength` says."""
+    steps, strength = getattr(job.params, "num_inference_steps", 1), getattr(job.params, "strength", 1.0)
+    return max(1, int(steps * strength))
+
+
+def _bars(key: str, spec: MediaSpec) -> Frames:
+    """Vertical bars in colours that `key` gives; each frame of a clip moves them by a part of a bar."""
+    colours = np.frombuffer(hashlib.sha256(key.encode()).digest()[: BARS * 3], np.uint8).reshape(BARS, 3)
+    frames = spec.frames or 1
+    columns = np.arange(spec.width)
+    shifts = np.arange(frames) * max(1, spec.width // (BARS * 4))
+    bars = (columns[None, :] + shifts[:, None]) * BARS // spec.width % BARS
+    rows = colours[bars][:, None, :, :]
+    return np.ascontiguousarray(np.broadcast_to(rows, (frames, spec.height, spec.width, 3)))

@@ -1,0 +1,101 @@
+"""What the runner answers in JSON."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from reelnet.errors import FailureClass, ReelnetError
+from reelnet.pipelines import PIPELINES
+from runner.backend import ModelInfo
+from runner.intake import ParamsError
+from runner.worker import State, Status
+
+
+class View(BaseModel):
+    """A frozen answer; Python's reserved words are aliased."""
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True, protected_namespaces=())
+
+
+class StepView(View):
+    """Where a job is."""
+
+    stage: str
+    step: int
+    total: int
+
+
+class HealthView(View):
+    """`GET /health`."""
+
+    state: State
+    reason: str = Field(description="Why, where the state has a reason; else empty.")
+    job: str | None = Field(description="Id of the job that has the permit.")
+    step: StepView | None = Field(description="Its last progress.")
+    since_s: float = Field(description="Seconds since the state began or, while BUSY, since the job last moved.")
+
+    @classmethod
+    def of(cls, status: Status) -> Self:
+        """The view of a worker's status."""
+        at = status.step
+        step = StepView(stage=at.stage, step=at.step, total=at.total) if at else None
+        return cls(
+            state=status.state, reason=status.reason, job=status.job, step=step, since_s=round(status.since_s, 3)
+        )
+
+
+class LicenceView(View):
+    """A model's licence."""
+
+    id: str
+    commercial: str
+
+
+class PipelineView(View):
+    """One pipeline that the model serves."""
+
+    pipeline: str
+    schema_: str = Field(alias="schema", description="Name of its parameters' schema, pipeline/family@version.")
+    class_: str = Field(alias="class", description="The diffusers class behind it.")
+
+
+class InfoView(View):
+    """`GET /info`."""
+
+    model: str
+    digest: str = Field(description="sha256 over the model's weight and config files, hex.")
+    variant: str = Field(description="The weights' number format.")
+    licence: LicenceView
+    pipelines: list[PipelineView]
+    loras: list[str]
+    versions: dict[str, str]
+    device: str
+    vram_bytes: int = Field(description="The device's memory, 0 for a CPU.")
+
+    @classmethod
+    def of(cls, info: ModelInfo) -> Self:
+        """The view of a loaded model."""
+        return cls(
+            model=info.model,
+            digest=info.digest,
+            variant=info.variant,
+            licence=LicenceView(id=info.licence.id, commercial=info.licence.commercial),
+            pipelines=[
+                PipelineView(pipeline=row.pipeline, schema_=PIPELINES[row.pipeline].schema, class_=row.class_name)
+                for row in info.served
+            ],
+            loras=[],
+            versions=dict(info.versions),
+            device=info.device,
+            vram_bytes=info.vram_bytes,
+        )
+
+
+def error_body(error: ReelnetError) -> dict[str, Any]:
+    """The body of an error before the stream: the failure class, and FastAPI's `detail`."""
+    if isinstance(error, ParamsError):
+        return {"detail": error.rows, "class": error.kind}
+    kind: FailureClass = error.failure
+    return {"detail": {"msg": error.message, "class": kind, "code": error.code}, "class": kind}
