@@ -1,0 +1,94 @@
+"""Whether a node takes a ticket: pure decisions over a snapshot, each refusal with its class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reelnet.errors import BusyError, DeadlineError, RefusedError, TransientError, UnsupportedError, UserError
+from reelnet.jobs import Capability, Ticket
+from reelnet.pipelines import Params, Pipeline, pipeline_named
+from reelnet.pricing import price
+
+MIN_RETRY_AFTER_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a decision is made from. Times are Unix milliseconds; `wait_s` is the queue before this model."""
+
+    node_id: str
+    epoch: str
+    now_ms: int
+    draining: bool
+    broadcasters: tuple[str, ...] | None
+    capability: Capability | None
+    wait_s: float
+    expected_s: float
+    input_limit: int
+
+
+def admit(ticket: Ticket, node: Snapshot) -> int:
+    """The node's quote in nano-dollars, if it takes the ticket. Raises the typed refusal otherwise."""
+    _check_addressee(ticket, node)
+    pipeline = pipeline_named(ticket.pipeline)
+    capability = _check_capability(ticket, node)
+    params = pipeline.parse_json(ticket.params)
+    _check_inputs(ticket, pipeline, node.input_limit)
+    quote = _check_price(ticket, capability, pipeline, params)
+    _check_time(ticket, node)
+    return quote
+
+
+def _check_addressee(ticket: Ticket, node: Snapshot) -> None:
+    if ticket.node_id != node.node_id:
+        raise RefusedError("the ticket is for another node", code="wrong_node")
+    if ticket.node_epoch != node.epoch:
+        raise TransientError("the ticket is for an earlier start of this node", code="epoch")
+    if node.broadcasters is not None and ticket.broadcaster_id not in node.broadcasters:
+        raise RefusedError("this node does not serve this broadcaster", code="unknown_broadcaster")
+    if ticket.expires_ms <= node.now_ms:
+        raise RefusedError("the ticket has expired; are both clocks right?", code="expired")
+    if ticket.deadline_ms <= node.now_ms:
+        raise DeadlineError("the job's deadline has passed")
+    if node.draining:
+        raise BusyError("this node is draining and takes no new job", code="draining", retry_after_s=60)
+
+
+def _check_capability(ticket: Ticket, node: Snapshot) -> Capability:
+    capability = node.capability
+    if capability is None:
+        raise UnsupportedError(f"this node does not serve {ticket.pipeline} with {ticket.model}", code="model")
+    if ticket.schema != capability.schema:
+        raise UnsupportedError(f"this node speaks {capability.schema}, not {ticket.schema}", code="schema")
+    if ticket.model_digest != capability.model_digest:
+        raise UnsupportedError("this node has other weights under that model id", code="digest")
+    return capability
+
+
+def _check_inputs(ticket: Ticket, pipeline: Pipeline, limit: int) -> None:
+    names = tuple(ref.name for ref in ticket.inputs)
+    if names != pipeline.inputs:
+        raise UserError(f"{pipeline.name} takes the inputs {pipeline.inputs}, got {names}", code="input")
+    if (size := sum(ref.size for ref in ticket.inputs)) > limit:
+        raise RefusedError(f"{size} bytes of input; this node takes {limit}", code="input_size")
+
+
+def _check_price(ticket: Ticket, capability: Capability, pipeline: Pipeline, params: Params) -> int:
+    if ticket.rates != capability.rates:
+        raise RefusedError("this node's rates have changed", code="rates")
+    if not pipeline.inputs and ticket.work != pipeline.work(params):
+        raise RefusedError("the ticket's work units are not those of its parameters", code="work")
+    quote = price(ticket.work, capability.rates)
+    if quote > ticket.ceiling_nano:
+        raise RefusedError("the price is over the ticket's ceiling", code="ceiling")
+    return quote
+
+
+def _check_time(ticket: Ticket, node: Snapshot) -> None:
+    left_s = (ticket.deadline_ms - node.now_ms) / 1000
+    if node.wait_s + node.expected_s > left_s:
+        raise BusyError(
+            "the job would not be done by its deadline here",
+            code="deadline_unreachable",
+            retry_after_s=max(MIN_RETRY_AFTER_S, node.wait_s),
+        )

@@ -1,0 +1,130 @@
+"""The composition root: settings in, a running node out."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from orchestrator import grpc_api
+from orchestrator.devices import inventory
+from orchestrator.engine import RunnerEngine, RunnerSpec
+from orchestrator.node import Node, NodeParts
+from orchestrator.node_metrics import NodeMetrics
+from orchestrator.process_engine import ProcessEngine
+from orchestrator.settings import ModelSettings, OrchestratorSettings, SyntheticOptions
+from orchestrator.slots import Slot, place
+from orchestrator.spool import Spool
+from reelnet.errors import StartError
+from reelnet.home import instance_dir, model_dir
+from reelnet.http_server import serve_http
+from reelnet.identity import Identity
+from reelnet.lifecycle import write_ready
+from reelnet.metrics import metrics_app, new_registry
+
+SOCKET_PATH_LIMIT = 90
+"""A Unix socket's path has 108 bytes at most; the runner's file name needs the rest."""
+SLOT_NAME_CHARS = 36
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class RunningNode:
+    """Where a started node answers."""
+
+    node: Node
+    address: str
+    metrics_port: int
+
+
+async def serve(
+    settings: OrchestratorSettings,
+    stopping: asyncio.Event,
+    *,
+    engine: RunnerEngine | None = None,
+    started: Callable[[RunningNode], None] = lambda node: None,
+) -> None:
+    """Runs a node until `stopping`, drains it, and leaves nothing behind. Raises ConfigError or StartError."""
+    folder = instance_dir("orchestrator", settings.name, settings.home)
+    engine = engine or ProcessEngine()
+    facts = await engine.fingerprint()
+    registry = new_registry("orchestrator")
+    with _socket_folder(folder) as sockets:
+        slots = place([(m.model_id, m.replicas) for m in settings.models], inventory(settings.devices))
+        parts = NodeParts(
+            settings=settings,
+            identity=Identity.load_or_create(folder / "identity.key"),
+            engine=engine,
+            slots=slots,
+            specs=_specs(settings, slots, sockets),
+            spool=Spool(folder / "spool", settings.limits.spool_bytes),
+            metrics=NodeMetrics(registry),
+            rng=random.Random(),  # noqa: S311  (jitter, not a secret)
+        )
+        node = Node(parts)
+        async with (
+            _closing(engine),
+            serve_http(metrics_app(registry, node.not_ready), settings.metrics, "metrics") as metrics_port,
+            grpc_api.serve(node, settings.grpc) as port,
+        ):
+            running = RunningNode(node, f"{settings.grpc.host}:{port}#{node.id}", metrics_port)
+            write_ready(folder, {"address": running.address, "metrics_port": metrics_port})
+            log.info("node serves", address=running.address, metrics_port=metrics_port, engine=facts.name)
+            await node.run(stopping, lambda: started(running))
+            log.info("node drained")
+
+
+def _specs(settings: OrchestratorSettings, slots: list[Slot], sockets: Path) -> dict[str, RunnerSpec]:
+    models = {model.model_id: model for model in settings.models}
+    return {slot.name: _spec(settings, models[slot.model], slot, sockets) for slot in slots}
+
+
+def _spec(settings: OrchestratorSettings, model: ModelSettings, slot: Slot, sockets: Path) -> RunnerSpec:
+    folder = sockets / slot.name
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    synthetic = model.backend if isinstance(model.backend, SyntheticOptions) else None
+    return RunnerSpec(
+        slot=slot.name,
+        model_id=model.model_id,
+        model=model.model_id if synthetic else str(_weights(model, settings)),
+        backend="synthetic" if synthetic else "diffusers",
+        device=slot.device,
+        folder=folder,
+        pipelines=tuple(model.pipelines),
+        options=synthetic.model_dump() if synthetic else {},
+    )
+
+
+def _weights(model: ModelSettings, settings: OrchestratorSettings) -> Path:
+    path = model_dir(model.model, Path.cwd(), settings.models_home)
+    if not path.is_dir():
+        raise StartError(
+            f"models: the folder of {model.model!r} is missing: {path}; put the model there (diffusers layout), "
+            "or make tiny ones to try: runner models make-tiny DIR"
+        )
+    return path
+
+
+@asynccontextmanager
+async def _closing(engine: RunnerEngine) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        await engine.close()
+
+
+@contextmanager
+def _socket_folder(folder: Path) -> Iterator[Path]:
+    """The slots' folders: in the node's own folder, or, when its path is too long for a socket, in a temporary one."""
+    path = folder / "slots"
+    if len(str(path)) <= SOCKET_PATH_LIMIT - SLOT_NAME_CHARS:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="reelnet-") as temporary:
+        yield Path(temporary)

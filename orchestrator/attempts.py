@@ -1,0 +1,285 @@
+"""One attempt of a job on this node: its input, its run on a slot, its outputs, and whoever follows it.
+
+An attempt lives apart from the stream that began it: a stream that breaks is no cancel, and the same ticket may come
+back and go on from an output's offset. The lease on a slot covers the device's work alone: input is complete before
+it, and outputs wait in the spool after it, so that a stalled broadcaster holds no device.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.runner_client import (
+    JobStream,
+    OutputBegin,
+    OutputEnd,
+    RunnerClient,
+    RunnerDone,
+    RunnerEvent,
+    RunnerJob,
+    Tick,
+)
+from orchestrator.settings import Limits
+from orchestrator.slots import Reservation, Slot, SlotTable
+from orchestrator.spool import Spool, SpooledFile
+from reelnet.errors import CanceledError, DeadlineError, NodeError, ReelnetError, TransientError, UserError
+from reelnet.jobs import Accepted, Chunk, Done, Event, Output, Preview, Progress, Queued, Started, Ticket
+
+LOW_PRIORITY = (Progress, Queued, Preview)
+"""Events of which a slow follower needs only the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotRunner:
+    """The runner behind a leased slot: its client, and what the supervisor wants to hear."""
+
+    client: RunnerClient
+    busy: Callable[[bool], None]
+    restart: Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The node as an attempt sees it."""
+
+    table: SlotTable
+    spool: Spool
+    limits: Limits
+    runner_of: Callable[[Slot], SlotRunner | None]
+    now_ms: Callable[[], int]
+    observe: Callable[[Ticket, float], None]
+
+
+class Attempt:
+    """The state of one accepted ticket. `run` is its life, `follow` tells it."""
+
+    def __init__(self, ticket: Ticket, payload: bytes, reservation: Reservation, quote: int, site: Site) -> None:
+        self.ticket = ticket
+        self.payload = payload
+        self.acknowledged = asyncio.Event()
+        self.failure: ReelnetError | None = None
+        self._site = site
+        self._quote = quote
+        self._reservation = reservation
+        limits = site.limits
+        self._inputs = [
+            site.spool.open(ref.size, UserError(f"more bytes than the ticket names for {ref.name}", code="input"))
+            for ref in ticket.inputs
+        ]
+        self._input_complete = asyncio.Event()
+        self._outputs: dict[int, SpooledFile] = {}
+        self._begun: OutputBegin | None = None
+        self._output_room = limits.output_bytes
+        self._milestones: list[Event] = [Accepted(max(0, reservation.position), site.table.wait_s(ticket.model), quote)]
+        self._latest: Event | None = None
+        self._changed = asyncio.Event()
+        self._ended = False
+        self._followers = 0
+        self._lingering: asyncio.TimerHandle | None = None
+        self._settled = asyncio.Event()
+        self._canceled = asyncio.Event()
+        reservation.on_move = self.move
+        if not ticket.inputs:
+            self._finish_input()
+
+    async def run(self) -> None:
+        """The attempt from accepted to its end; its failure is kept for the followers, never raised."""
+        try:
+            async with asyncio.timeout(max(0.0, (self.ticket.deadline_ms - self._site.now_ms()) / 1000)):
+                await self._until_canceled(self._work())
+        except TimeoutError:
+            self.failure = DeadlineError("the deadline passed before the job was done")
+        except ReelnetError as error:
+            self.failure = error
+        finally:
+            self._site.table.withdraw(self._reservation)
+            self._ended = True
+            self._notify()
+
+    async def feed(self, index: int, data: bytes) -> None:
+        """The next bytes of input `index`. Raises UserError when they are not what the ticket names."""
+        if index >= len(self._inputs) or self._input_complete.is_set():
+            raise UserError("more input than the ticket names", code="input")
+        await self._inputs[index].write(data)
+        if all(file.size == ref.size for file, ref in zip(self._inputs, self.ticket.inputs, strict=True)):
+            self._check_digests()
+            self._finish_input()
+
+    def cancel(self) -> None:
+        """Stops the attempt; the runner is told within one step."""
+        self._canceled.set()
+
+    def fail(self, error: ReelnetError) -> None:
+        """Stops the attempt because its stream brought something wrong."""
+        self.failure = self.failure or error
+        self.cancel()
+
+    def joined(self) -> None:
+        """A stream follows the attempt."""
+        self._followers += 1
+        if self._lingering:
+            self._lingering.cancel()
+
+    def left(self) -> None:
+        """That stream is over. Without another one, the attempt goes on for the ticket's linger and then ends."""
+        self._followers -= 1
+        if self._followers == 0:
+            linger_s = min(self.ticket.linger_s, self._site.limits.linger_max_s)
+            self._lingering = asyncio.get_running_loop().call_later(linger_s, self._abandon)
+
+    async def delivered(self) -> None:
+        """After the run: returns when the outputs are acknowledged, or when nobody came for them within the linger."""
+        await self._settled.wait()
+
+    def acknowledge(self) -> None:
+        """The broadcaster has kept the outputs."""
+        self.acknowledged.set()
+        self._settled.set()
+
+    def _abandon(self) -> None:
+        self._settled.set()
+        self.cancel()
+
+    def move(self, position: int) -> None:
+        """The place in the queue changed."""
+        self._tell(Queued(position, self._site.table.wait_s(self.ticket.model)))
+
+    def erase(self) -> None:
+        """Removes every byte of the job from this node."""
+        for file in (*self._inputs, *self._outputs.values()):
+            file.erase()
+
+    async def follow(self, resume_from: tuple[int, int] = (0, 0)) -> AsyncIterator[Event]:
+        """The attempt's events until and with Done, outputs from (index, offset) on. Raises its failure."""
+        told = 0
+        while True:
+            changed = self._changed
+            for event in self._milestones[told:]:
+                told += 1
+                yield event
+                if isinstance(event, Output) and event.index >= resume_from[0]:
+                    offset = resume_from[1] if event.index == resume_from[0] else 0
+                    async for piece in self._outputs[event.index].chunks(offset):
+                        yield Chunk(piece)
+            latest, self._latest = self._latest, None
+            if latest:
+                yield latest
+            if told == len(self._milestones) and self._ended:
+                break
+            if told == len(self._milestones) and not self._latest:
+                await changed.wait()
+        if self.failure:
+            raise self.failure
+
+    async def _work(self) -> None:
+        try:
+            async with asyncio.timeout(self._site.limits.input_s):
+                await self._input_complete.wait()
+        except TimeoutError:
+            raise TransientError("the input did not arrive in time", code="input_timeout") from None
+        async with self._site.table.lease(self._reservation) as slot:
+            runner = self._site.runner_of(slot)
+            if runner is None:
+                raise TransientError("the runner is gone", code="runner_gone")
+            runner.busy(True)
+            try:
+                done = await self._run_on(runner)
+            finally:
+                runner.busy(False)
+        if done.model_digest != self.ticket.model_digest:
+            raise NodeError("the runner used other weights than the ticket names", code="digest")
+        queued_s = (self._reservation.started_at or 0.0) - self._reservation.reserved_at
+        self._tell(Done({"queue": queued_s, **done.timings_s}, self._quote, done.model_digest, done.facts))
+
+    async def _run_on(self, runner: SlotRunner) -> RunnerDone:
+        clock = asyncio.get_running_loop().time
+        started = clock()
+        async with runner.client.run(await self._runner_job(), runner.restart) as stream:
+            async for event in stream:
+                if isinstance(event, RunnerDone):
+                    self._site.observe(self.ticket, clock() - started)
+                    return event
+                if isinstance(event, Tick):
+                    self._check_progress(event.idle_s, stream)
+                else:
+                    await self._take(event)
+        raise NodeError("the runner's stream ended too early", code="cut_off")
+
+    def _check_progress(self, idle_s: float, stream: JobStream) -> None:
+        if idle_s > self._site.limits.stall_s:
+            stream.give_up()
+            raise NodeError(f"the job hung: no progress for {idle_s:.0f} s", code="hung")
+
+    async def _take(self, event: RunnerEvent) -> None:
+        """One event of the runner: outputs go to the spool, the rest to the followers."""
+        match event:
+            case OutputBegin(index=index):
+                over = NodeError("the outputs are larger than this node allows", code="output_size")
+                self._outputs[index] = self._site.spool.open(self._output_room, over)
+                self._begun = event
+            case Chunk(data=data):
+                await self._begun_output()[1].write(data)
+            case OutputEnd():
+                self._finish_output(event)
+            case Started() | Progress() | Preview():
+                self._tell(event)
+
+    def _finish_output(self, end: OutputEnd) -> None:
+        begun, file = self._begun_output()
+        if (end.size, end.sha256) != (file.size, file.sha256):
+            raise NodeError("an output was damaged on its way from the runner", code="digest")
+        self._output_room -= file.size
+        self._tell(Output(begun.index, begun.media_type, file.size, file.sha256, begun.seed, begun.nsfw))
+
+    def _begun_output(self) -> tuple[OutputBegin, SpooledFile]:
+        if self._begun is None:
+            raise NodeError("the runner sent bytes before it named their output", code="protocol")
+        return self._begun, self._outputs[self._begun.index]
+
+    async def _runner_job(self) -> RunnerJob:
+        t = self.ticket
+        inputs = {
+            ref.name: (await file.content(), ref.media_type) for ref, file in zip(t.inputs, self._inputs, strict=True)
+        }
+        left_s = max(0.0, (t.deadline_ms - self._site.now_ms()) / 1000)
+        return RunnerJob(t.job_id, t.attempt, t.pipeline, t.params, left_s, inputs)
+
+    async def _until_canceled(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs `work`; a cancel stops it and is the attempt's failure, unless one is known already."""
+        task = asyncio.ensure_future(work)
+        watcher = asyncio.ensure_future(self._canceled.wait())
+        try:
+            await asyncio.wait((task, watcher), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise self.failure or CanceledError("the job was canceled")
+            await task
+        finally:
+            watcher.cancel()
+            task.cancel()
+            with suppress(asyncio.CancelledError, ReelnetError):
+                await task
+
+    def _check_digests(self) -> None:
+        for file, ref in zip(self._inputs, self.ticket.inputs, strict=True):
+            if file.sha256 != ref.sha256:
+                raise UserError(f"the bytes of {ref.name} are not those that the ticket names", code="input_digest")
+
+    def _finish_input(self) -> None:
+        self._input_complete.set()
+        self._site.table.input_complete(self._reservation)
+
+    def _tell(self, event: Event) -> None:
+        if isinstance(event, LOW_PRIORITY):
+            self._latest = event
+        else:
+            self._latest = None
+            self._milestones.append(event)
+        self._notify()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

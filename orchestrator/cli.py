@@ -1,0 +1,78 @@
+"""The `orchestrator` command."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from reelnet import telemetry
+from reelnet.errors import ConfigError, StartError
+from reelnet.home import instance_dir
+from reelnet.identity import Identity
+from reelnet.lifecycle import report, run
+from reelnet.settings import load
+
+cli = typer.Typer(
+    help="Sells a machine's GPU time: takes jobs over gRPC and runs them on its runners.\n\n"
+    "Example: orchestrator serve --config orchestrator.yaml",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Config = Annotated[Path | None, typer.Option(help="YAML file; see docs/operate.md.", metavar="FILE")]
+Name = Annotated[str | None, typer.Option(help="Instance name: one state folder each.", metavar="NAME")]
+
+
+@cli.command()
+def serve(
+    config: Config = None,
+    name: Name = None,
+    grpc_port: Annotated[int | None, typer.Option(help="gRPC port; 0 takes a free one.")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Metrics port; 0 takes a free one.")] = None,
+) -> None:
+    """Run a node until Ctrl-C or SIGTERM, then drain it.
+
+    Example: orchestrator serve --config orchestrator.yaml --grpc-port 8935
+    """
+    from orchestrator.app import serve as serve_node
+    from orchestrator.settings import OrchestratorSettings
+
+    flags: dict[str, Any] = {"name": name}
+    flags["grpc"] = {"port": grpc_port} if grpc_port is not None else None
+    flags["metrics"] = {"port": metrics_port} if metrics_port is not None else None
+
+    async def main(stopping: asyncio.Event) -> None:
+        settings = load(OrchestratorSettings, config, flags)
+        telemetry.configure("orchestrator", settings.log_level)
+        await serve_node(settings, stopping)
+
+    raise typer.Exit(run(main))
+
+
+@cli.command(name="id")
+def show_id(config: Config = None, name: Name = None) -> None:
+    """Print this node's id, making its key when there is none.
+
+    Example: orchestrator id --name gpu-box
+    """
+    from orchestrator.settings import OrchestratorSettings
+
+    try:
+        settings = load(OrchestratorSettings, config, {"name": name})
+        folder = instance_dir("orchestrator", settings.name, settings.home)
+        typer.echo(Identity.load_or_create(folder / "identity.key").id)
+    except (ConfigError, StartError) as error:
+        raise typer.Exit(report(error)) from None
+
+
+def main() -> None:
+    """The console command."""
+    sys.exit(cli())
+
+
+if __name__ == "__main__":
+    main()

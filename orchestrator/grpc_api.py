@@ -1,0 +1,100 @@
+"""The node's gRPC services: OrchestratorService, health, and reflection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from orchestrator.conversation import converse
+from orchestrator.node import Node
+from reelnet import codec
+from reelnet.codec import FrameValue
+from reelnet.errors import ReelnetError, StartError
+from reelnet.rpc import abort, server_options
+from reelnet.settings import Listener
+from reelnet.v1 import orchestrator_pb2 as pb
+from reelnet.v1 import types_pb2 as types
+from reelnet.v1.orchestrator_pb2_grpc import OrchestratorServiceServicer, add_OrchestratorServiceServicer_to_server
+
+SERVICE = pb.DESCRIPTOR.services_by_name["OrchestratorService"].full_name
+STOP_GRACE_S = 2.0
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class OrchestratorService(OrchestratorServiceServicer):
+    """Answers for one node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.DescribeResponse:  # noqa: N802
+        return pb.DescribeResponse(description=codec.signed_to_message(self._node.description()))
+
+    async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:  # noqa: N802
+        told = None
+        while True:
+            changed = self._node.changed()
+            signed = self._node.description()
+            news = codec.signed_to_message(signed) if signed is not told else None
+            told = signed
+            yield pb.WatchResponse(description=news, load=codec.load_to_message(self._node.load()))
+            await asyncio.sleep(self._node.settings.limits.load_interval_s)
+            await changed.wait()
+
+    async def Probe(self, request: pb.ProbeRequest, context: Context) -> pb.ProbeResponse:  # noqa: N802
+        try:
+            in_flight, age_s, wait_s = self._node.probe(request.pipeline, request.model)
+        except ReelnetError as error:
+            await abort(context, error)
+        return pb.ProbeResponse(in_flight=in_flight, queue_age_s=age_s, wait_s=wait_s)
+
+    async def Generate(  # type: ignore[override]  # noqa: N802  (frames are written, not yielded)
+        self, request_iterator: AsyncIterator[types.Frame], context: Context
+    ) -> None:
+        async def send(value: FrameValue) -> None:
+            await context.write(codec.frame_to_message(value))
+
+        try:
+            await converse(self._node, _values(request_iterator), send)
+        except ReelnetError as error:
+            await abort(context, error)
+
+
+async def _values(frames: AsyncIterator[types.Frame]) -> AsyncIterator[FrameValue]:
+    async for frame in frames:
+        if (value := codec.frame_from_message(frame)) is not None:
+            yield value
+
+
+@asynccontextmanager
+async def serve(node: Node, listener: Listener) -> AsyncIterator[int]:
+    """Serves a node for the length of the block; yields the port. Raises StartError when the port is taken."""
+    limits = node.settings.rpc
+    server = grpc.aio.server(options=server_options(limits), maximum_concurrent_rpcs=limits.concurrent_calls)
+    add_OrchestratorServiceServicer_to_server(OrchestratorService(node), server)
+    health = HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    reflection.enable_server_reflection(
+        (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), server
+    )
+    address = f"[{listener.host}]" if ":" in listener.host else listener.host
+    try:
+        port = server.add_insecure_port(f"{address}:{listener.port}")
+    except RuntimeError:
+        raise StartError(
+            f"cannot listen on {address}:{listener.port}: the port is in use; free it, or set `grpc.port`"
+        ) from None
+    await server.start()
+    await health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+    try:
+        yield port
+    finally:
+        await health.enter_graceful_shutdown()
+        await server.stop(STOP_GRACE_S)

@@ -1,0 +1,265 @@
+"""The node's side of the runner contract: HTTP over the runner's Unix socket, one small client a runner.
+
+A job is one POST whose answer is a stream of newline-ended JSON events; a `chunk` or `preview` line is followed by
+exactly `size` raw bytes. See docs/runner-contract.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from reelnet.errors import NodeError, PoisonError, ReelnetError, TransientError, UserError, from_class, printable
+from reelnet.jobs import Chunk, Licence, Preview, Progress, Started
+
+LINE_LIMIT_BYTES = 64 * 1024
+HEALTH_TIMEOUT_S = 5.0
+SILENCE_S = 20.0
+"""A runner says something at least every 5 s while a job runs; after this long it is taken for dead."""
+BASE = "http://runner"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputBegin:
+    """An output's bytes follow as chunks."""
+
+    index: int
+    media_type: str
+    seed: int
+    nsfw: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OutputEnd:
+    """An output is complete: its size in bytes and sha256 as the runner computed them."""
+
+    index: int
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Nothing new: `idle_s` since the last real progress."""
+
+    idle_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerDone:
+    """The job is done."""
+
+    timings_s: Mapping[str, float]
+    model_digest: str
+    facts: Mapping[str, str]
+
+
+RunnerEvent = Started | Progress | Preview | OutputBegin | Chunk | OutputEnd | Tick | RunnerDone
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerInfo:
+    """What a ready runner says of itself; `schemas` by pipeline."""
+
+    digest: str
+    schemas: Mapping[str, str]
+    licence: Licence
+    loras: tuple[str, ...] = ()
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """A runner's state and, where it failed, the reason."""
+
+    state: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerJob:
+    """One job as a runner gets it; inputs by name: the bytes and their media type."""
+
+    job_id: str
+    attempt: int
+    pipeline: str
+    params: bytes
+    deadline_s: float
+    inputs: Mapping[str, tuple[bytes, str]] = field(default_factory=dict)
+
+
+class RunnerClient:
+    """Talks to one runner. Failures of the connection are PoisonError while a job runs: the runner died of it."""
+
+    def __init__(self, socket: Path, cancel_s: float) -> None:
+        self._cancel_s = cancel_s
+        connector = aiohttp.UnixConnector(str(socket), limit=8, keepalive_timeout=30)
+        self._http = aiohttp.ClientSession(connector=connector, read_bufsize=512 * 1024, auto_decompress=False)
+
+    async def close(self) -> None:
+        """Closes every connection, which cancels a job that still runs."""
+        await self._http.close()
+
+    async def health(self) -> Health:
+        """The runner's state. Raises aiohttp.ClientError or TimeoutError while it does not answer."""
+        timeout = aiohttp.ClientTimeout(total=HEALTH_TIMEOUT_S)
+        async with self._http.get(f"{BASE}/health", timeout=timeout) as answer:
+            body = await answer.json(content_type=None)
+        return Health(printable(str(body.get("state")), 32), printable(str(body.get("reason") or ""), 300))
+
+    async def info(self) -> RunnerInfo:
+        """What the ready runner serves."""
+        timeout = aiohttp.ClientTimeout(total=HEALTH_TIMEOUT_S)
+        async with self._http.get(f"{BASE}/info", timeout=timeout, raise_for_status=True) as answer:
+            body = await answer.json(content_type=None)
+        licence = Licence(str(body["licence"]["id"]), str(body["licence"]["commercial"]))
+        schemas = {str(p["pipeline"]): str(p["schema"]) for p in body["pipelines"]}
+        memory_bytes = int(body.get("vram_bytes") or 0)
+        return RunnerInfo(
+            str(body["digest"]),
+            schemas,
+            licence,
+            tuple(map(str, body.get("loras", ()))),
+            memory_bytes,
+        )
+
+    @asynccontextmanager
+    async def run(self, job: RunnerJob, on_stuck: Callable[[str], None]) -> AsyncIterator[JobStream]:
+        """One job. Leaving the block early cancels it and waits until the runner has stopped.
+
+        `on_stuck` is called, before the block is left, when the runner does not stop within the limit or was given up
+        by `stream.give_up()`: it has to be restarted, and no other job may get it.
+        """
+        answer = await self._post(job)
+        stream = JobStream(answer)
+        try:
+            yield stream
+        finally:
+            if not stream.ended and not await self._stopped(job.job_id, stream):
+                on_stuck("a job did not stop")
+            answer.close()
+
+    async def _post(self, job: RunnerJob) -> aiohttp.ClientResponse:
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=SILENCE_S)
+        try:
+            answer = await self._http.post(f"{BASE}/jobs", data=_form(job), timeout=timeout)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise TransientError("the runner is gone", code=type(error).__name__) from None
+        if answer.status != 200:
+            body = await answer.read()
+            answer.release()
+            raise _refusal(answer.status, body)
+        return answer
+
+    async def _stopped(self, job_id: str, stream: JobStream) -> bool:
+        """Cancels the job; whether its stream came to its end within the limit, which says that the device is free."""
+        if stream.given_up:
+            return False
+        try:
+            async with asyncio.timeout(self._cancel_s):
+                async with self._http.delete(f"{BASE}/jobs/{job_id}"):
+                    pass
+                await stream.drain()
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return False
+        return stream.ended
+
+
+class JobStream:
+    """The events of one job."""
+
+    def __init__(self, answer: aiohttp.ClientResponse) -> None:
+        self._content = answer.content
+        self.ended = False
+        self.given_up = False
+
+    async def __aiter__(self) -> AsyncIterator[RunnerEvent]:
+        """The events until and with RunnerDone. Raises the job's failure."""
+        while not self.ended:
+            event = await self._next()
+            if event is not None:
+                yield event
+
+    def give_up(self) -> None:
+        """The job hangs: do not wait for its end."""
+        self.given_up = True
+
+    async def drain(self) -> None:
+        """Reads to the end of a canceled job."""
+        with suppress(ReelnetError):
+            async for _ in self:
+                pass
+
+    async def _next(self) -> RunnerEvent | None:
+        try:
+            line = await self._content.readline()
+            if not line:
+                raise PoisonError("the runner ended in the middle of the job")
+            raw = json.loads(line)
+            kind, size = raw["event"], int(raw.get("size", 0))
+            data = await self._content.readexactly(size) if kind in ("chunk", "preview") else b""
+            return self._event(kind, raw, data)
+        except (aiohttp.ClientError, OSError, EOFError) as error:
+            raise PoisonError("the runner ended in the middle of the job", code=type(error).__name__) from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise NodeError(f"the runner sent something unreadable ({type(error).__name__})", code="protocol") from None
+
+    def _event(self, kind: str, raw: dict[str, Any], data: bytes) -> RunnerEvent | None:
+        match kind:
+            case "started":
+                return Started()
+            case "progress":
+                return Progress(str(raw["stage"]), int(raw["step"]), int(raw["total"]))
+            case "preview":
+                return Preview(data)
+            case "output":
+                return OutputBegin(int(raw["index"]), str(raw["media_type"]), int(raw["seed"]), bool(raw["nsfw"]))
+            case "chunk":
+                return Chunk(data)
+            case "output_end":
+                return OutputEnd(int(raw["index"]), int(raw["size"]), str(raw["sha256"]))
+            case "tick":
+                return Tick(float(raw["idle_s"]))
+            case "done":
+                self.ended = True
+                return _done(raw)
+            case "error":
+                self.ended = True
+                raise from_class(str(raw["class"]), str(raw["message"]), code=str(raw.get("code") or "failed"))
+        return None  # a later runner may say more
+
+
+def _done(raw: dict[str, Any]) -> RunnerDone:
+    timings = {str(k): float(v) for k, v in raw["timings_s"].items()}
+    facts = {"class": str(raw.get("class", "")), **{str(k): str(v) for k, v in raw.get("versions", {}).items()}}
+    return RunnerDone(timings, str(raw["model_digest"]), facts)
+
+
+def _form(job: RunnerJob) -> aiohttp.FormData:
+    head = {"job_id": job.job_id, "attempt": job.attempt, "pipeline": job.pipeline, "deadline_s": job.deadline_s}
+    text = json.dumps(head)[:-1] + ', "params": ' + job.params.decode() + "}"
+    form = aiohttp.FormData()
+    form.add_field("job", text, content_type="application/json")
+    for name, (data, media_type) in job.inputs.items():
+        form.add_field(name, data, filename=name, content_type=media_type)
+    return form
+
+
+def _refusal(status: int, body: bytes) -> ReelnetError:
+    """What a runner's answer other than 200 means: bad media and parameters are the user's, the rest the node's."""
+    try:
+        detail = json.loads(body)["detail"]
+        rows: Sequence[Any] = detail if isinstance(detail, list) else [detail]
+        text = "; ".join(printable(str(row["msg"]), 200) for row in rows[:5])
+    except (ValueError, KeyError, TypeError):
+        text = f"HTTP {status}"
+    if status in (400, 413, 415, 422):
+        return UserError(text, code="runner_refused")
+    return NodeError(f"the runner refused the job: {text}", code=f"runner_{status}")

@@ -1,0 +1,157 @@
+"""The orchestrator's configuration: one frozen class, every field with its unit, default and a sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from reelnet.errors import UserError
+from reelnet.identity import valid_id
+from reelnet.pipelines import pipeline_named
+from reelnet.pricing import Rates
+from reelnet.rpc import RpcLimits
+from reelnet.settings import ComponentSettings, Listener, Section
+
+
+def _known_pipeline(name: str) -> str:
+    try:
+        return pipeline_named(name).name
+    except UserError as error:
+        raise ValueError(error.message) from None
+
+
+def _broadcaster_id(text: str) -> str:
+    if not valid_id(text):
+        raise ValueError(f"{text!r} is no broadcaster id: expected 52 characters as `broadcaster id` prints them")
+    return text
+
+
+PipelineName = Annotated[str, AfterValidator(_known_pipeline)]
+
+
+class Fault(Section):
+    """A fault that the synthetic backend shows from its n-th job on."""
+
+    after_jobs: int = Field(0, ge=0, description="Jobs that still go well.")
+    kind: str = Field(description="hang, oom, die, `slow 3`, `fail user`, `fail node`.")
+
+
+class SyntheticOptions(Section):
+    """The synthetic backend: colour bars, for trying the API, for tests and for load."""
+
+    unit_s: float = Field(0.001, ge=0, description="Seconds per work unit (megapixel × step).")
+    faults: tuple[Fault, ...] = Field((), description="Faults by number of jobs.")
+
+
+class Offer(Section):
+    """What one pipeline of a model costs."""
+
+    price: dict[str, str] = Field(
+        default_factory=dict, description="Dollars per mpix_step, output_mpix, job, cold_load; absent is free."
+    )
+
+    @field_validator("price", mode="before")
+    @classmethod
+    def _texts(cls, value: object) -> object:
+        if isinstance(value, dict) and any(isinstance(v, float) for v in value.values()):
+            raise ValueError('write amounts as text, such as "0.0000045": a YAML number is a binary fraction')
+        return {k: str(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+    @field_validator("price")
+    @classmethod
+    def _parsed(cls, value: dict[str, str]) -> dict[str, str]:
+        Rates.parse(value)
+        return value
+
+    @property
+    def rates(self) -> Rates:
+        """The rates in nano-dollars."""
+        return Rates.parse(self.price)
+
+
+class ModelSettings(Section):
+    """One model that the node serves: `replicas` runners, each with the model warm."""
+
+    model: str = Field(min_length=1, description="Hugging Face id below the models' folder, or a folder (./… or /…).")
+    id: str | None = Field(None, description="Id to advertise when `model` is a folder; default: the folder's name.")
+    pipelines: dict[PipelineName, Offer] = Field(
+        default_factory=dict, description="Pipelines to sell, with prices; empty: all that the model gives, free."
+    )
+    replicas: int = Field(1, ge=1, le=64, description="Runners, spread over the devices.")
+    queue: int = Field(8, ge=0, le=10_000, description="Jobs that may wait for this model.")
+    backend: Literal["diffusers"] | SyntheticOptions = Field("diffusers", description="diffusers, or synthetic: {…}.")
+
+    @field_validator("backend", mode="before")
+    @classmethod
+    def _backend_form(cls, value: Any) -> Any:
+        if value == "synthetic":
+            return {}
+        if isinstance(value, dict) and value.keys() == {"synthetic"}:
+            return value["synthetic"] or {}
+        if value == "diffusers" or isinstance(value, SyntheticOptions):
+            return value
+        raise ValueError("expected diffusers, synthetic, or synthetic: {unit_s: 0.001, faults: []}")
+
+    @property
+    def model_id(self) -> str:
+        """The id that jobs ask for."""
+        return self.id or (Path(self.model).name if self.is_folder else self.model)
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether `model` is a path rather than an id."""
+        return self.model.startswith(("/", "./", "../", "~"))
+
+
+class Limits(Section):
+    """Bounds and timeouts of the node."""
+
+    first_frame_s: float = Field(10, gt=0, description="Seconds a new call may take to send its ticket.")
+    input_s: float = Field(120, gt=0, description="Seconds an accepted job's input may take to arrive.")
+    input_bytes: int = Field(64 * 2**20, gt=0, description="Bytes of one job's input.")
+    output_bytes: int = Field(512 * 2**20, gt=0, description="Bytes of one job's outputs.")
+    spool_bytes: int = Field(4 * 2**30, gt=0, description="Bytes of all inputs and outputs that the node holds.")
+    write_stall_s: float = Field(30, gt=0, description="Seconds a broadcaster may leave one frame unread.")
+    acknowledge_s: float = Field(15, gt=0, description="Seconds to wait for the acknowledgement of delivered outputs.")
+    linger_max_s: int = Field(600, ge=0, description="Longest linger after a broken stream that a ticket may ask for.")
+    load_s: float = Field(900, gt=0, description="Seconds a runner may take until its model is loaded.")
+    stall_s: float = Field(60, gt=0, description="Seconds without progress after which a job is hung.")
+    cancel_s: float = Field(20, gt=0, description="Seconds a runner may take to stop a canceled job before a restart.")
+    stop_s: float = Field(5, gt=0, description="Seconds a runner gets between SIGTERM and SIGKILL.")
+    drain_s: float = Field(600, ge=0, description="Seconds that running jobs get when the node stops.")
+    restart_backoff_s: float = Field(1, gt=0, description="First pause before a failed runner is started again.")
+    restart_backoff_max_s: float = Field(60, gt=0, description="Longest such pause.")
+    load_interval_s: float = Field(0.5, ge=0.05, description="Shortest time between two load reports to one watcher.")
+
+
+class OrchestratorSettings(ComponentSettings):
+    """A node. Environment: REELNET_ORCHESTRATOR_…; see docs/operate.md."""
+
+    model_config = SettingsConfigDict(env_prefix="REELNET_ORCHESTRATOR_")
+
+    name: str = Field("default", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Instance: names the state folder.")
+    home: Path | None = Field(None, description="State folder of all components; default: $REELNET_HOME.")
+    models_home: Path | None = Field(None, description="Folder of the models; default: $REELNET_MODELS.")
+    grpc: Listener = Field(Listener(port=8935), description="Where broadcasters reach the node.")
+    metrics: Listener = Field(Listener(port=7935), description="/metrics, /livez, /readyz.")
+    engine: Literal["auto", "process"] = Field("auto", description="How runners are run; auto takes `process`.")
+    devices: tuple[str, ...] = Field(("auto",), min_length=1, description="cpu, cuda:0, …; auto: every GPU, else cpu.")
+    models: tuple[ModelSettings, ...] = Field((), description="What the node serves.")
+    broadcasters: tuple[Annotated[str, AfterValidator(_broadcaster_id)], ...] | None = Field(
+        None, description="Ids of the broadcasters that are served; absent: any that can reach the node."
+    )
+    limits: Limits = Field(Limits(), description="Bounds and timeouts.")
+    rpc: RpcLimits = Field(RpcLimits(), description="Bounds of the gRPC server.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is logged.")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        seen: set[str] = set()
+        for model in self.models:
+            if model.model_id in seen:
+                raise ValueError(f"models: {model.model_id!r} stands twice; use `replicas` for more runners of it")
+            seen.add(model.model_id)
+        return self

@@ -1,0 +1,111 @@
+"""Bytes of inputs and outputs while they are on their way: bounded, in memory while small, on disk when not."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+
+from reelnet.errors import BusyError, ReelnetError
+from reelnet.rpc import CHUNK_BYTES
+
+MEMORY_BYTES = 1024 * 1024
+
+
+class Spool:
+    """The node's budget of spooled bytes, and the private folder for those that do not fit into memory."""
+
+    def __init__(self, folder: Path, budget_bytes: int) -> None:
+        self.folder = folder
+        self._left = budget_bytes
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for leftover in folder.iterdir():  # of a start that was killed: nothing is kept after a job
+            leftover.unlink()
+
+    def open(self, limit_bytes: int, over_limit: ReelnetError) -> SpooledFile:
+        """A new empty file; `over_limit` is raised by the write that passes `limit_bytes`."""
+        return SpooledFile(self, limit_bytes, over_limit)
+
+    def take(self, count: int) -> None:
+        """Takes bytes from the budget. Raises BusyError when none are left."""
+        if count > self._left:
+            raise BusyError("this node's spool is full", code="spool_full", retry_after_s=10)
+        self._left -= count
+
+    def give(self, count: int) -> None:
+        """Gives bytes back."""
+        self._left += count
+
+
+class SpooledFile:
+    """One input or output: written once, read from any offset, erased at the end."""
+
+    def __init__(self, spool: Spool, limit_bytes: int, over_limit: ReelnetError) -> None:
+        self._spool = spool
+        self._limit = limit_bytes
+        self._over_limit = over_limit
+        self._digest = hashlib.sha256()
+        self._memory = bytearray()
+        self._path: Path | None = None
+        self.size = 0
+
+    @property
+    def sha256(self) -> str:
+        """The digest of what was written, hex."""
+        return self._digest.hexdigest()
+
+    async def write(self, data: bytes) -> None:
+        """Appends. Raises the limit's error or BusyError; what was written before stays."""
+        if self.size + len(data) > self._limit:
+            raise self._over_limit
+        self._spool.take(len(data))
+        self._digest.update(data)
+        self.size += len(data)
+        self._memory += data
+        if len(self._memory) > MEMORY_BYTES:
+            await asyncio.to_thread(self._spill)
+
+    async def chunks(self, offset: int = 0) -> AsyncIterator[bytes]:
+        """The content from `offset` on, in pieces of a frame's size."""
+        while offset < self.size:
+            piece = await self._read(offset)
+            offset += len(piece)
+            yield piece
+
+    async def content(self) -> bytes:
+        """All of it at once, for a small file."""
+        return b"".join([piece async for piece in self.chunks()])
+
+    def erase(self) -> None:
+        """Removes the bytes and gives their budget back. Safe to repeat."""
+        self._spool.give(self.size)
+        self.size = 0
+        self._memory.clear()
+        if self._path:
+            with suppress(FileNotFoundError):
+                self._path.unlink()
+        self._path = None
+
+    async def _read(self, offset: int) -> bytes:
+        on_disk = self.size - len(self._memory)
+        if offset < on_disk:
+            return await asyncio.to_thread(self._read_disk, offset, min(CHUNK_BYTES, on_disk - offset))
+        start = offset - on_disk
+        return bytes(self._memory[start : start + CHUNK_BYTES])
+
+    def _spill(self) -> None:
+        if self._path is None:
+            with tempfile.NamedTemporaryFile(dir=self._spool.folder, delete=False) as file:
+                self._path = Path(file.name)
+        with self._path.open("ab") as file:
+            file.write(self._memory)
+        self._memory = bytearray()
+
+    def _read_disk(self, offset: int, count: int) -> bytes:
+        assert self._path is not None
+        with self._path.open("rb") as file:
+            file.seek(offset)
+            return file.read(count)
