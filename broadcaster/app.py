@@ -1,0 +1,139 @@
+"""The composition root: settings in, a running broadcaster out."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from broadcaster.broadcaster_metrics import BroadcasterMetrics
+from broadcaster.gateway import Gateway, GatewayParts
+from broadcaster.http_api import HttpParts, make_app
+from broadcaster.http_guard import Keys
+from broadcaster.inspector import Inspector
+from broadcaster.intake import Intake
+from broadcaster.journal import Journal, Mode, database_url
+from broadcaster.media import MediaStore
+from broadcaster.recorder import Recorder
+from broadcaster.registry import Registry
+from broadcaster.scores import Scores
+from broadcaster.settings import BroadcasterSettings
+from reelnet.client import Address
+from reelnet.home import instance_dir
+from reelnet.http_server import serve_http
+from reelnet.identity import Identity
+from reelnet.lifecycle import write_ready
+from reelnet.metrics import metrics_app, new_registry
+
+SWEEP_INTERVAL_S = 60.0
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class RunningBroadcaster:
+    """Where a started broadcaster answers, and its parts for a look inside."""
+
+    url: str
+    metrics_port: int
+    registry: Registry
+    gateway: Gateway
+    scores: Scores
+    journal: Journal
+
+
+async def serve(
+    settings: BroadcasterSettings,
+    stopping: asyncio.Event,
+    *,
+    started: Callable[[RunningBroadcaster], None] = lambda broadcaster: None,
+) -> None:
+    """Runs a broadcaster until `stopping`, drains it, and leaves nothing behind. Raises ConfigError or StartError."""
+    folder = instance_dir("broadcaster", settings.name, settings.home)
+    async with _running(settings, folder) as running:
+        log.info("broadcaster serves", url=running.url, nodes=len(settings.orchestrators))
+        started(running)
+        await stopping.wait()
+        await running.gateway.drain(settings.limits.drain_s)
+    log.info("broadcaster drained")
+
+
+@asynccontextmanager
+async def _running(settings: BroadcasterSettings, folder: Path) -> AsyncIterator[RunningBroadcaster]:
+    keys = Keys.read(settings.keys_file)
+    rng, scores = random.Random(), Scores()  # noqa: S311  (choice among nodes, not a secret)
+    registry = Registry([Address.parse(a) for a in settings.orchestrators], settings.rpc, scores, rng)
+    prometheus = new_registry("broadcaster")
+    metrics = BroadcasterMetrics(prometheus, lambda: sum(node.up for node in registry.nodes()))
+    media = MediaStore(folder / "media", settings.media)
+    await media.start()
+    async with (
+        Journal(database_url(settings.database, folder), mode=Mode(settings.journal)) as journal,
+        Inspector(settings.inspection) as inspector,
+        _background(registry.run(), _sweep(media)),
+    ):
+        gateway = Gateway(
+            GatewayParts(
+                settings=settings,
+                identity=Identity.load_or_create(folder / "identity.key"),
+                registry=registry,
+                scores=scores,
+                media=media,
+                inspector=inspector,
+                recorder=Recorder(journal),
+                metrics=metrics,
+                rng=rng,
+            )
+        )
+        app = make_app(
+            HttpParts(
+                gateway=gateway,
+                intake=Intake(settings, registry, inspector, _scratch(folder)),
+                registry=registry,
+                media=media,
+                keys=keys,
+                body_bytes=settings.limits.body_bytes,
+                cors_origins=settings.cors_origins,
+                public_url=str(settings.public_url) if settings.public_url else None,
+            )
+        )
+        async with (
+            serve_http(metrics_app(prometheus, gateway.not_ready), settings.metrics, "metrics") as metrics_port,
+            serve_http(app, settings.http, "http") as port,
+        ):
+            url = f"http://{settings.http.host}:{port}"
+            write_ready(folder, {"url": url, "metrics_port": metrics_port})
+            yield RunningBroadcaster(url, metrics_port, registry, gateway, scores, journal)
+
+
+def _scratch(folder: Path) -> Path:
+    scratch = folder / "scratch"
+    scratch.mkdir(mode=0o700, exist_ok=True)
+    return scratch
+
+
+@asynccontextmanager
+async def _background(*loops: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Runs named loops beside the block; one that fails ends the block with its error."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(loop) for loop in loops]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+async def _sweep(media: MediaStore) -> None:
+    """Deletes expired media, for ever."""
+    while True:
+        with suppress(OSError):
+            swept = await media.sweep(time.time())
+            log.debug("media swept", swept=str(swept))
+        await asyncio.sleep(SWEEP_INTERVAL_S)

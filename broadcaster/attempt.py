@@ -1,0 +1,184 @@
+"""One attempt of a job on one node: the ticket, the conversation, and the checks of what was delivered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import structlog
+
+from broadcaster.inspector import Inspector
+from broadcaster.job import JobProgress, JobRequest, Result, now_ms
+from broadcaster.media import Incoming, MediaStore
+from broadcaster.registry import NodeRecord, short
+from broadcaster.selection import Candidate
+from broadcaster.settings import Limits
+from reelnet.errors import NodeError
+from reelnet.identity import Identity
+from reelnet.jobs import Accepted, BroadcasterId, Chunk, Done, Event, JobState, NodeId, Output, Started, Ticket
+from reelnet.pricing import price
+from reelnet.ticket import sign_ticket
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptContext:
+    """What every attempt of a broadcaster works with."""
+
+    identity: Identity
+    media: MediaStore
+    inspector: Inspector
+    limits: Limits
+
+
+async def run_attempt(
+    context: AttemptContext,
+    record: NodeRecord,
+    candidate: Candidate,
+    job: JobProgress,
+    listener: Callable[[Event], None],
+) -> None:
+    """Runs the job on the node; its checked results stand in `job` afterwards. Raises the attempt's failure.
+
+    Nothing is kept, and nothing is owed, of an attempt that fails.
+    """
+    ticket = make_ticket(context, record, candidate, job)
+    inputs = [item.data for item in job.request.inputs]
+    quote = price(ticket.work, ticket.rates)
+    async with AsyncExitStack() as stack:
+        delivery = Delivery(context, job.request, stack)
+        attempt = await stack.enter_async_context(
+            record.client.generate(sign_ticket(context.identity, ticket), inputs, job.request.left_s())
+        )
+        async for event in attempt:
+            await _take(event, delivery, job, listener)
+        await delivery.check(ticket)
+        job.results = await delivery.keep()
+        job.node_id, job.model_digest = candidate.node_id, ticket.model_digest
+        job.charged_nano = job.owed_nano = quote
+        job.timings_s, job.facts = delivery.timings()
+        await attempt.acknowledge()
+
+
+def make_ticket(context: AttemptContext, record: NodeRecord, candidate: Candidate, job: JobProgress) -> Ticket:
+    """What is signed for this attempt: the complete job, for this start of this node, at its advertised rates."""
+    request, capability = job.request, candidate.capability
+    assert record.description is not None
+    work = request.work
+    quote = price(work, capability.rates)
+    return Ticket(
+        job_id=request.id,
+        attempt=job.attempts,
+        broadcaster_id=BroadcasterId(context.identity.id),
+        node_id=NodeId(candidate.node_id),
+        node_epoch=record.description.epoch,
+        pipeline=request.pipeline.name,
+        schema=capability.schema,
+        model=request.model,
+        model_digest=capability.model_digest,
+        params=request.params.model_dump_json().encode(),
+        inputs=tuple(item.ref for item in request.inputs),
+        work=work,
+        rates=capability.rates,
+        ceiling_nano=quote if request.ceiling_nano is None else request.ceiling_nano,
+        deadline_ms=request.deadline_ms,
+        expires_ms=min(request.deadline_ms, now_ms() + int(context.limits.ticket_s * 1000)),
+    )
+
+
+async def _take(event: Event, delivery: Delivery, job: JobProgress, listener: Callable[[Event], None]) -> None:
+    match event:
+        case Accepted():
+            job.to(JobState.ASSIGNED)
+        case Started():
+            delivery.started()
+            job.to(JobState.RUNNING)
+        case Output():
+            await delivery.begin(event)
+        case Chunk(data=data):
+            await delivery.write(data)
+        case Done():
+            delivery.done(event)
+    if not isinstance(event, Output | Chunk | Done):
+        listener(event)
+
+
+class Delivery:
+    """What a node delivers, as it arrives: nothing of it is believed before it is checked."""
+
+    def __init__(self, context: AttemptContext, request: JobRequest, stack: AsyncExitStack) -> None:
+        self._context = context
+        self._request = request
+        self._stack = stack
+        self._arrived: list[tuple[Output, Incoming]] = []
+        self._clock = asyncio.get_running_loop().time
+        self._started_at: float | None = None
+        self._run_s = 0.0
+        self._done: Done | None = None
+
+    def started(self) -> None:
+        """The node says that a runner works on the job."""
+        self._started_at = self._started_at or self._clock()
+
+    async def begin(self, output: Output) -> None:
+        """The next output begins; outputs come complete and in order."""
+        await self._check_whole()
+        expected = len(self._arrived)
+        if output.index != expected or expected >= len(self._request.promises):
+            raise NodeError(f"output {output.index} came where {expected} was expected", code="count")
+        if output.size > self._context.limits.output_bytes:
+            raise NodeError(f"output {output.index} claims {output.size} bytes", code="bytes")
+        incoming = await self._stack.enter_async_context(
+            self._context.media.receive(self._request.id, output.index, output.media_type)
+        )
+        self._arrived.append((output, incoming))
+
+    async def write(self, data: bytes) -> None:
+        """Bytes of the output that began last."""
+        if not self._arrived:
+            raise NodeError("bytes before any output", code="protocol")
+        output, incoming = self._arrived[-1]
+        if incoming.size + len(data) > output.size:
+            raise NodeError(f"output {output.index} is longer than it says", code="bytes")
+        await incoming.write(data)
+
+    def done(self, done: Done) -> None:
+        """The node says that it has delivered everything."""
+        self._done = done
+        self._run_s = self._clock() - (self._started_at or self._clock())
+
+    async def check(self, ticket: Ticket) -> None:
+        """The hard checks. Raises NodeError with the first that fails; soft marks go to the log for an audit."""
+        await self._check_whole()
+        promises = self._request.promises
+        if self._done is None or len(self._arrived) != len(promises):
+            raise NodeError(f"{len(self._arrived)} outputs instead of {len(promises)}", code="count")
+        if self._done.model_digest != ticket.model_digest:
+            raise NodeError("made with other weights than the ticket names", code="digest")
+        prints = [item.facts.fingerprint for item in self._request.inputs]
+        for (output, incoming), spec in zip(self._arrived, promises, strict=True):
+            limit = self._context.limits.output_bytes
+            facts = await self._context.inspector.output(incoming.path, output.media_type, spec, limit)
+            marks = {"constant": facts.constant, "still": facts.still, "repeated": facts.fingerprint in prints}
+            if any(marks.values()):
+                log.warning("audit", job=ticket.job_id, node=short(ticket.node_id), output=output.index, **marks)
+            prints.append(facts.fingerprint)
+
+    async def keep(self) -> list[Result]:
+        """Moves the checked outputs to where apps can fetch them. Seeds are ours: image i has seed + i."""
+        seed = self._request.params.seed or 0
+        return [Result(await incoming.commit(), seed + out.index, out.nsfw) for out, incoming in self._arrived]
+
+    def timings(self) -> tuple[dict[str, float], dict[str, str]]:
+        """Seconds by stage, the node's word but for `node_run`; and the node's word on how the job was made."""
+        assert self._done is not None
+        return {**self._done.timings_s, "node_run": self._run_s}, dict(self._done.facts)
+
+    async def _check_whole(self) -> None:
+        if self._arrived:
+            output, incoming = self._arrived[-1]
+            if (incoming.size, await incoming.flush()) != (output.size, output.sha256):
+                raise NodeError(f"output {output.index} is not what it says (size or digest)", code="digest")

@@ -1,0 +1,91 @@
+"""What a failed attempt means for its job and for its node: pure rules over failure classes.
+
+A class that comes from a node is a claim: only this broadcaster's own validation ends a job as the user's fault. A
+node's `user` or `poison` ends it when a second node says the same, or when there is none; it counts as the node's
+own failure when the second one delivers.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from reelnet.errors import FailureClass, ReelnetError
+
+CLAIMS = frozenset({FailureClass.USER, FailureClass.POISON})
+COUNTED = frozenset({FailureClass.NODE, FailureClass.POISON})
+MAX_OOM = 2
+
+
+class Verdict(enum.Enum):
+    """NEXT: try another node. END: the job is over with this failure."""
+
+    NEXT = enum.auto()
+    END = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Blame:
+    """What is to be held against a node."""
+
+    node_id: str
+    failure: FailureClass
+
+
+@dataclass(slots=True)
+class Failover:
+    """The memory of one job: which nodes it has been to, and how that ended."""
+
+    max_counted: int
+    excluded: set[str] = field(default_factory=set)
+    lost: set[str] = field(default_factory=set)
+    min_memory_bytes: int = 0
+    last: ReelnetError | None = None
+    _claims: dict[FailureClass, list[str]] = field(default_factory=dict)
+    _counted: int = 0
+    _ooms: int = 0
+    _retry_after_s: list[float] = field(default_factory=list)
+
+    def judge(self, node_id: str, error: ReelnetError, memory_bytes: int = 0) -> Verdict:
+        """Takes note of a failed attempt on `node_id` and says how the job goes on."""
+        self.excluded.add(node_id)
+        self.last = error
+        failure = error.failure
+        if error.retry_after_s is not None:
+            self._retry_after_s.append(error.retry_after_s)
+        if failure in COUNTED:
+            self._counted += 1
+        if failure in CLAIMS:
+            self._claims.setdefault(failure, []).append(node_id)
+            if len(self._claims[failure]) >= 2:
+                return Verdict.END
+        if failure is FailureClass.OOM:
+            self._ooms += 1
+            self.min_memory_bytes = max(self.min_memory_bytes, memory_bytes + 1)
+            return Verdict.END if self._ooms >= MAX_OOM else Verdict.NEXT
+        if failure is FailureClass.TRANSIENT:
+            self.lost.add(node_id)
+        return Verdict.END if self._counted >= self.max_counted else Verdict.NEXT
+
+    def forgive_lost(self) -> bool:
+        """Lets nodes whose connection was lost be tried again; whether there are any."""
+        self.excluded -= self.lost
+        found = bool(self.lost)
+        self.lost.clear()
+        return found
+
+    def blame_on_success(self, node_id: str) -> list[Blame]:
+        """After `node_id` delivered: who claimed that the job could not be done was wrong."""
+        wrong = [n for nodes in self._claims.values() for n in nodes if n != node_id]
+        return [Blame(n, FailureClass.NODE) for n in wrong]
+
+    def blame_now(self, node_id: str, error: ReelnetError) -> Blame | None:
+        """What counts against the node at once: claims wait for a second opinion, and nobody is blamed for memory."""
+        if error.failure in CLAIMS or error.failure is FailureClass.OOM:
+            return None
+        return Blame(node_id, error.failure)
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """The earliest time after which a node expects a free place."""
+        return min(self._retry_after_s, default=None)

@@ -1,0 +1,241 @@
+"""Runs a job on the pool: choose, call, fail over until the deadline, check what comes back.
+
+The call is the reservation: its first event is `Accepted`, or it fails with a typed reason and the next node is tried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from broadcaster.attempt import AttemptContext, run_attempt
+from broadcaster.broadcaster_metrics import BroadcasterMetrics
+from broadcaster.failover import Failover, Verdict
+from broadcaster.inspector import Inspector
+from broadcaster.job import JobProgress, JobRequest
+from broadcaster.media import MediaStore
+from broadcaster.recorder import Recorder
+from broadcaster.registry import Registry, short
+from broadcaster.scores import Scores
+from broadcaster.selection import Candidate, Wanted, choose
+from broadcaster.settings import BroadcasterSettings
+from reelnet.errors import (
+    BusyError,
+    CanceledError,
+    DeadlineError,
+    FailureClass,
+    NodeError,
+    ReelnetError,
+    TransientError,
+)
+from reelnet.identity import Identity
+from reelnet.jobs import Event, JobState
+
+DEFAULT_RETRY_AFTER_S = 5.0
+log = structlog.get_logger()
+Listener = Callable[[Event], None]
+_END_STATE = {
+    FailureClass.CANCELED: JobState.CANCELED,
+    FailureClass.DEADLINE: JobState.EXPIRED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayParts:
+    """What a gateway is put together from."""
+
+    settings: BroadcasterSettings
+    identity: Identity
+    registry: Registry
+    scores: Scores
+    media: MediaStore
+    inspector: Inspector
+    recorder: Recorder
+    metrics: BroadcasterMetrics
+    rng: random.Random
+
+
+class Gateway:
+    """Takes validated jobs and brings each to exactly one terminal state."""
+
+    def __init__(self, parts: GatewayParts) -> None:
+        self._p = parts
+        self._attempts = AttemptContext(parts.identity, parts.media, parts.inspector, parts.settings.limits)
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.draining = False
+
+    async def run(self, request: JobRequest, listener: Listener = lambda event: None) -> JobProgress:
+        """The finished job. Raises the failure that it ended with; canceling this call cancels the job."""
+        self._check_room()
+        job = JobProgress(request)
+        self._p.recorder.began(job)
+        self._running += 1
+        self._idle.clear()
+        try:
+            return await self._to_the_end(job, listener)
+        finally:
+            self._running -= 1
+            if self._running == 0:
+                self._idle.set()
+
+    async def drain(self, limit_s: float) -> None:
+        """Takes no more jobs; returns when the running ones are done, or after `limit_s`."""
+        self.draining = True
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("jobs were cut off", running=self._running)
+
+    def not_ready(self) -> str | None:
+        """Why no job would be taken now; None when one would."""
+        return "draining" if self.draining else None
+
+    def _check_room(self) -> None:
+        if self.draining:
+            raise BusyError("the broadcaster is stopping", code="draining", retry_after_s=30)
+        if self._running >= self._p.settings.limits.jobs:
+            raise BusyError("the broadcaster has all the jobs it may have", code="jobs", retry_after_s=10)
+
+    async def _to_the_end(self, job: JobProgress, listener: Listener) -> JobProgress:
+        error: ReelnetError | None = None
+        try:
+            async with asyncio.timeout(job.request.left_s()):
+                await self._fail_over(job, listener)
+        except TimeoutError:
+            error = DeadlineError("the job was not done by its deadline")
+        except ReelnetError as failure:
+            error = failure
+        except asyncio.CancelledError:
+            await self._finish(job, CanceledError("the client left"))
+            raise
+        await self._finish(job, error)
+        if error:
+            raise error
+        return job
+
+    async def _finish(self, job: JobProgress, error: ReelnetError | None) -> None:
+        if error:
+            job.to(_END_STATE.get(error.failure, JobState.FAILED))
+        request = job.request
+        outcome = error.failure.value if error else "ok"
+        self._p.metrics.finished(request.pipeline.name, request.model, outcome, job)
+        log.info(
+            "job",
+            job=request.id,
+            pipeline=request.pipeline.name,
+            model=request.model,
+            outcome=outcome,
+            code=error.code if error else None,
+            attempts=job.attempts,
+            node=short(job.node_id),
+        )
+        await self._p.recorder.finished(job, error)
+
+    async def _fail_over(self, job: JobProgress, listener: Listener) -> None:
+        failover = Failover(self._p.settings.limits.attempts)
+        while True:
+            candidate = await self._next(job.request, failover)
+            record = self._p.registry.record(candidate.node_id)
+            job.begin_attempt()
+            try:
+                with self._p.registry.in_flight(record):
+                    await run_attempt(self._attempts, record, candidate, job, listener)
+            except ReelnetError as error:
+                if not self._goes_on(job, failover, candidate, error):
+                    raise
+            else:
+                self._delivered(job, failover, candidate)
+                return
+
+    def _goes_on(self, job: JobProgress, failover: Failover, candidate: Candidate, error: ReelnetError) -> bool:
+        """Takes note of a failed attempt; whether another node is to be tried."""
+        if error.failure is FailureClass.CANCELED or (error.failure is FailureClass.DEADLINE and job.request.left_s()):
+            error = NodeError(f"the node gave the job up: {error.message}", code=error.code)
+        verdict = failover.judge(candidate.node_id, error, candidate.capability.memory_bytes)
+        if blame := failover.blame_now(candidate.node_id, error):
+            self._p.scores.failed(blame.node_id, blame.failure)
+        self._p.recorder.attempt_ended(job, candidate.node_id, error)
+        self._p.metrics.attempt(job.request.pipeline.name, error.failure.value)
+        log.info("attempt failed", job=job.request.id, node=short(candidate.node_id), failure=error.failure.value,
+                 code=error.code, reason=error.message)  # fmt: skip
+        if verdict is Verdict.END:
+            return False
+        job.to(JobState.QUEUED)
+        return True
+
+    def _delivered(self, job: JobProgress, failover: Failover, candidate: Candidate) -> None:
+        request = job.request
+        for blame in failover.blame_on_success(candidate.node_id):
+            self._p.scores.failed(blame.node_id, blame.failure)
+        self._p.scores.succeeded(candidate.node_id)
+        self._p.recorder.attempt_ended(job, candidate.node_id, None)
+        self._p.metrics.attempt(request.pipeline.name, "ok")
+        seconds = job.timings_s.get("node_run", 0.0)
+        self._p.scores.took(candidate.node_id, request.pipeline.name, request.model, request.work, seconds)
+        job.to(JobState.SUCCEEDED)
+
+    async def _next(self, request: JobRequest, failover: Failover) -> Candidate:
+        """The next node to try. Raises the failure that the job ends with when there is none."""
+        waited = False
+        while True:
+            changed = self._p.registry.changed()
+            if candidate := self._pick(request, failover):
+                return candidate
+            if not failover.lost or waited:
+                raise self._nobody(request, failover)
+            waited = True
+            await self._reconnected(changed)
+            failover.forgive_lost()
+
+    async def _reconnected(self, changed: asyncio.Event) -> None:
+        try:
+            async with asyncio.timeout(self._p.settings.limits.reconnect_wait_s):
+                await changed.wait()
+        except TimeoutError:
+            pass
+
+    def _pick(self, request: JobRequest, failover: Failover) -> Candidate | None:
+        s = self._p.settings.selection
+        pipeline = request.pipeline
+        offer = (pipeline.name, request.model)
+        candidates = self._p.registry.candidates(
+            offer, request.work, s.sample, frozenset(failover.excluded), failover.min_memory_bytes
+        )
+        wanted = Wanted(
+            work=request.work,
+            schema_family=f"{pipeline.name}/{pipeline.family}",
+            schema_version=request.params.required_version(),
+            ceiling_nano=request.ceiling_nano,
+            digests=request.digests,
+        )
+        return choose(
+            candidates, wanted, self._p.rng, exploration=s.exploration, seconds_per_dollar=s.seconds_per_dollar
+        )
+
+    def _nobody(self, request: JobRequest, failover: Failover) -> ReelnetError:
+        """Why the job ends when no node is left: the last node's word, or that nobody is there."""
+        last = failover.last
+        if last is None:
+            return BusyError(
+                f"no node that serves {request.pipeline.name} with {request.model} takes this job now "
+                "(none is up, none within the price limit, or none with an allowed digest)",
+                code="no_node",
+                retry_after_s=DEFAULT_RETRY_AFTER_S,
+            )
+        if last.failure in (FailureClass.BUSY, FailureClass.REFUSED, FailureClass.UNSUPPORTED) and (
+            failover.retry_after_s is not None or last.failure is not FailureClass.BUSY
+        ):
+            wait_s = failover.retry_after_s or DEFAULT_RETRY_AFTER_S
+            return BusyError(f"every node is full or refused: {last.message}", code=last.code, retry_after_s=wait_s)
+        if isinstance(last, TransientError):
+            return TransientError(
+                "the connection to the last node was lost", code=last.code, retry_after_s=DEFAULT_RETRY_AFTER_S
+            )
+        return last

@@ -1,0 +1,102 @@
+"""What stands before every route: the size of a body, and the API key."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from pathlib import Path
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from broadcaster.errors_http import error_response
+from reelnet.errors import ConfigError, RefusedError, UserError
+
+OPEN_PATHS = ("/media/", "/healthz", "/openapi.json", "/docs")
+"""Paths that need no key: results have unguessable names and open in a browser."""
+
+
+class BodyLimit:
+    """Refuses a body over the limit: by its declared length at once, by its bytes as they come otherwise."""
+
+    def __init__(self, app: ASGIApp, limit_bytes: int) -> None:
+        self._app = app
+        self._limit = limit_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "0")
+        if declared.isdigit() and int(declared) > self._limit:
+            await self._refuse(scope, receive, send)
+            return
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._limit:
+                raise self._error()
+            return message
+
+        await self._app(scope, counted, send)
+
+    def _error(self) -> UserError:
+        return UserError(f"the request is larger than {self._limit} bytes", code="body_size", http_status=413)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await error_response(self._error())(scope, receive, send)
+
+
+class Keys:
+    """The API keys of a file, one a line, kept as digests."""
+
+    def __init__(self, digests: frozenset[bytes] | None) -> None:
+        self._digests = digests
+
+    @classmethod
+    def read(cls, path: Path | None) -> Keys:
+        """No file: no key is asked for. Raises ConfigError for a file that cannot be read or holds no key."""
+        if path is None:
+            return cls(None)
+        try:
+            lines = path.read_text("utf-8").split()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"keys_file: {path} cannot be read: {error}") from None
+        if not lines:
+            raise ConfigError(f"keys_file: {path} holds no key; write one a line, or leave `keys_file` out")
+        return cls(frozenset(_digest(line) for line in lines))
+
+    def check(self, authorization: str) -> None:
+        """Raises RefusedError (401) unless the header carries a known key, or none is asked for."""
+        if self._digests is None:
+            return
+        scheme, _, key = authorization.partition(" ")
+        known = scheme.lower() == "bearer" and any(hmac.compare_digest(d, _digest(key.strip())) for d in self._digests)
+        if not known:
+            raise RefusedError("an API key is needed: Authorization: Bearer <key>", code="key", http_status=401)
+
+
+class KeyGuard:
+    """Asks every request but those of open paths for a key."""
+
+    def __init__(self, app: ASGIApp, keys: Keys) -> None:
+        self._app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] != "OPTIONS":
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            if not path.startswith(OPEN_PATHS):
+                try:
+                    self._keys.check(Headers(scope=scope).get("authorization", ""))
+                except RefusedError as error:
+                    await error_response(error)(scope, receive, send)
+                    return
+        await self._app(scope, receive, send)
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()

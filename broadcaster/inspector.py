@@ -1,0 +1,261 @@
+"""Checks strangers' files in child processes with limits, so that no decoder's fault is the broadcaster's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+import structlog
+from pydantic import Field
+
+import reelnet
+from reelnet.errors import NodeError, ReelnetError, StartError, TransientError, UserError
+from reelnet.inspection import InputLimits, OutputFacts, PictureFacts
+from reelnet.inspection_worker import WorkerLimits, unpack_error
+from reelnet.pipelines import MediaSpec
+from reelnet.settings import Section
+
+_START_TIMEOUT_S = 30.0
+_KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR")
+"""What a child gets to see of our environment: nothing that could be a secret."""
+_WORKER = "reelnet.inspection_worker"
+_INPUT_LIMITS = InputLimits()
+log = structlog.get_logger()
+
+
+class InspectionSettings(Section):
+    """How pictures and outputs are checked, and what a check may cost."""
+
+    workers: int = Field(1, ge=1, le=64, description="Child processes that check files at the same time.")
+    memory_bytes: int = Field(2**30, ge=2**29, description="Address space of one child, libraries (0.3 GiB) included.")
+    cpu_s: int = Field(20, ge=1, description="CPU seconds of one check.")
+    timeout_s: float = Field(30.0, gt=0, description="Seconds of one check, waiting for a free child not included.")
+    file_bytes: int = Field(2**28, ge=2**20, description="Most bytes of a file that a child writes.")
+    requests_per_worker: int = Field(500, ge=1, description="Checks after which a child is replaced by a fresh one.")
+
+    def worker_limits(self) -> WorkerLimits:
+        """What a child is told at its start."""
+        return WorkerLimits(self.memory_bytes, self.cpu_s, self.file_bytes, self.requests_per_worker)
+
+
+class _LostError(Exception):
+    """The child died, hung or spoke nonsense over this request."""
+
+
+class _Child:
+    """One worker process. `fit` says that it can take a request."""
+
+    def __init__(self, process: asyncio.subprocess.Process, requests: int) -> None:
+        self._process = process
+        self._left = requests
+        self._asking = False
+
+    @classmethod
+    async def start(cls, settings: InspectionSettings) -> _Child:
+        """A child that said it is ready. Raises StartError."""
+        command = (sys.executable, "-P", "-m", _WORKER, json.dumps(asdict(settings.worker_limits())))
+        pipe = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, env=_environment())
+        child = cls(process, settings.requests_per_worker)
+        try:
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                await child._read()
+        except BaseException as error:
+            await child.end()
+            if isinstance(error, _LostError | TimeoutError):
+                raise StartError(f"a file inspection worker does not start; try `python -m {_WORKER}`") from None
+            raise
+        return child
+
+    @property
+    def fit(self) -> bool:
+        return not self._asking and self._left > 0 and self._process.returncode is None
+
+    async def ask(self, request: bytes, timeout_s: float) -> dict[str, Any]:
+        """The answer to one request. When it raises anything the child is no longer fit. Raises _LostError."""
+        assert self._process.stdin
+        self._asking = True
+        self._left -= 1
+        try:
+            async with asyncio.timeout(timeout_s):
+                self._process.stdin.write(request)
+                await self._process.stdin.drain()
+                answer = await self._read()
+        except (TimeoutError, ConnectionError):
+            raise _LostError from None
+        self._asking = False
+        return answer
+
+    async def _read(self) -> dict[str, Any]:
+        assert self._process.stdout
+        try:
+            answer = json.loads(await self._process.stdout.readline())
+        except ValueError:  # the end of the stream, no JSON, or a line without end
+            raise _LostError from None
+        if not isinstance(answer, dict):
+            raise _LostError
+        return answer
+
+    def kill(self) -> None:
+        """Ends the process at once."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    async def end(self) -> None:
+        """Kills the process and waits until nothing of it is left."""
+        assert self._process.stdin
+        self.kill()
+        self._process.stdin.close()
+        await self._process.wait()
+
+
+class Inspector:
+    """A small pool of checking processes. The first one starts with it, the others when they are needed.
+
+    A child that dies, hangs or grows over its limits fails the one request it had, and is replaced.
+    """
+
+    def __init__(self, settings: InspectionSettings | None = None) -> None:
+        self._settings = settings or InspectionSettings()
+        self._idle: asyncio.LifoQueue[_Child | None] = asyncio.LifoQueue()
+        self._children: set[_Child] = set()
+        self._tasks = asyncio.TaskGroup()
+        self._restarts: set[asyncio.Task[None]] = set()
+        self._closing = False
+
+    async def __aenter__(self) -> Self:
+        first = await self._start()
+        await self._tasks.__aenter__()
+        for child in (*[None] * (self._settings.workers - 1), first):
+            self._idle.put_nowait(child)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._closing = True
+        for child in self._children:
+            child.kill()
+        for task in self._restarts:
+            task.cancel()
+        try:
+            await self._tasks.__aexit__(None, None, None)
+        finally:
+            for child in tuple(self._children):
+                await self._end(child)
+
+    async def picture(
+        self, path: Path, *, stripped_to: Path | None = None, limits: InputLimits = _INPUT_LIMITS
+    ) -> PictureFacts:
+        """The facts of an app's picture; of its copy without metadata at `stripped_to`, when that is given.
+
+        A turned picture's copy is upright and a PNG: see `reelnet.metadata.strip`. A request that fails leaves no
+        copy. Raises UserError (see `reelnet.inspection.inspect_picture`), TransientError when a disk fails.
+        """
+        request = {
+            "check": "picture",
+            "path": str(path),
+            "stripped_to": str(stripped_to) if stripped_to else None,
+            "limits": asdict(limits),
+        }
+        text = "the picture could not be decoded within the limits"
+        over = UserError(text, code="over_limits", http_status=415, loc=("image",))
+        try:
+            return PictureFacts(**await self._check(request, over))
+        except BaseException:
+            _remove(stripped_to)
+            raise
+
+    async def output(self, path: Path, media_type: str, spec: MediaSpec, max_bytes: int) -> OutputFacts:
+        """The facts of a node's output that passed `reelnet.inspection.check_output`. Raises NodeError as it does."""
+        request = {
+            "check": "output",
+            "path": str(path),
+            "media_type": media_type,
+            "spec": asdict(spec),
+            "max_bytes": max_bytes,
+        }
+        over = NodeError("the output could not be decoded within the limits", code="over_limits")
+        return OutputFacts(**await self._check(request, over))
+
+    async def _check(self, request: Mapping[str, Any], over: ReelnetError) -> dict[str, Any]:
+        line = json.dumps(request).encode() + b"\n"
+        try:
+            async with self._lease() as child:
+                answer = await child.ask(line, self._settings.timeout_s)
+        except _LostError:
+            if self._closing:
+                raise TransientError("the broadcaster stops", code="stopping") from None
+            log.warning("inspection.worker_lost", check=request["check"])
+            raise over from None
+        if "error" in answer:
+            raise unpack_error(answer["error"])
+        if "fault" in answer:
+            raise TransientError(f"the file could not be read: {answer['fault']}", code="inspection")
+        facts: dict[str, Any] = answer["ok"]
+        return facts
+
+    @contextlib.asynccontextmanager
+    async def _lease(self) -> AsyncIterator[_Child]:
+        """A child for one request; whatever happened to it, its place is given back."""
+        child = await self._idle.get()
+        try:
+            if child is None or not child.fit:
+                child = await self._renew(child)
+            yield child
+        except StartError as error:
+            raise TransientError(str(error), code="inspection") from None
+        finally:
+            self._give_back(child)
+
+    def _give_back(self, child: _Child | None) -> None:
+        if child is None or child.fit or self._closing:
+            self._idle.put_nowait(child)
+            return
+        child.kill()
+        task = self._tasks.create_task(self._replace(child), name="inspector.replace")
+        self._restarts.add(task)
+        task.add_done_callback(self._restarts.discard)
+
+    async def _replace(self, child: _Child) -> None:
+        """Fills the place of a child that is done; the next request tries again when this fails."""
+        fresh = None
+        try:
+            fresh = await self._renew(child)
+        except StartError as error:
+            log.warning("inspection.worker_missing", error=str(error))
+        finally:
+            self._idle.put_nowait(fresh)
+
+    async def _renew(self, child: _Child | None) -> _Child:
+        if child:
+            await self._end(child)
+        if self._closing:
+            raise TransientError("the broadcaster stops", code="stopping")
+        return await self._start()
+
+    async def _start(self) -> _Child:
+        child = await _Child.start(self._settings)
+        self._children.add(child)
+        return child
+
+    async def _end(self, child: _Child) -> None:
+        await child.end()
+        self._children.discard(child)
+
+
+def _remove(path: Path | None) -> None:
+    if path:
+        path.unlink(missing_ok=True)
+
+
+def _environment() -> dict[str, str]:
+    """A child's environment; it finds the same `reelnet` as this process does."""
+    kept = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
+    package = Path(str(reelnet.__file__)).parent
+    return kept | {"PYTHONPATH": str(package.parent), "PYTHONDONTWRITEBYTECODE": "1"}

@@ -1,0 +1,103 @@
+"""One job in the broadcaster: what was asked, what it may take, and where it is."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass, field
+
+from broadcaster.media import StoredMedia
+from reelnet.inspection import PictureFacts
+from reelnet.jobs import InputRef, JobId, JobState, advance
+from reelnet.pipelines import MediaSpec, Params, Pipeline, Size, Work
+
+JOB_ID_BYTES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class JobInput:
+    """An input picture as it goes to a node: its bytes without metadata, and how the ticket names them."""
+
+    ref: InputRef
+    data: bytes
+    facts: PictureFacts
+
+
+@dataclass(frozen=True, slots=True)
+class JobRequest:
+    """A validated job. `params` is complete, its seed included; money is nano-dollars, times Unix milliseconds."""
+
+    id: JobId
+    pipeline: Pipeline
+    model: str
+    params: Params
+    inputs: tuple[JobInput, ...]
+    deadline_ms: int
+    ceiling_nano: int | None
+    digests: tuple[str, ...] = ()
+
+    @property
+    def source(self) -> Size | None:
+        """The input picture's size."""
+        return Size(self.inputs[0].facts.width, self.inputs[0].facts.height) if self.inputs else None
+
+    @property
+    def work(self) -> Work:
+        """The job's work units."""
+        return self.pipeline.work(self.params, self.source)
+
+    @property
+    def promises(self) -> tuple[MediaSpec, ...]:
+        """What its outputs have to be."""
+        return self.pipeline.promises(self.params, self.source)
+
+    def left_s(self) -> float:
+        """Seconds until the deadline; not negative."""
+        return max(0.0, (self.deadline_ms - now_ms()) / 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One output that was delivered, checked and kept."""
+
+    media: StoredMedia
+    seed: int
+    nsfw: bool
+
+
+@dataclass(slots=True)
+class JobProgress:
+    """A job's way through its states, and what it cost."""
+
+    request: JobRequest
+    state: JobState = JobState.QUEUED
+    created_ms: int = field(default_factory=lambda: now_ms())
+    attempts: int = 0
+    attempt_started_ms: int = 0
+    node_id: str = ""
+    model_digest: str = ""
+    charged_nano: int = 0
+    owed_nano: int = 0
+    timings_s: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
+    results: list[Result] = field(default_factory=list)
+
+    def to(self, state: JobState) -> None:
+        """Moves the job; the table refuses what is not allowed."""
+        if state is not self.state:
+            self.state = advance(self.state, state)
+
+    def begin_attempt(self) -> None:
+        """Another node is tried."""
+        self.attempts += 1
+        self.attempt_started_ms = now_ms()
+
+
+def new_job_id() -> JobId:
+    """An unguessable id that sorts by time: milliseconds, then chance."""
+    return JobId(f"{now_ms():011x}{secrets.token_hex(JOB_ID_BYTES)}")
+
+
+def now_ms() -> int:
+    """Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000

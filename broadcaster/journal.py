@@ -1,0 +1,239 @@
+"""The durable record of jobs and attempts: one writer thread, group commits, never a prompt or a parameter.
+
+SQLite by default, PostgreSQL by URL, the same statements. Money is nano-dollars, times are Unix milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import threading
+import time
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+import structlog
+from sqlalchemy import Engine, create_engine, event, select
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+
+from broadcaster.journal_schema import (
+    AttemptRow,
+    JobRow,
+    Row,
+    attempts,
+    fail_open_jobs,
+    job_row,
+    jobs,
+    metadata,
+    newest_jobs,
+    statements,
+)
+from reelnet.errors import BusyError, ConfigError, TransientError
+from reelnet.jobs import JobState
+
+__all__ = ["AttemptRow", "JobRow", "Journal", "Mode", "Row", "database_url"]
+
+RETRY_S = 1.0
+"""Seconds after which a commit that the database refused for now is tried again."""
+log = structlog.get_logger()
+
+
+class Mode(enum.StrEnum):
+    """Whether `record` answers when the row is committed, or at once."""
+
+    WAIT = "wait"
+    BEHIND = "behind"
+
+
+class _Done:
+    """Awaiting it takes no time."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield from ()
+
+
+_DONE = _Done()
+
+
+def database_url(database: str, folder: Path) -> str:
+    """The URL of the `database` setting: `sqlite` is a file in `folder`. Raises ConfigError."""
+    if database == "sqlite":
+        return f"sqlite:///{folder / 'journal.db'}"
+    scheme, _, rest = database.partition("://")
+    if scheme in {"postgresql", "postgresql+psycopg"} and rest:
+        return f"postgresql+psycopg://{rest}"
+    raise ConfigError('database: expected "sqlite" or a postgresql:// URL')
+
+
+class Journal:
+    """The record of jobs. Enter it before the first job: what an earlier run left open is failed then.
+
+    `recovered` is how many jobs those were.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        mode: Mode = Mode.BEHIND,
+        flush_ms: int = 50,
+        capacity: int = 10_000,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self.recovered = 0
+        self._engine = _engine(url)
+        self._statements = statements(self._engine.dialect.name)
+        self._mode = mode
+        self._flush_s = flush_ms / 1000
+        self._capacity = capacity
+        self._now_ms = now_ms
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        # Everything below is shared with the thread and changes under the condition's lock.
+        self._condition = threading.Condition()
+        self._pending: list[tuple[Row, asyncio.Future[None] | None]] = []
+        self._urgent = False
+        self._closing = False
+        self._failing = False
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self.recovered = await asyncio.to_thread(self._prepare)
+        self._thread.start()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
+
+    @property
+    def failing(self) -> bool:
+        """Whether the database refused the last commit; it is tried again until it succeeds."""
+        return self._failing
+
+    @property
+    def backlog(self) -> int:
+        """Rows that no commit has taken up yet."""
+        return len(self._pending)
+
+    def record(self, row: Row, mode: Mode | None = None) -> Awaitable[None]:
+        """Takes a row without blocking. Awaiting the answer waits for the commit in mode `wait`, else for nothing.
+
+        Rows of mode `behind` are committed together, at most every `flush_ms`; one of mode `wait` is committed at
+        once, with all that is pending. Raises BusyError for a new job while too many rows are pending (later rows of
+        a job that was let in are always taken: they are as many as such jobs), TransientError after `close`.
+        """
+        future = self._loop.create_future() if (mode or self._mode) is Mode.WAIT else None
+        with self._condition:
+            if self._closing:
+                raise TransientError("the journal is closed", code="stopping")
+            if len(self._pending) >= self._capacity and _is_new(row):
+                raise BusyError("the journal is behind; try again later", code="journal_full", retry_after_s=RETRY_S)
+            self._pending.append((row, future))
+            self._urgent = self._urgent or future is not None
+            self._condition.notify()
+        return future or _DONE
+
+    async def job(self, job_id: str) -> JobRow | None:
+        """The committed row of a job."""
+        found = await asyncio.to_thread(self._select, select(jobs).where(jobs.c.id == job_id))
+        return job_row(found[0]) if found else None
+
+    async def attempts(self, job_id: str) -> list[AttemptRow]:
+        """The committed attempts of a job, in order."""
+        query = select(attempts).where(attempts.c.job_id == job_id).order_by(attempts.c.attempt)
+        return [AttemptRow(**row) for row in await asyncio.to_thread(self._select, query)]
+
+    async def close(self) -> None:
+        """Commits what is pending and ends the thread. Rows that the database refuses now are lost, and logged."""
+        with self._condition:
+            self._closing = True
+            self._condition.notify()
+        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._engine.dispose)
+
+    def _prepare(self) -> int:
+        """Makes the tables and fails the jobs that the last run left without an end; returns how many."""
+        metadata.create_all(self._engine)
+        with self._engine.begin() as connection:
+            return connection.execute(fail_open_jobs(self._now_ms())).rowcount
+
+    def _select(self, query: Any) -> list[dict[str, Any]]:
+        with self._engine.connect() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def _run(self) -> None:
+        """The writer thread: one transaction after the other, until it is closed and nothing is left."""
+        next_s = 0.0
+        while batch := self._next_batch(next_s):
+            next_s = time.monotonic() + self._flush_s
+            error = self._commit([row for row, _ in batch])
+            futures = [future for _, future in batch if future]
+            if futures:
+                with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits
+                    self._loop.call_soon_threadsafe(_resolve, futures, error)
+
+    def _next_batch(self, not_before_s: float) -> list[tuple[Row, asyncio.Future[None] | None]]:
+        with self._condition:
+            self._condition.wait_for(lambda: self._pending or self._closing)
+            wait_s = not_before_s - time.monotonic()
+            self._condition.wait_for(lambda: self._urgent or self._closing, timeout=wait_s)
+            batch, self._pending, self._urgent = self._pending, [], False
+            return batch
+
+    def _commit(self, rows: Sequence[Row]) -> SQLAlchemyError | None:
+        """Tries until it succeeds, the journal is closed, or trying again is no use; the error of the last two."""
+        while True:
+            try:
+                self._write(rows)
+            except SQLAlchemyError as error:
+                self._failing = True
+                log.warning("journal.refused", rows=len(rows), error=str(error.__cause__ or error)[:200])
+                if isinstance(error, OperationalError | InterfaceError) and not self._closes_within(RETRY_S):
+                    continue
+                log.exception("journal.rows_lost", rows=len(rows))
+                return error
+            self._failing = False
+            return None
+
+    def _closes_within(self, seconds: float) -> bool:
+        with self._condition:
+            return self._condition.wait_for(lambda: self._closing, timeout=seconds)
+
+    def _write(self, rows: Sequence[Row]) -> None:
+        upsert_job, insert_attempt = self._statements
+        newest = newest_jobs(rows)
+        ended = [asdict(row) for row in rows if isinstance(row, AttemptRow)]
+        with self._engine.begin() as connection:
+            if newest:
+                connection.execute(upsert_job, newest)
+            if ended:
+                connection.execute(insert_attempt, ended)
+
+
+def _engine(url: str) -> Engine:
+    engine = create_engine(url)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _tune_sqlite)
+    return engine
+
+
+def _tune_sqlite(connection: Any, _: object) -> None:
+    """WAL lets readers and the writer work together; FULL makes a commit survive a power cut."""
+    for pragma in ("journal_mode=WAL", "synchronous=FULL"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _is_new(row: Row) -> bool:
+    return isinstance(row, JobRow) and row.state is JobState.QUEUED and row.attempts == 0
+
+
+def _resolve(futures: Sequence[asyncio.Future[None]], error: SQLAlchemyError | None) -> None:
+    for future in futures:
+        if future.done():  # who waited was cancelled
+            continue
+        if error:
+            future.set_exception(TransientError("the job could not be recorded", code="journal"))
+        else:
+            future.set_result(None)

@@ -1,0 +1,141 @@
+"""The journal's tables, their rows as values, and the statements that write them, for SQLite and PostgreSQL alike.
+
+Money is nano-dollars, times are Unix milliseconds. Prompts and parameters have no column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text, Update, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from reelnet.errors import MAX_MESSAGE_CHARS, FailureClass, printable
+from reelnet.jobs import TERMINAL, JobState
+
+_ENDED = sorted(state.value for state in TERMINAL)
+
+metadata = MetaData()
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("pipeline", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("updated_ms", BigInteger, nullable=False),
+    Column("finished_ms", BigInteger),
+    Column("deadline_ms", BigInteger, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("node_id", Text),
+    Column("failure_class", Text),
+    Column("failure_code", Text),
+    Column("failure_message", Text),
+    Column("pixel_steps", BigInteger, nullable=False),
+    Column("output_pixels", BigInteger, nullable=False),
+    Column("charged_nano", BigInteger, nullable=False),
+    Column("owed_nano", BigInteger, nullable=False),
+)
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("job_id", Text, primary_key=True),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("node_id", Text, nullable=False),
+    Column("started_ms", BigInteger, nullable=False),
+    Column("ended_ms", BigInteger, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("owed_nano", BigInteger, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRow:
+    """A job as it is now: the newest row replaces the one before, until one is terminal."""
+
+    id: str
+    pipeline: str
+    model: str
+    state: JobState
+    created_ms: int
+    updated_ms: int
+    deadline_ms: int
+    finished_ms: int | None = None
+    attempts: int = 0
+    node_id: str | None = None
+    failure_class: FailureClass | None = None
+    failure_code: str | None = None
+    failure_message: str | None = None
+    pixel_steps: int = 0
+    output_pixels: int = 0
+    charged_nano: int = 0
+    owed_nano: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRow:
+    """An attempt that ended. Rows are only added; a second one of the same job and number changes nothing."""
+
+    job_id: str
+    attempt: int
+    node_id: str
+    started_ms: int
+    ended_ms: int
+    outcome: str
+    owed_nano: int = 0
+
+
+Row = JobRow | AttemptRow
+
+
+def fail_open_jobs(now_ms: int) -> Update:
+    """Ends every job that is not terminal as a transient failure of the broadcaster."""
+    return (
+        update(jobs)
+        .where(jobs.c.state.not_in(_ENDED))
+        .values(
+            state=JobState.FAILED.value,
+            failure_class=FailureClass.TRANSIENT.value,
+            failure_code="broadcaster_restarted",
+            failure_message="the broadcaster was restarted while the job ran; send it again",
+            finished_ms=now_ms,
+            updated_ms=now_ms,
+        )
+    )
+
+
+def statements(dialect: str) -> tuple[Any, Any]:
+    """The upsert of jobs, which leaves terminal rows alone, and the insert of attempts; `sqlite` or `postgresql`."""
+    insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect]
+    job = insert(jobs)
+    changed = {column.name: job.excluded[column.name] for column in jobs.c if column.name not in {"id", "created_ms"}}
+    upsert = job.on_conflict_do_update(index_elements=[jobs.c.id], set_=changed, where=jobs.c.state.not_in(_ENDED))
+    return upsert, insert(attempts).on_conflict_do_nothing()
+
+
+def newest_jobs(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """One row for each job: its last one, or the first that is terminal."""
+    newest: dict[str, JobRow] = {}
+    for row in rows:
+        if isinstance(row, JobRow) and (row.id not in newest or newest[row.id].state not in TERMINAL):
+            newest[row.id] = row
+    return [_job_values(row) for row in newest.values()]
+
+
+def _job_values(row: JobRow) -> dict[str, Any]:
+    values = asdict(row)
+    values["state"] = row.state.value
+    values["failure_class"] = row.failure_class.value if row.failure_class else None
+    if row.failure_message is not None:
+        values["failure_message"] = printable(row.failure_message, MAX_MESSAGE_CHARS)
+    return values
+
+
+def job_row(values: dict[str, Any]) -> JobRow:
+    """The row that was stored as `values`."""
+    failure = values.pop("failure_class")
+    state = JobState(values.pop("state"))
+    return JobRow(state=state, failure_class=FailureClass(failure) if failure else None, **values)

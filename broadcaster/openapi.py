@@ -1,0 +1,78 @@
+"""What the API's schema says of a pipeline: its body from the parameter models, its answers."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from reelnet.pipelines import Pipeline
+
+ERROR = {
+    "type": "object",
+    "properties": {
+        "detail": {"type": "object", "properties": {"msg": {"type": "string"}}},
+        "error": {
+            "type": "object",
+            "properties": {
+                "message": {"type": "string"},
+                "class": {"type": "string"},
+                "code": {"type": "string"},
+                "retry_after_s": {"type": "number"},
+            },
+        },
+    },
+}
+IMAGES = {
+    "type": "object",
+    "required": ["images"],
+    "properties": {
+        "images": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["url", "seed", "nsfw"],
+                "properties": {
+                    "url": {"type": "string", "format": "uri"},
+                    "seed": {"type": "integer"},
+                    "nsfw": {"type": "boolean"},
+                },
+            },
+        },
+        "job": {"type": "object"},
+    },
+}
+_MEANINGS = {
+    400: "The request cannot be read.",
+    401: "The API key is missing or unknown.",
+    413: "The request or its picture is too large.",
+    415: "The body's or the picture's format is none that is taken.",
+    422: "A parameter is not valid.",
+    500: "Every node that was tried failed.",
+    503: "No node has a free place; Retry-After says when to ask again.",
+    504: "The job was not done by its deadline.",
+}
+
+
+def error_schemas() -> dict[int | str, dict[str, Any]]:
+    """The failures that every pipeline's route can answer."""
+    content = {"application/json": {"schema": ERROR}}
+    return {status: {"description": text, "content": content} for status, text in _MEANINGS.items()}
+
+
+def describe_pipeline(pipeline: Pipeline) -> dict[str, Any]:
+    """The request body and success answer of a pipeline's route."""
+    schema = copy.deepcopy(pipeline.params.model_json_schema())
+    model_id = {"type": "string", "default": "", "description": "Hugging Face id; empty: the pipeline's default."}
+    schema["properties"] = {"model_id": model_id, **schema["properties"]}
+    if not pipeline.inputs:
+        body = {"application/json": {"schema": schema}, "multipart/form-data": {"schema": schema}}
+    else:
+        for name in pipeline.inputs:
+            schema["properties"][name] = {"type": "string", "format": "binary", "description": "PNG, JPEG or WebP."}
+        schema["required"] = [*schema.get("required", []), *pipeline.inputs]
+        body = {"multipart/form-data": {"schema": schema}}
+    answer = {"application/json": {"schema": IMAGES}, "text/event-stream": {"schema": {"type": "string"}}}
+    return {
+        "requestBody": {"required": True, "content": body},
+        "responses": {"200": {"description": "The results.", "content": answer}},
+    }

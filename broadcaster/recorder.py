@@ -1,0 +1,60 @@
+"""Writes what happens to jobs into the journal: one row a job, one an attempt."""
+
+from __future__ import annotations
+
+from broadcaster.job import JobProgress, now_ms
+from broadcaster.journal import AttemptRow, JobRow, Journal
+from reelnet.errors import ReelnetError
+from reelnet.jobs import TERMINAL
+
+
+class Recorder:
+    """The journal in the gateway's words."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def began(self, job: JobProgress) -> None:
+        """A job was let in. Raises BusyError when the journal is too far behind to take another."""
+        self._journal.record(job_row(job, None))
+
+    async def finished(self, job: JobProgress, error: ReelnetError | None) -> None:
+        """A job reached its terminal state; in mode `wait` this returns when that is committed."""
+        await self._journal.record(job_row(job, error))
+
+    def attempt_ended(self, job: JobProgress, node_id: str, error: ReelnetError | None) -> None:
+        """An attempt delivered, or ended as a failure."""
+        row = AttemptRow(
+            job_id=job.request.id,
+            attempt=job.attempts,
+            node_id=node_id,
+            started_ms=job.attempt_started_ms,
+            ended_ms=now_ms(),
+            outcome=error.failure.value if error else "ok",
+            owed_nano=0 if error else job.owed_nano,
+        )
+        self._journal.record(row)
+
+
+def job_row(job: JobProgress, error: ReelnetError | None) -> JobRow:
+    """The job as it is now. Prompts and parameters stand in no row."""
+    request, now = job.request, now_ms()
+    return JobRow(
+        id=request.id,
+        pipeline=request.pipeline.name,
+        model=request.model,
+        state=job.state,
+        created_ms=job.created_ms,
+        updated_ms=now,
+        deadline_ms=request.deadline_ms,
+        finished_ms=now if job.state in TERMINAL else None,
+        attempts=job.attempts,
+        node_id=job.node_id or None,
+        failure_class=error.failure if error else None,
+        failure_code=error.code if error else None,
+        failure_message=error.message if error else None,
+        pixel_steps=request.work.pixel_steps,
+        output_pixels=request.work.output_pixels,
+        charged_nano=job.charged_nano,
+        owed_nano=job.owed_nano,
+    )

@@ -1,0 +1,180 @@
+"""The live picture of the pool: one watch a node, an index of who serves what, and who is down."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import structlog
+
+from broadcaster.scores import Scores
+from broadcaster.selection import Candidate, NodeIndex
+from reelnet.client import Address, OrchestratorClient, Update
+from reelnet.errors import ReelnetError, RefusedError
+from reelnet.jobs import Capability, Description, Load, ModelLoad
+from reelnet.pipelines import Work
+from reelnet.rpc import PROTOCOL, RpcLimits
+
+RECONNECT_FIRST_S = 0.2
+RECONNECT_LONGEST_S = 5.0
+log = structlog.get_logger()
+Offer = tuple[str, str]
+"""(pipeline, model)."""
+
+
+@dataclass(eq=False, slots=True)
+class NodeRecord:
+    """One node of the pool, as its last updates describe it."""
+
+    address: Address
+    client: OrchestratorClient
+    description: Description | None = None
+    load: Load = field(default_factory=Load)
+    up: bool = False
+    reason: str = "not connected yet"
+    own_in_flight: int = 0
+    capabilities: dict[Offer, Capability] = field(default_factory=dict)
+    loads: dict[Offer, ModelLoad] = field(default_factory=dict)
+
+    @property
+    def node_id(self) -> str:
+        """The node's id, or its address while it has never answered."""
+        return self.description.node_id if self.description else self.address.target
+
+
+class Registry:
+    """All nodes by id. `run` keeps the watches; everything else answers from memory."""
+
+    def __init__(self, addresses: list[Address], limits: RpcLimits, scores: Scores, rng: random.Random) -> None:
+        self._scores = scores
+        self._rng = rng
+        self._records = [NodeRecord(a, OrchestratorClient(a, limits)) for a in addresses]
+        self._by_id: dict[str, NodeRecord] = {}
+        self._index: dict[Offer, NodeIndex] = {}
+        self._seen: dict[Offer, Capability] = {}
+        self._changed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Watches every node, reconnecting for ever, until this task is canceled."""
+        try:
+            async with asyncio.TaskGroup() as watches:
+                for record in self._records:
+                    watches.create_task(self._keep(record), name=f"watch:{record.address.target}")
+        finally:
+            for record in self._records:
+                await record.client.close()
+
+    def nodes(self) -> list[NodeRecord]:
+        """Every configured node, up or not."""
+        return list(self._records)
+
+    def offers(self) -> dict[Offer, int]:
+        """How many nodes serve each (pipeline, model) now."""
+        return {offer: len(index) for offer, index in self._index.items() if len(index)}
+
+    def ever_offered(self, pipeline: str, model: str) -> bool:
+        """Whether some node has served it since this start: it may come back."""
+        return (pipeline, model) in self._seen
+
+    def candidates(
+        self, offer: Offer, work: Work, sample: int, excluded: frozenset[str], min_memory_bytes: int = 0
+    ) -> list[Candidate]:
+        """A few nodes by chance that serve the offer, with what is known of them."""
+        index = self._index.get(offer)
+        if index is None:
+            return []
+        names = index.sample(sample, excluded, self._rng)
+        found = [self._candidate(self._by_id[name], offer, work) for name in names]
+        return [c for c in found if c.capability.memory_bytes >= min_memory_bytes]
+
+    def record(self, node_id: str) -> NodeRecord:
+        """The node's record. Raises KeyError for one that never answered."""
+        return self._by_id[node_id]
+
+    @contextmanager
+    def in_flight(self, record: NodeRecord) -> Iterator[None]:
+        """Counts a job of this broadcaster on a node: reports of load are half a second old."""
+        record.own_in_flight += 1
+        try:
+            yield
+        finally:
+            record.own_in_flight -= 1
+
+    def changed(self) -> asyncio.Event:
+        """Set when a node comes, goes or changes what it serves; take it before looking."""
+        return self._changed
+
+    def _candidate(self, record: NodeRecord, offer: Offer, work: Work) -> Candidate:
+        load = record.loads.get(offer) or ModelLoad(*offer, 0, 0, 0, warm=True, wait_s=0.0)
+        return Candidate(
+            node_id=record.node_id,
+            capability=record.capabilities[offer],
+            load=load,
+            own_in_flight=record.own_in_flight,
+            run_s=self._scores.run_s(record.node_id, *offer, work),
+            reputation=self._scores.reputation(record.node_id),
+        )
+
+    async def _keep(self, record: NodeRecord) -> None:
+        pause = RECONNECT_FIRST_S
+        while True:
+            try:
+                async for update in record.client.watch():
+                    pause = RECONNECT_FIRST_S
+                    self._take(record, update)
+            except ReelnetError as error:
+                self._lost(record, error)
+                if isinstance(error, RefusedError):
+                    pause = RECONNECT_LONGEST_S
+            await asyncio.sleep(pause * self._rng.uniform(0.5, 1.0))
+            pause = min(RECONNECT_LONGEST_S, pause * 2)
+
+    def _take(self, record: NodeRecord, update: Update) -> None:
+        if update.description:
+            self._describe(record, update.description)
+        record.load = update.load
+        record.loads = {(x.pipeline, x.model): x for x in update.load.models}
+        if update.load.draining:
+            self._withdraw(record, "the node is draining")
+
+    def _describe(self, record: NodeRecord, description: Description) -> None:
+        if not description.protocol_min <= PROTOCOL <= description.protocol_max:
+            raise RefusedError(f"the node speaks protocol {description.protocol_min}-{description.protocol_max}")
+        twin = self._by_id.get(description.node_id)
+        if twin is not None and twin is not record and twin.up:
+            raise RefusedError(f"the node at {twin.address.target} has the same id", code="twin")
+        self._withdraw(record, "")
+        record.description = description
+        record.up = True
+        record.capabilities = {(c.pipeline, c.model): c for c in description.capabilities}
+        self._by_id[description.node_id] = record
+        for offer, capability in record.capabilities.items():
+            self._index.setdefault(offer, NodeIndex()).add(description.node_id)
+            self._seen[offer] = capability
+        log.info("node up", node=short(record.node_id), address=record.address.target, serves=len(record.capabilities))
+        self._notify()
+
+    def _lost(self, record: NodeRecord, error: ReelnetError) -> None:
+        if record.up or record.reason != error.message:
+            log.warning("node down", node=short(record.node_id), address=record.address.target, reason=error.message)
+        self._withdraw(record, error.message)
+
+    def _withdraw(self, record: NodeRecord, reason: str) -> None:
+        """Takes a node out of the index: no job is sent there any more."""
+        record.up = False
+        record.reason = reason
+        for offer in record.capabilities:
+            self._index[offer].remove(record.node_id)
+        self._notify()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+def short(node_id: str) -> str:
+    """The first characters of a node's id, enough to tell nodes apart in a table."""
+    return node_id if ":" in node_id else node_id[:10]

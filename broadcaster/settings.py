@@ -1,0 +1,114 @@
+"""The broadcaster's configuration: one frozen class, every field with its unit, default and a sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, HttpUrl
+from pydantic_settings import SettingsConfigDict
+
+from broadcaster.inspector import InspectionSettings
+from broadcaster.media import MediaSettings
+from reelnet.client import Address
+from reelnet.errors import UserError
+from reelnet.pipelines import pipeline_named
+from reelnet.pricing import parse_money
+from reelnet.rpc import RpcLimits
+from reelnet.settings import ComponentSettings, Listener, Section
+
+
+def _address(text: str) -> str:
+    return str(Address.parse(text))
+
+
+def _known_pipeline(name: str) -> str:
+    try:
+        return pipeline_named(name).name
+    except UserError as error:
+        raise ValueError(error.message) from None
+
+
+def _money(text: str) -> str:
+    parse_money(text)
+    return text
+
+
+PipelineName = Annotated[str, AfterValidator(_known_pipeline)]
+Money = Annotated[str, AfterValidator(_money)]
+
+
+class CatalogueEntry(Section):
+    """What a model id means here."""
+
+    digests: tuple[str, ...] = Field((), description="Digests (sha256, hex) that the id may mean; empty: any.")
+    defaults: dict[str, int | float | str | bool] = Field(
+        default_factory=dict, description="Parameters a request gets when it does not name them, such as num_frames."
+    )
+
+
+class Limits(Section):
+    """Bounds and timeouts of the broadcaster."""
+
+    deadline_s: dict[PipelineName, float] = Field(
+        default_factory=dict, description="Seconds a job may take, by pipeline; 600 where none is named."
+    )
+    price: dict[PipelineName, Money] = Field(
+        default_factory=dict, description="Dollars a job may cost at most, by pipeline; absent: what the node asks."
+    )
+    body_bytes: int = Field(64 * 2**20, gt=0, description="Bytes of one request.")
+    output_bytes: int = Field(512 * 2**20, gt=0, description="Bytes of one output.")
+    jobs: int = Field(1000, gt=0, description="Jobs under way at once; one more gets 503.")
+    attempts: int = Field(3, ge=1, description="Attempts that may end as the node's failure.")
+    reconnect_wait_s: float = Field(15, ge=0, description="Seconds to wait for a lost node when there is no other.")
+    ticket_s: float = Field(60, gt=0, description="Seconds within which a node may begin with a ticket.")
+    drain_s: float = Field(600, ge=0, description="Seconds that running jobs get when the broadcaster stops.")
+
+
+DEFAULT_DEADLINE_S = 600.0
+
+
+class SelectionSettings(Section):
+    """How a node is chosen."""
+
+    sample: int = Field(4, ge=1, description="Nodes that are compared for one job.")
+    exploration: float = Field(0.02, ge=0, le=1, description="Share of picks that is chance, so that nodes get known.")
+    seconds_per_dollar: float = Field(0.0, ge=0, description="Seconds of waiting that a saved dollar is worth.")
+
+
+class BroadcasterSettings(ComponentSettings):
+    """A broadcaster. Environment: REELNET_BROADCASTER_…; see docs/operate.md."""
+
+    model_config = SettingsConfigDict(env_prefix="REELNET_BROADCASTER_")
+
+    name: str = Field("default", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Instance: names the state folder.")
+    home: Path | None = Field(None, description="State folder of all components; default: $REELNET_HOME.")
+    http: Listener = Field(Listener(port=9935), description="Where apps reach the broadcaster.")
+    metrics: Listener = Field(Listener(port=5935), description="/metrics, /livez, /readyz.")
+    public_url: HttpUrl | None = Field(None, description="Base of media links; default: as the request came.")
+    orchestrators: tuple[Annotated[str, AfterValidator(_address)], ...] = Field(
+        (), description="Nodes of the pool: host:port or host:port#node-id."
+    )
+    keys_file: Path | None = Field(None, description="File of API keys, one a line; absent: no key is asked for.")
+    cors_origins: tuple[str, ...] = Field(("*",), description="Origins whose pages may call the API.")
+    default_models: dict[PipelineName, str] = Field(
+        default_factory=dict, description="Model of a request that names none; default: the one most nodes serve."
+    )
+    catalogue: dict[str, CatalogueEntry] = Field(default_factory=dict, description="What model ids mean here.")
+    database: str = Field("sqlite", description="sqlite, or a postgresql:// URL.")
+    journal: Literal["wait", "behind"] = Field("behind", description="Whether an answer waits for its job's row.")
+    media: MediaSettings = Field(MediaSettings(), description="Where results are kept.")
+    inspection: InspectionSettings = Field(InspectionSettings(), description="The child that checks media.")
+    limits: Limits = Field(Limits(), description="Bounds and timeouts.")
+    selection: SelectionSettings = Field(SelectionSettings(), description="How a node is chosen.")
+    rpc: RpcLimits = Field(RpcLimits(), description="Bounds of the gRPC channels.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is logged.")
+
+    def deadline_s(self, pipeline: str) -> float:
+        """Seconds that a job of a pipeline may take."""
+        return self.limits.deadline_s.get(pipeline, DEFAULT_DEADLINE_S)
+
+    def ceiling_nano(self, pipeline: str) -> int | None:
+        """Nano-dollars that a job of a pipeline may cost; None for no ceiling."""
+        text = self.limits.price.get(pipeline)
+        return None if text is None else parse_money(text)
