@@ -1,0 +1,1 @@
+"""Reelnet's benchmark."""

@@ -1,0 +1,90 @@
+"""Pictures and clips made on the spot: good ones, damaged ones, and files that claim more than they are."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+
+import av
+from PIL import Image, PngImagePlugin
+
+GPS_IFD, ORIENTATION = 0x8825, 0x0112
+
+
+def pattern(width: int, height: int, shift: int = 0) -> Image.Image:
+    """An RGB picture of which no two regions are alike; `shift` makes another one."""
+    picture = Image.new("RGB", (width, height))
+    picture.putdata(
+        [
+            ((x * 7 + shift * 31) % 256, (y * 5) % 256, (x * y + shift) % 256)
+            for y in range(height)
+            for x in range(width)
+        ]
+    )
+    return picture
+
+
+def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
+    """The picture as a file: PNG, JPEG or WEBP."""
+    out = io.BytesIO()
+    picture.save(out, kind, **options)
+    return out.getvalue()
+
+
+def exif(orientation: int = 1) -> bytes:
+    """EXIF with a camera, a comment, an orientation and a place on earth."""
+    tags = Image.Exif()
+    tags[ORIENTATION] = orientation
+    tags[0x010F] = "SECRETCAMERA"
+    tags.get_ifd(GPS_IFD).update({1: "N", 2: (52.0, 31.0, 12.0), 3: "E", 4: (13.0, 24.0, 36.0)})
+    return tags.tobytes()
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    """A PNG chunk with its checksum."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png_claiming(width: int, height: int, rows: int = 0) -> bytes:
+    """A small PNG that claims a size: one bit a pixel, `rows` black rows and then its end."""
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    body = zlib.compress(bytes((1 + (width + 7) // 8) * rows))
+    chunks = (b"IHDR", header), (b"IDAT", body), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
+
+
+def noisy_png() -> bytes:
+    """A PNG with every kind of text, a time, EXIF and a private chunk, and a file behind its end."""
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("Comment", "SECRETCAMERA text")
+    texts.add_text("Software", "SECRETCAMERA compressed", zip=True)
+    texts.add_itxt("XML:com.adobe.xmp", "<x>SECRETCAMERA</x>", "en", "x")
+    texts.add(b"tIME", bytes(7))
+    texts.add(b"prVt", b"SECRETCAMERA", after_idat=True)
+    return encoded(pattern(40, 30), "PNG", pnginfo=texts, exif=exif(), gamma=2.2) + b"<html>SECRETCAMERA</html>"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """An MP4 to be made. `moving`: whether its frames differ."""
+
+    width: int = 64
+    height: int = 48
+    frames: int = 14
+    fps: int = 6
+    codec: str = "libx264"
+    moving: bool = True
+
+    def encode(self) -> bytes:
+        """The clip as a file, its index in front where the container can."""
+        out = io.BytesIO()
+        with av.open(out, "w", format="mp4") as container:
+            stream = container.add_stream(self.codec, rate=self.fps, options={"threads": "1"})
+            stream.width, stream.height, stream.pix_fmt = self.width, self.height, "yuv420p"
+            for index in range(self.frames):
+                picture = pattern(self.width, self.height, index if self.moving else 0)
+                container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+            container.mux(stream.encode())
+        return out.getvalue()

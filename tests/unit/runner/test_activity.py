@@ -1,0 +1,83 @@
+"""One job under way."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from reelnet.errors import CanceledError, DeadlineError, NodeError, OutOfMemoryError, UserError
+from reelnet.pipelines import PIPELINES
+from runner.activity import Activity, as_failure
+from runner.backend import RunnerJob
+from runner.events import Progress, Started
+
+
+class Clock:
+    """Time that stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _activity(clock: Clock, deadline_s: float | None = None) -> Activity:
+    params = PIPELINES["text-to-image"].parse({"prompt": "a fox", "seed": 1})
+    return Activity(
+        RunnerJob("j", 1, "text-to-image", params, deadline_s=deadline_s), asyncio.get_running_loop(), clock
+    )
+
+
+async def test_steps_are_events_and_times() -> None:
+    """Each report is progress, and the time before it is its stage's."""
+    clock = Clock()
+    activity = _activity(clock)
+    activity.begin()
+    for stage, seconds in (("denoise", 2.0), ("denoise", 3.0), ("decode", 0.5)):
+        clock.now += seconds
+        activity.step(stage, 1, 1)
+    assert [await activity.next_event() for _ in range(4)] == [
+        Started(),
+        Progress("denoise", 1, 1),
+        Progress("denoise", 1, 1),
+        Progress("decode", 1, 1),
+    ]
+    assert activity.timings_s == {"denoise": 5.0, "decode": 0.5}
+    clock.now += 4
+    assert activity.idle_s == 4
+
+
+async def test_a_canceled_job_stops_at_its_next_step() -> None:
+    """The first reason is the one that is told."""
+    activity = _activity(Clock())
+    activity.step("denoise", 1, 3)
+    activity.cancel("canceled")
+    activity.stop(NodeError("later"))
+    assert activity.canceled.is_set()
+    with pytest.raises(CanceledError):
+        activity.step("denoise", 2, 3)
+    assert activity.progress == Progress("denoise", 1, 3)
+
+
+async def test_a_job_over_its_time_stops_at_its_next_step() -> None:
+    """The deadline counts from the permit on."""
+    clock = Clock()
+    activity = _activity(clock, deadline_s=10)
+    clock.now += 9
+    activity.step("denoise", 1, 3)
+    clock.now += 2
+    with pytest.raises(DeadlineError):
+        activity.step("denoise", 2, 3)
+
+
+def test_failures_by_exception() -> None:
+    """Ours pass, memory errors are `oom`, strange ones lose their text: it may hold the prompt."""
+    user = UserError("no")
+    assert as_failure(user) is user
+    assert isinstance(as_failure(MemoryError()), OutOfMemoryError)
+    strange = as_failure(ValueError("my secret prompt"))
+    assert isinstance(strange, NodeError)
+    assert strange.code == "ValueError"
+    assert "secret" not in strange.message

@@ -1,0 +1,34 @@
+"""The lines of a job's stream."""
+
+from __future__ import annotations
+
+import json
+
+from reelnet.errors import FailureClass
+from runner.events import CHUNK_BYTES, Chunk, Done, Failed, Output, Started, Tick, chunks, encode
+
+
+def test_every_event_is_one_json_line() -> None:
+    """Python's reserved words are spelled out on the wire."""
+    assert json.loads(encode(Started())) == {"event": "started"}
+    assert json.loads(encode(Tick(1.5))) == {"event": "tick", "idle_s": 1.5}
+    output = json.loads(encode(Output(0, "image/png", 7, False)))
+    assert output == {"event": "output", "index": 0, "media_type": "image/png", "seed": 7, "nsfw": False}
+    failed = json.loads(encode(Failed(FailureClass.OOM, "out_of_memory", "too large")))
+    assert failed == {"event": "error", "class": "oom", "code": "out_of_memory", "message": "too large"}
+    done = json.loads(encode(Done({"run": 1.0}, "ab", "Synthetic", {"runner": "1"})))
+    assert done["class"] == "Synthetic"
+    assert done["timings_s"] == {"run": 1.0}
+
+
+def test_a_chunk_has_its_bytes_behind_its_line() -> None:
+    """The bytes may hold newlines: their number is what counts."""
+    assert encode(Chunk(b"a\nb")) == b'{"event":"chunk","size":3}\na\nb'
+
+
+def test_chunks_are_bounded_and_complete() -> None:
+    """No chunk is larger than 256 KiB, and nothing is lost."""
+    data = bytes(range(256)) * 3000
+    pieces = [chunk.data for chunk in chunks(data)]
+    assert b"".join(pieces) == data
+    assert max(map(len, pieces)) == CHUNK_BYTES == 262_144

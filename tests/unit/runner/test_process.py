@@ -1,0 +1,65 @@
+"""Listeners and the process's life."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from reelnet.errors import StartError
+from reelnet.settings import Listener
+from runner.process import RequestClock, tcp_listener, unix_listener
+
+
+def test_the_socket_is_private_and_goes_with_its_runner(tmp_path: Path) -> None:
+    """Mode 0600, and nothing is left at the end."""
+    path = tmp_path / "runner.sock"
+    with unix_listener(path):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert not path.exists()
+
+
+def test_a_dead_runner_s_socket_is_replaced_and_a_living_one_s_is_not(tmp_path: Path) -> None:
+    """A killed runner leaves its socket behind; two runners never share one."""
+    path = tmp_path / "runner.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    with unix_listener(path), pytest.raises(StartError, match="another runner listens there"), unix_listener(path):
+        pass
+
+
+def test_what_cannot_be_listened_on_says_why(tmp_path: Path) -> None:
+    """A missing folder, a file in the way, a path too long, a port in use."""
+    (tmp_path / "file").touch()
+    for path, reason in (
+        (tmp_path / "missing" / "x.sock", "does its folder exist"),
+        (tmp_path / "file", "is no socket"),
+        (tmp_path / ("x" * 120), "use a shorter one"),
+    ):
+        with pytest.raises(StartError, match=reason), unix_listener(path):
+            pass
+    with tcp_listener(Listener()) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StartError, match="is it in use"), tcp_listener(Listener(port=port)):
+            pass
+    assert os.listdir(tmp_path) == ["file"]
+
+
+async def test_an_open_request_is_not_idle() -> None:
+    """Idle time counts from the end of the last request."""
+    now = 0.0
+    seen: list[float] = []
+
+    async def app(*_: object) -> None:
+        nonlocal now
+        now += 50
+        seen.append(clock.idle_s)
+
+    clock = RequestClock(app, lambda: now)
+    await clock({"type": "http"}, None, None)  # type: ignore[arg-type]
+    now += 7
+    assert seen == [0.0]
+    assert clock.idle_s == 7

@@ -1,0 +1,131 @@
+"""The backend without a model."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reelnet.errors import ConfigError, NodeError, UserError
+from reelnet.pipelines import PIPELINES, Size
+from runner.backend import Rendered, RunnerJob
+from runner.settings import Fault, Synthetic
+from runner.synthetic import SyntheticBackend
+
+PROMPT = {"text-to-image": {"prompt": "a fox", "width": 128, "height": 64}, "image-to-image": {"prompt": "a fox"}}
+
+
+class Steps:
+    """A reporter that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, int, int]] = []
+
+    def step(self, stage: str, step: int, total: int) -> None:
+        self.seen.append((stage, step, total))
+
+
+def _job(pipeline: str, attempt: int = 1, **params: Any) -> RunnerJob:
+    picture = {"image": Image.new("RGB", (72, 40))} if PIPELINES[pipeline].inputs else {}
+    values = {"seed": 5, "num_inference_steps": 3, **PROMPT.get(pipeline, {}), **params}
+    return RunnerJob("j", attempt, pipeline, PIPELINES[pipeline].parse(values), picture)
+
+
+def _run(backend: SyntheticBackend, job: RunnerJob) -> tuple[list[Rendered], Steps]:
+    steps = Steps()
+    return list(backend.run(job, steps)), steps
+
+
+@pytest.mark.parametrize("pipeline", list(PIPELINES))
+def test_gives_what_the_pipeline_promises(pipeline: str) -> None:
+    """Count, size, frames and rate are as asked, and every step is reported."""
+    job = _job(pipeline)
+    outputs, steps = _run(SyntheticBackend("m"), job)
+    promised = PIPELINES[pipeline].promises(job.params, Size(72, 40) if job.inputs else None)
+    assert [(o.frames.shape, o.fps) for o in outputs] == [
+        ((s.frames or 1, s.height, s.width, 3), s.fps) for s in promised
+    ]
+    total = steps.seen[0][2]
+    assert [s for s in steps.seen if s[0] == "denoise"] == [("denoise", n, total) for n in range(1, total + 1)]
+    assert steps.seen[-1] == ("decode", len(promised), len(promised))
+
+
+def test_outputs_depend_on_seed_and_prompt_and_nothing_else() -> None:
+    """The same job is the same picture; image i is the picture of seed + i."""
+    backend = SyntheticBackend("m")
+    two, _ = _run(backend, _job("text-to-image", num_images_per_prompt=2))
+    second, _ = _run(backend, _job("text-to-image", seed=6))
+    other, _ = _run(backend, _job("text-to-image", prompt="a whale"))
+    assert two[1].seed == 6
+    assert (two[1].frames == second[0].frames).all()
+    assert (two[0].frames != second[0].frames).any()
+    assert (two[0].frames != other[0].frames).any()
+    assert two[0].frames.std() > 10
+
+
+def test_clips_move() -> None:
+    """Neighbouring frames differ."""
+    outputs, _ = _run(SyntheticBackend("m"), _job("image-to-video", width=128, height=64))
+    frames = outputs[0].frames
+    assert all(np.any(a != b) for a, b in itertools.pairwise(frames))
+
+
+@pytest.mark.parametrize(
+    ("word", "error"),
+    [("!fail user", UserError), ("!fail node", NodeError), ("!oom", MemoryError), ("!die", NodeError)],
+)
+def test_faults_strike_after_the_first_step(word: str, error: type[Exception]) -> None:
+    """A job that fails has begun; one that dies calls the killer."""
+    killed = threading.Event()
+    backend, steps = SyntheticBackend("m", kill=killed.set), Steps()
+    with pytest.raises(error):
+        list(backend.run(_job("text-to-image", prompt=word), steps))
+    assert steps.seen == [("denoise", 1, 3)]
+    assert killed.is_set() is (word == "!die")
+
+
+def test_once_spares_the_second_attempt() -> None:
+    """`once` is for tests of failing over and trying again."""
+    backend = SyntheticBackend("m")
+    with pytest.raises(NodeError):
+        _run(backend, _job("text-to-image", prompt="!fail node once"))
+    assert len(_run(backend, _job("text-to-image", attempt=2, prompt="!fail node once"))[0]) == 1
+
+
+def test_a_configured_fault_begins_after_some_jobs() -> None:
+    """Two jobs succeed, all later ones fail."""
+    backend = SyntheticBackend("m", Synthetic(faults=(Fault(after_jobs=2, kind="fail node"),)))
+    _run(backend, _job("upscale"))
+    _run(backend, _job("upscale"))
+    for _ in range(2):
+        with pytest.raises(NodeError):
+            _run(backend, _job("upscale"))
+
+
+def test_a_hang_ends_with_the_backend() -> None:
+    """Nothing but close() ends it."""
+    backend, steps = SyntheticBackend("synthetic/hang"), Steps()
+    caught: list[Exception] = []
+
+    def run() -> None:
+        try:
+            list(backend.run(_job("image-to-video"), steps))
+        except NodeError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    backend.close()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert caught
+
+
+def test_an_unknown_fault_is_found_at_the_start() -> None:
+    """A mistake in the configuration does not wait for the third job."""
+    with pytest.raises(ConfigError):
+        SyntheticBackend("m", Synthetic(faults=(Fault(kind="explode"),)))
