@@ -129,7 +129,7 @@ class Attempt:
         self._followers -= 1
         if self._followers == 0:
             linger_s = min(self.ticket.linger_s, self._site.limits.linger_max_s)
-            self._lingering = asyncio.get_running_loop().call_later(linger_s, self._abandon)
+            self._lingering = asyncio.get_running_loop().call_later(linger_s, self.abandon)
 
     async def delivered(self) -> None:
         """After the run: returns when the outputs are acknowledged, or when nobody came for them within the linger."""
@@ -140,7 +140,8 @@ class Attempt:
         self.acknowledged.set()
         self._settled.set()
 
-    def _abandon(self) -> None:
+    def abandon(self) -> None:
+        """Nobody wants the attempt any more: it stops now, and nothing of it is kept for a later stream."""
         self._settled.set()
         self.cancel()
 
@@ -198,7 +199,7 @@ class Attempt:
     async def _run_on(self, runner: SlotRunner) -> RunnerDone:
         clock = asyncio.get_running_loop().time
         started = clock()
-        async with runner.client.run(await self._runner_job(), runner.restart) as stream:
+        async with runner.client.run(self._runner_job(), runner.restart) as stream:
             async for event in stream:
                 if isinstance(event, RunnerDone):
                     self._site.observe(self.ticket, clock() - started)
@@ -240,11 +241,9 @@ class Attempt:
             raise NodeError("the runner sent bytes before it named their output", code="protocol")
         return self._begun, self._outputs[self._begun.index]
 
-    async def _runner_job(self) -> RunnerJob:
+    def _runner_job(self) -> RunnerJob:
         t = self.ticket
-        inputs = {
-            ref.name: (await file.content(), ref.media_type) for ref, file in zip(t.inputs, self._inputs, strict=True)
-        }
+        inputs = {ref.name: (file.chunks(), ref.media_type) for ref, file in zip(t.inputs, self._inputs, strict=True)}
         left_s = max(0.0, (t.deadline_ms - self._site.now_ms()) / 1000)
         return RunnerJob(t.job_id, t.attempt, t.pipeline, t.params, left_s, inputs)
 

@@ -53,7 +53,7 @@ async def _listen(attempt: Attempt, frames: AsyncIterator[FrameValue]) -> None:
                 case InputChunk(index=index, data=data):
                     await attempt.feed(index, data)
                 case Cancel():
-                    attempt.cancel()
+                    attempt.abandon()
                 case Acknowledge():
                     attempt.acknowledge()
                 case _:

@@ -23,7 +23,7 @@ from orchestrator.slots import Slot, SlotTable
 from orchestrator.spool import Spool
 from orchestrator.supervisor import Supervisor, Surroundings
 from reelnet.codec import TicketFrame
-from reelnet.errors import ReelnetError, RefusedError, UnsupportedError
+from reelnet.errors import NodeError, ReelnetError, RefusedError, UnsupportedError
 from reelnet.identity import Identity, Signed
 from reelnet.jobs import Capability, Description, Load, ModelLoad, NodeId, Ticket
 from reelnet.pricing import Rates
@@ -123,6 +123,10 @@ class Node:
         load = self._model_load(pipeline, model)
         return load.in_flight, self.table.oldest_wait_s(model), load.wait_s
 
+    def attempts(self) -> list[Attempt]:
+        """The attempts under way: queued, running, or delivered and not yet acknowledged."""
+        return [attempt for attempt, _ in self._attempts.values()]
+
     def changed(self) -> asyncio.Event:
         """Set at the next change of description or load; take it before reading them."""
         return self._changed
@@ -162,7 +166,7 @@ class Node:
     async def _live(self, key: tuple[str, str, int], attempt: Attempt) -> None:
         """An attempt's whole life here: its run, its delivery, and the end of everything that it left."""
         try:
-            await attempt.run()
+            await self._run(attempt)
             outcome = attempt.failure.failure.value if attempt.failure else "done"
             self._metrics.finished(attempt.ticket, outcome)
             log.info("job", job=attempt.ticket.job_id, pipeline=attempt.ticket.pipeline, outcome=outcome)
@@ -171,6 +175,13 @@ class Node:
             attempt.erase()
             del self._attempts[key]
             self._close(key, attempt.ticket.expires_ms)
+
+    async def _run(self, attempt: Attempt) -> None:
+        try:
+            await attempt.run()
+        except Exception:  # outermost: one attempt's fault in this program must not take the node down
+            log.exception("an attempt failed inside the node", job=attempt.ticket.job_id)
+            attempt.failure = NodeError("the node failed the job by a fault of its own", code="internal")
 
     def _close(self, key: tuple[str, str, int], expires_ms: int) -> None:
         """Remembers a used ticket until it expires: it is good for one attempt."""

@@ -85,14 +85,14 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class RunnerJob:
-    """One job as a runner gets it; inputs by name: the bytes and their media type."""
+    """One job as a runner gets it; inputs by name: their bytes in pieces, and their media type."""
 
     job_id: str
     attempt: int
     pipeline: str
     params: bytes
     deadline_s: float
-    inputs: Mapping[str, tuple[bytes, str]] = field(default_factory=dict)
+    inputs: Mapping[str, tuple[AsyncIterator[bytes], str]] = field(default_factory=dict)
 
 
 class RunnerClient:

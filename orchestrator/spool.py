@@ -75,10 +75,6 @@ class SpooledFile:
             offset += len(piece)
             yield piece
 
-    async def content(self) -> bytes:
-        """All of it at once, for a small file."""
-        return b"".join([piece async for piece in self.chunks()])
-
     def erase(self) -> None:
         """Removes the bytes and gives their budget back. Safe to repeat."""
         self._spool.give(self.size)

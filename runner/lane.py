@@ -23,6 +23,11 @@ class Lane:
         """Begins to make calls."""
         self._thread.start()
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
     def put(self, call: Call) -> None:
         """Adds a call; waits while `depth` calls are waiting already."""
         self._calls.put(call)
@@ -33,9 +38,9 @@ class Lane:
             self._calls.put(None, timeout=timeout_s)
         except queue.Full:
             return False
-        if self._thread.ident is not None:
+        if self.alive:
             self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        return not self.alive
 
     def _serve(self) -> None:
         while (call := self._calls.get()) is not None:

@@ -23,7 +23,7 @@ from reelnet.errors import StartError
 from reelnet.home import instance_dir
 from reelnet.settings import Listener
 from runner.settings import RunnerSettings
-from runner.worker import State, Worker
+from runner.worker import Worker
 
 log = structlog.get_logger()
 
@@ -191,7 +191,8 @@ def _follow_stdin(source: int, leave: Callable[[int], object]) -> None:
 
 
 def leave_if_hung(worker: Worker) -> None:
-    """After the server's end: a model thread that still computes in native code must not hold the interpreter up."""
-    if worker.status().state is State.BUSY:
-        log.warning("left a job that does not stop")
-        os._exit(1)
+    """After the server's end: a model thread that still loads or computes must not meet the interpreter's own end."""
+    if not worker.ended:
+        hung = worker.current is not None
+        log.warning("left a thread that does not stop", job=hung)
+        os._exit(1 if hung else 0)

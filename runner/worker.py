@@ -87,6 +87,11 @@ class Worker:
         self.cancel_all()
         return await asyncio.to_thread(self._close, timeout_s)
 
+    @property
+    def ended(self) -> bool:
+        """Whether both threads have ended."""
+        return not (self._model.alive or self._media.alive)
+
     def status(self) -> Status:
         """What `GET /health` says."""
         with self._lock:
@@ -253,8 +258,10 @@ class Worker:
         return self.info
 
     def _close(self, timeout_s: float) -> bool:
+        # A load has nothing to save, and cannot be told to stop.
+        patience_s = 0.0 if self._state is State.LOADING else timeout_s
         self._backend.close()
-        return self._model.close(timeout_s) and self._media.close(timeout_s)
+        return all([self._model.close(patience_s), self._media.close(patience_s)])
 
 
 def _promises(job: RunnerJob) -> tuple[MediaSpec, ...]:

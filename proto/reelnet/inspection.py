@@ -13,29 +13,35 @@ import zlib
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from reelnet import looks
 from reelnet.errors import NodeError, UserError, printable
-from reelnet.metadata import JPEG, PNG, PNG_SIGNATURE, WEBP, BrokenPictureError, anatomy, claimed_size, open_picture
+from reelnet.metadata import (
+    JPEG,
+    PNG,
+    PNG_SIGNATURE,
+    WEBP,
+    BrokenPictureError,
+    anatomy,
+    bare,
+    claimed_size,
+    open_picture,
+    upright,
+)
 from reelnet.pipelines import MediaSpec
 
 if TYPE_CHECKING:
     from av.container import InputContainer
-    from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
     from PIL import Image
 
 MP4 = "video/mp4"
 EXTENSIONS = {PNG: "png", JPEG: "jpg", WEBP: "webp", MP4: "mp4"}
-"""The media types that there are, and the ending of their files' names."""
-HEAD_BYTES = 32
-"""`sniff` needs no more."""
+"""The media types that there are, with the endings of their files."""
+HEAD_BYTES = 32  # as many as `sniff` needs
 _NAMES = {PNG: "PNG", JPEG: "JPEG", WEBP: "WebP"}
 _MP4_BRANDS = (b"isom", b"iso2", b"iso3", b"iso4", b"iso5", b"iso6", b"mp41", b"mp42", b"avc1", b"M4V ")
-_CONSTANT_TOLERANCE = 2
-_STILL_TOLERANCE = 2
-_THUMB_SIDE = 64
-_BOX = 4  # Pillow's Image.Resampling.BOX: this module loads without Pillow
 _FPS_TOLERANCE = Fraction(1, 100)
 # What Pillow's decoders raise on damaged files, beside its own errors (which are OSError).
 _DECODE_ERRORS: tuple[type[Exception], ...] = (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError)
@@ -114,14 +120,14 @@ def inspect_picture(path: Path, limits: InputLimits = InputLimits()) -> PictureF
     try:
         width, height = claimed_size(data, media_type)
         _check_bounds(width, height, limits)
-        picture, turned = _decode(data, media_type, (width, height))
+        picture = upright(*_decode(data, media_type, (width, height)))
     except BrokenPictureError as error:
         raise _refusal(f"the picture is damaged or cut off: {error}", "damaged") from None
     except _AnimatedError:
         raise _refusal("the picture is animated; send one frame of it", "animated") from None
-    width, height = (height, width) if turned >= 5 else (width, height)
     digest = hashlib.sha256(data).hexdigest()
-    return PictureFacts(media_type, width, height, len(data), digest, _constant(picture), _fingerprint(picture))
+    seen = looks.constant(picture), looks.fingerprint(picture)
+    return PictureFacts(media_type, *picture.size, len(data), digest, *seen)
 
 
 def check_output(path: Path, claimed_media_type: str, spec: MediaSpec, max_bytes: int) -> OutputFacts:
@@ -169,37 +175,21 @@ class _AnimatedError(Exception):
 
 
 def _decode(data: bytes, media_type: str, size: tuple[int, int]) -> tuple[Image.Image, int]:
-    """The picture, decoded whole, and its EXIF orientation. Raises BrokenPictureError and _AnimatedError."""
+    """The picture, decoded whole, and its EXIF orientation. Raises BrokenPictureError and _AnimatedError.
+
+    The decoder never sees the metadata: Pillow's readers of it are as large as those of pixels.
+    """
     found = anatomy(data, media_type)
     if found.animated:
         raise _AnimatedError
     try:
-        picture = open_picture(data, media_type)
+        picture = open_picture(bare(data, media_type), media_type)
         if picture.size == size:
             picture.load()
             return picture, found.orientation
     except _DECODE_ERRORS as error:
         raise BrokenPictureError(printable(str(error), 200)) from None
     raise BrokenPictureError("it says two sizes")
-
-
-def _constant(picture: Image.Image) -> bool:
-    """Whether every band spans at most the tolerance."""
-    shown = picture.convert("RGBA") if picture.mode in {"P", "PA"} else picture
-    extrema: Any = shown.getextrema()
-    bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
-    return all(high - low <= _CONSTANT_TOLERANCE for low, high in bands)
-
-
-def _fingerprint(picture: Image.Image) -> str:
-    """A difference hash: the grey picture at 9 × 8, one bit for each pixel that is darker than its right neighbour."""
-    greys = picture.convert("L").resize((9, 8), resample=_BOX).tobytes()
-    bits = 0
-    for row in range(8):
-        for column in range(8):
-            at = row * 9 + column
-            bits = bits << 1 | (greys[at] < greys[at + 1])
-    return f"{bits:016x}"
 
 
 def _check_media_type(path: Path, claimed: str, spec: MediaSpec) -> None:
@@ -223,12 +213,15 @@ def _check_still_picture(path: Path, media_type: str, spec: MediaSpec) -> Output
     size = claimed_size(data, media_type)
     _check_size(*size, spec)
     picture, _ = _decode(data, media_type, size)
-    return OutputFacts(media_type, *size, len(data), None, None, _constant(picture), False, _fingerprint(picture))
+    return OutputFacts(
+        media_type, *size, len(data), None, None, looks.constant(picture), False, looks.fingerprint(picture)
+    )
 
 
 def _check_clip(path: Path, media_type: str, spec: MediaSpec) -> OutputFacts:
     import av
 
+    decode_errors: tuple[type[Exception], ...] = (*_DECODE_ERRORS, av.FFmpegError)
     # An open file and no path, so that nothing in the clip can make FFmpeg open another one.
     with path.open("rb") as file:
         try:
@@ -238,7 +231,7 @@ def _check_clip(path: Path, media_type: str, spec: MediaSpec) -> OutputFacts:
                 rate = _check_rate(stream.average_rate, spec)
         except MemoryError:
             raise
-        except (av.FFmpegError, *_DECODE_ERRORS) as error:
+        except decode_errors as error:
             raise BrokenPictureError(printable(str(error), 200)) from None
     size = path.stat().st_size
     return OutputFacts(media_type, spec.width, spec.height, size, spec.frames, rate, *look)
@@ -270,22 +263,10 @@ def _decode_clip(container: InputContainer, stream: VideoStream, spec: MediaSpec
         _check_size(frame.width, frame.height, spec)
         if count == 1:
             picture: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]
-            first = _constant(picture), _fingerprint(picture)
-        thumbs.add(_thumb(frame))
+            first = looks.constant(picture), looks.fingerprint(picture)
+        thumbs.add(looks.thumb(frame))
     _check_count(count, spec)
-    return first[0], _alike(thumbs), first[1]
-
-
-def _thumb(frame: VideoFrame) -> bytes:
-    """The frame's greys, averaged to a small square."""
-    small = frame.reformat(_THUMB_SIDE, _THUMB_SIDE, "gray", interpolation="AREA", threads=1).planes[0]
-    rows, stride = bytes(small), small.line_size
-    return b"".join(rows[at : at + _THUMB_SIDE] for at in range(0, stride * _THUMB_SIDE, stride))
-
-
-def _alike(thumbs: set[bytes]) -> bool:
-    """Whether no grey differs from the same one of another thumb by more than the coding's noise."""
-    return all(max(place) - min(place) <= _STILL_TOLERANCE for place in zip(*thumbs, strict=True))
+    return first[0], looks.alike(thumbs), first[1]
 
 
 def _check_count(count: int, spec: MediaSpec) -> None:

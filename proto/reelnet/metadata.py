@@ -75,6 +75,11 @@ def anatomy(data: bytes, media_type: str) -> Anatomy:
     return Anatomy(orientation, animated)
 
 
+def bare(data: bytes, media_type: str) -> bytes:
+    """The file with the parts that make pixels and colours, and no other. Raises BrokenPictureError."""
+    return _BARE[media_type](data)
+
+
 def strip(data: bytes, media_type: str) -> tuple[bytes, str]:
     """The still picture without metadata, and its media type. Raises BrokenPictureError.
 
@@ -82,15 +87,14 @@ def strip(data: bytes, media_type: str) -> tuple[bytes, str]:
     colours (ICC, gamma, Adobe's transform) stays. Only a picture whose EXIF orientation is not 1 is decoded: it is
     turned and becomes a PNG, without loss (CMYK becomes RGB, which PNG has).
     """
-    bare = _STRIP[media_type](data)
-    turned = anatomy(data, media_type).orientation
-    return (_upright(bare, media_type, turned), PNG) if turned != 1 else (bare, media_type)
+    kept, orientation = bare(data, media_type), anatomy(data, media_type).orientation
+    return (kept, media_type) if orientation == 1 else (_upright_png(kept, media_type, orientation), PNG)
 
 
 def strip_metadata(source: Path, target: Path, media_type: str) -> str:
     """Writes the picture at `source` to `target` without metadata and returns the media type written; see `strip`."""
-    bare, written = strip(source.read_bytes(), media_type)
-    target.write_bytes(bare)
+    stripped, written = strip(source.read_bytes(), media_type)
+    target.write_bytes(stripped)
     return written
 
 
@@ -109,11 +113,13 @@ def open_picture(data: bytes, media_type: str) -> Image.Image:
     return kinds[media_type](io.BytesIO(data))
 
 
-def _upright(data: bytes, media_type: str, turned: int) -> bytes:
+def upright(picture: Image.Image, orientation: int) -> Image.Image:
+    """The picture as EXIF's orientation (1-8) wants it seen."""
     from PIL import Image
 
     ways = Image.Transpose
     way = {
+        1: None,
         2: ways.FLIP_LEFT_RIGHT,
         3: ways.ROTATE_180,
         4: ways.FLIP_TOP_BOTTOM,
@@ -121,15 +127,19 @@ def _upright(data: bytes, media_type: str, turned: int) -> bytes:
         6: ways.ROTATE_270,
         7: ways.TRANSVERSE,
         8: ways.ROTATE_90,
-    }[turned]
+    }[orientation]
+    return picture if way is None else picture.transpose(way)
+
+
+def _upright_png(data: bytes, media_type: str, orientation: int) -> bytes:
     with open_picture(data, media_type) as opened:
         picture = opened.convert("RGB") if opened.mode == "CMYK" else opened
         profile = None if opened.mode == "CMYK" else opened.info.get("icc_profile")
-        upright = picture.transpose(way)
-    upright.info = {k: v for k, v in upright.info.items() if k in {"transparency", "gamma"}}
+        turned = upright(picture, orientation)
+    turned.info = {k: v for k, v in turned.info.items() if k in {"transparency", "gamma"}}
     out = io.BytesIO()
     # Level 1: a 12-megapixel photo takes 0.3 s instead of 3 s, and is 10% larger.
-    upright.save(out, "PNG", icc_profile=profile, compress_level=1)
+    turned.save(out, "PNG", icc_profile=profile, compress_level=1)
     return out.getvalue()
 
 
@@ -167,7 +177,7 @@ def _png_size(part: Part) -> tuple[int, int] | None:
     return _unpack(">II", part.body, 0) if part.kind == b"IHDR" else None
 
 
-def _png_strip(data: bytes) -> bytes:
+def _bare_png(data: bytes) -> bytes:
     return PNG_SIGNATURE + b"".join(part.whole for part in _png_parts(data) if part.kind in _PNG_KEPT)
 
 
@@ -195,7 +205,7 @@ def _jpeg_size(part: Part) -> tuple[int, int] | None:
     return width, height
 
 
-def _jpeg_strip(data: bytes) -> bytes:
+def _bare_jpeg(data: bytes) -> bytes:
     return b"".join(_jpeg_kept(part) for part in _jpeg_parts(data))
 
 
@@ -244,7 +254,7 @@ def _webp_size(part: Part) -> tuple[int, int] | None:
     return None
 
 
-def _webp_strip(data: bytes) -> bytes:
+def _bare_webp(data: bytes) -> bytes:
     kept = b"".join(_webp_kept(part) for part in _webp_parts(data) if part.kind in _WEBP_KEPT)
     return b"RIFF" + struct.pack("<I", len(kept) + 4) + b"WEBP" + kept
 
@@ -283,4 +293,4 @@ def _orientation_of(tiff: bytes) -> int:
 
 _PARTS: dict[str, Callable[[bytes], Iterator[Part]]] = {PNG: _png_parts, JPEG: _jpeg_parts, WEBP: _webp_parts}
 _SIZE: dict[str, Callable[[Part], tuple[int, int] | None]] = {PNG: _png_size, JPEG: _jpeg_size, WEBP: _webp_size}
-_STRIP: dict[str, Callable[[bytes], bytes]] = {PNG: _png_strip, JPEG: _jpeg_strip, WEBP: _webp_strip}
+_BARE: dict[str, Callable[[bytes], bytes]] = {PNG: _bare_png, JPEG: _bare_jpeg, WEBP: _bare_webp}

@@ -17,6 +17,9 @@ CARD = "reelnet.json"
 WEIGHTS = frozenset({".safetensors"})
 CONFIGS = frozenset({".json", ".txt", ".model"})
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
+VOCABULARIES = frozenset({"tokenizer.json", "vocab.json", "vocab.txt"})
+NEVER_LOADED = frozenset({"safety_checker"})
+"""Components that a node may leave out of its download."""
 _BLOCK = 1 << 20
 _HEADER_LIMIT = 100_000_000
 """Most bytes of a safetensors header, as the format's own reader has it."""
@@ -44,14 +47,16 @@ def survey(folder: Path) -> ModelFiles:
     """The model in `folder`. Raises SetupError when it is missing, has pickled weights only, or is not whole."""
     if not folder.is_dir():
         raise SetupError(f"{folder}: there is no such model folder; download the model or name another")
-    class_name = str(read_json(folder / INDEX).get("_class_name", ""))
+    index = read_json(folder / INDEX)
     paths = tuple(sorted(_model_files(folder), key=lambda path: path.relative_to(folder).as_posix()))
     weights = [path for path in paths if path.suffix in WEIGHTS]
     if not weights:
         raise SetupError(_without_weights(folder))
     for path in weights:
         check_whole(path)
-    return ModelFiles(folder, class_name, _licence(folder), paths)
+    for name in _components(index):
+        _check_component(folder / name)
+    return ModelFiles(folder, str(index.get("_class_name", "")), _licence(folder), paths)
 
 
 def check_whole(path: Path) -> None:
@@ -79,6 +84,25 @@ def read_json(path: Path) -> dict[str, object]:
     if not isinstance(content, dict):
         raise SetupError(f"{path}: expected a JSON object")
     return content
+
+
+def _components(index: dict[str, object]) -> Iterator[str]:
+    """The folders that `model_index.json` names: each entry `[library, class]` is one."""
+    for name, kind in index.items():
+        if isinstance(kind, list) and all(kind) and name not in NEVER_LOADED:
+            yield name
+
+
+def _check_component(folder: Path) -> None:
+    """Raises SetupError for a part that libraries would replace by an empty one in silence."""
+    if not folder.is_dir():
+        raise SetupError(f"{folder}: missing; download the model again")
+    if folder.name.startswith("tokenizer") and not any(_has_vocabulary(path) for path in folder.iterdir()):
+        raise SetupError(f"{folder}: has no vocabulary; download the model again")
+
+
+def _has_vocabulary(path: Path) -> bool:
+    return path.name in VOCABULARIES or path.suffix == ".model"
 
 
 def _model_files(folder: Path) -> Iterator[Path]:

@@ -176,7 +176,7 @@ class RunnerClient:
     async def until(self, *states: State) -> dict[str, Any]:
         """The first health in one of these states; asks again until then."""
         async with asyncio.timeout(PATIENCE_S):
-            while (health := await self.health())["state"] not in states:  # noqa: ASYNC110 - over HTTP
+            while (health := await self.health())["state"] not in states:
                 await asyncio.sleep(0.005)  # a poll over HTTP, as an orchestrator's
         return health
 

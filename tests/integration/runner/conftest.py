@@ -6,10 +6,22 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from blockbuster import blockbuster_ctx
 
 from runner.app import build
 from runner.worker import State
 from tests.fakes.runner import GatedBackend, RunnerClient, serving, settings
+
+
+@pytest.fixture(autouse=True)
+def _loop_never_blocks() -> Iterator[None]:
+    """Fails a test in which the runner's own code blocks the event loop."""
+    with blockbuster_ctx("runner") as watch:
+        # An app is built and its listener bound before there is a loop; in these tests both happen in it.
+        for call in watch.functions.values():
+            call.can_block_in("runner/app.py", "build")
+            call.can_block_in("runner/process.py", "unix_listener")
+        yield
 
 
 @pytest.fixture

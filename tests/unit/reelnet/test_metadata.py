@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from pathlib import Path
 
@@ -154,7 +155,5 @@ def test_damage_never_crashes(name: str, data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 4))):
         changed[data.draw(st.integers(16, len(changed) - 1))] = data.draw(st.integers(0, 255))
     for check in (anatomy, claimed_size):
-        try:
+        with contextlib.suppress(BrokenPictureError):
             check(bytes(changed), media_type)
-        except BrokenPictureError:
-            pass
