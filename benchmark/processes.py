@@ -63,6 +63,8 @@ class Child:
         try:
             async with asyncio.timeout(grace_s):
                 await self.process.wait()
+        except TimeoutError:
+            pass
         finally:
             self.send(signal.SIGKILL)
             await self.process.wait()
@@ -113,7 +115,7 @@ async def gone(wanted: Iterable[ProcessId], within_s: float) -> frozenset[Proces
     left = alive(wanted)
     with suppress(TimeoutError):
         async with asyncio.timeout(within_s):
-            while left := alive(left):
+            while left := alive(left):  # noqa: ASYNC110  (strangers' processes: no event tells of their end)
                 await asyncio.sleep(GONE_POLL_S)
     return left
 

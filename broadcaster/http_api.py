@@ -14,7 +14,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 
 from broadcaster.errors_http import error_response
 from broadcaster.gateway import Gateway
-from broadcaster.http_guard import BodyLimit, KeyGuard, Keys
+from broadcaster.http_guard import BodyLimit, KeyGuard, Keys, Prefix
 from broadcaster.intake import Intake
 from broadcaster.job import JobProgress
 from broadcaster.job_stream import EVENT_STREAM, JobStreamResponse
@@ -49,7 +49,7 @@ class HttpParts:
 
 def make_app(parts: HttpParts) -> FastAPI:
     """The ASGI application. A path in `public_url` is served too, as behind a proxy that keeps it."""
-    app = FastAPI(title="Reelnet broadcaster", version="1", root_path=_prefix(parts.public_url), redoc_url=None)
+    app = FastAPI(title="Reelnet broadcaster", version="1", redoc_url=None)
     for pipeline in PIPELINES.values():
         app.add_api_route(
             f"/{pipeline.name}",
@@ -67,6 +67,7 @@ def make_app(parts: HttpParts) -> FastAPI:
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_middleware(BodyLimit, limit_bytes=parts.body_bytes)
     app.add_middleware(KeyGuard, keys=parts.keys)
+    app.add_middleware(Prefix, prefix=_prefix(parts.public_url))
     app.add_middleware(CORSMiddleware, allow_origins=list(parts.cors_origins), allow_methods=["*"], allow_headers=["*"])
     return app
 

@@ -1,4 +1,4 @@
-"""What stands before every route: the size of a body, and the API key."""
+"""What stands before every route: a proxy's prefix, the API key, and the size of a body."""
 
 from __future__ import annotations
 
@@ -14,6 +14,19 @@ from reelnet.errors import ConfigError, RefusedError, UserError
 
 OPEN_PATHS = ("/media/", "/healthz", "/openapi.json", "/docs")
 """Paths that need no key: results have unguessable names and open in a browser."""
+
+
+class Prefix:
+    """Serves the same routes below a path, for a proxy that keeps its own prefix."""
+
+    def __init__(self, app: ASGIApp, prefix: str) -> None:
+        self._app = app
+        self._prefix = prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._prefix and scope["type"] == "http" and scope["path"].startswith(self._prefix + "/"):
+            scope = {**scope, "root_path": self._prefix}
+        await self._app(scope, receive, send)
 
 
 class BodyLimit:

@@ -35,9 +35,11 @@ class ProcessEngine:
 
     async def start(self, spec: RunnerSpec) -> RunnerHandle:
         socket = spec.folder / SOCKET_NAME
-        with suppress(FileNotFoundError):
-            socket.unlink()
-        log = await asyncio.to_thread(_open_log, spec)
+        try:
+            socket.unlink(missing_ok=True)
+            log = await asyncio.to_thread(_open_log, spec)
+        except OSError as error:
+            raise EngineError(f"the slot's folder {spec.folder} cannot be written: {error.strerror}") from None
         try:
             child = await asyncio.create_subprocess_exec(
                 *self._command, *arguments(spec), stdin=PIPE, stdout=log, stderr=log, env=environment(spec)

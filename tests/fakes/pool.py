@@ -97,7 +97,7 @@ class InProcessEngine:
         life.worker.cancel_all()
         life.server.should_exit = True
         await asyncio.wait([life.task], timeout=grace_s)
-        life.server.force_exit = True
+        await life.worker.stop(grace_s)  # by force: closing the backend ends a job that ignores everything
         await asyncio.wait([life.task])
 
     async def recover(self) -> list[RunnerHandle]:

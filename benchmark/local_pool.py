@@ -1,0 +1,299 @@
+"""A pool on this machine, as subprocesses: one broadcaster and its nodes, gone when the block ends, however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import shutil
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+
+from benchmark.client import BroadcasterClient, Offer
+from benchmark.processes import Child, ProcessId, family, gone, start, tail
+from reelnet.errors import ReelnetError, StartError
+from reelnet.lifecycle import READY_FILE
+from reelnet.pipelines import PIPELINES
+
+Backend = Literal["tiny", "synthetic"]
+TINY = {"text-to-image": "reelnet/tiny-random-sd", "image-to-video": "reelnet/tiny-random-svd"}
+SYNTHETIC = "synthetic/bars"
+PRICE = {"mpix_step": "0.0000045"}
+LOCK = "pool.lock"
+COMPONENTS = ("broadcaster", "orchestrator")
+POLL_S = 0.05
+DRAIN_S = 5
+STOP_GRACE_S = DRAIN_S + 10.0
+FIND_TIMEOUT_S = 1.0
+GONE_S = 10.0
+"""Runners and file checkers end by themselves, at once, when their component has: this is patience."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolPlan:
+    """What a local pool looks like.
+
+    `home` is a folder of its own for state and logs; what an earlier pool left in it is removed. `models` is where
+    tiny models are looked for, and made when they are missing. `broadcaster_port` 0 takes a free one. `unit_s` is
+    the synthetic backend's speed, seconds per megapixel·step.
+    """
+
+    home: Path
+    models: Path
+    nodes: int = 2
+    backend: Backend = "tiny"
+    broadcaster_port: int = 0
+    unit_s: float = 0.001
+    start_timeout_s: float = 180.0
+
+    @property
+    def offers(self) -> frozenset[Offer]:
+        """What every node serves."""
+        if self.backend == "synthetic":
+            return frozenset((name, SYNTHETIC) for name in PIPELINES)
+        return frozenset(TINY.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One component of a running pool. `address` is the broadcaster's URL or a node's gRPC address with its id."""
+
+    name: str
+    pid: int
+    address: str
+    log: Path
+
+
+class LeftoverError(Exception):
+    """Processes of a pool have outlived it."""
+
+
+class LocalPool:
+    """A running pool, for the length of an `async with`; entering raises StartError that says what to do.
+
+    `tell` hears what it is about to do, a few words each. Leaving stops the broadcaster, then the nodes, and raises
+    LeftoverError if a process of theirs is left.
+    """
+
+    def __init__(self, plan: PoolPlan, tell: Callable[[str], None] = lambda step: None) -> None:
+        self._plan = plan
+        self._tell = tell
+        self._children: list[Child] = []
+        self._stack = AsyncExitStack()
+        self.members: list[Member] = []
+        """The broadcaster first, then the nodes."""
+
+    @property
+    def url(self) -> str:
+        """The broadcaster's."""
+        return self.members[0].address
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            _check_port(self._plan.broadcaster_port)
+            stack.enter_context(_own_folder(self._plan.home))
+            stack.push_async_callback(self._stop)
+            await self._start()
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    def processes(self) -> frozenset[ProcessId]:
+        """Every live process of the pool: components, runners, file checkers."""
+        return family(child.pid for child in self._children)
+
+    async def failed(self) -> str:
+        """Waits until a component ends by itself; says which, and the end of its log."""
+        waits = {asyncio.ensure_future(child.process.wait()): child for child in self._children}
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            return _obituary(waits[done.pop()])
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _start(self) -> None:
+        try:
+            async with asyncio.timeout(self._plan.start_timeout_s):
+                await self._make_models()
+                self._tell(f"starting {self._plan.nodes} nodes")
+                nodes = [await self._start_node(f"node-{i + 1}") for i in range(self._plan.nodes)]
+                addresses = [str((await self._ready("orchestrator", node))["address"]) for node in nodes]
+                self._tell("starting the broadcaster")
+                broadcaster = await self._start_broadcaster(addresses)
+                url = str((await self._ready("broadcaster", broadcaster))["url"])
+                places = zip([broadcaster, *nodes], [url, *addresses], strict=True)
+                self.members = [Member(child.name, child.pid, address, child.log) for child, address in places]
+                self._tell("waiting until every node has loaded its models")
+                await self._complete(url)
+        except TimeoutError:
+            raise StartError(self._late()) from None
+
+    async def _make_models(self) -> None:
+        """Makes the tiny models, each in one rename, so that a folder that is there is whole."""
+        models = self._plan.models
+        if self._plan.backend != "tiny" or all((models / name / "model_index.json").exists() for name in TINY.values()):
+            return
+        self._tell("making the tiny models, once")
+        maker = await start("models", "runner.cli", ["models", "make-tiny", str(models)], self._log("models"), _env())
+        self._children.append(maker)
+        if await maker.process.wait() != 0:
+            hint = "is the extra reelnet[diffusers] installed? --backend synthetic needs no model library"
+            raise StartError(f"the tiny models cannot be made; {hint}\n{_obituary(maker)}")
+        self._children.remove(maker)
+
+    async def _start_node(self, name: str) -> Child:
+        settings = {
+            "name": name,
+            "grpc": {"port": 0},
+            "metrics": {"port": 0},
+            "engine": "process",
+            "models": _models(self._plan),
+            "limits": {"drain_s": DRAIN_S},
+        }
+        return await self._start_component("orchestrator", name, settings)
+
+    async def _start_broadcaster(self, addresses: list[str]) -> Child:
+        settings = {
+            "http": {"port": self._plan.broadcaster_port},
+            "metrics": {"port": 0},
+            "orchestrators": addresses,
+            "limits": {"drain_s": DRAIN_S},
+        }
+        return await self._start_component("broadcaster", "broadcaster", settings)
+
+    async def _start_component(self, component: str, name: str, settings: Mapping[str, Any]) -> Child:
+        config = self._plan.home / f"{name}.yaml"
+        config.write_text(yaml.safe_dump(dict(settings), sort_keys=False), "utf-8")
+        environ = _env(REELNET_HOME=self._plan.home.resolve(), REELNET_MODELS=self._plan.models.resolve())
+        child = await start(name, f"{component}.cli", ["serve", "--config", str(config)], self._log(name), environ)
+        self._children.append(child)
+        return child
+
+    async def _ready(self, component: str, child: Child) -> dict[str, Any]:
+        """Where a started component answers."""
+        instance = child.name if component == "orchestrator" else "default"
+        path = self._plan.home / component / instance / READY_FILE
+        while not path.exists():
+            self._check_alive()
+            await asyncio.sleep(POLL_S)
+        facts: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        return facts
+
+    async def _complete(self, url: str) -> None:
+        """Until the broadcaster knows every offer of every node."""
+        wanted = dict.fromkeys(self._plan.offers, self._plan.nodes)
+        async with BroadcasterClient(url) as client:
+            while True:
+                self._check_alive()
+                try:
+                    if (await client.offers()).items() >= wanted.items():
+                        return
+                except ReelnetError:
+                    pass  # it may not listen yet; the timeout around this bounds it
+                await asyncio.sleep(POLL_S)
+
+    def _check_alive(self) -> None:
+        for child in self._children:
+            if child.exit_code is not None:
+                raise StartError(_obituary(child))
+
+    def _late(self) -> str:
+        logs = "\n".join(f"{child.log}:\n{tail(child.log)}" for child in self._children)
+        return f"the pool was not complete after {self._plan.start_timeout_s:g} s; the logs say why\n{logs}"
+
+    async def _stop(self) -> None:
+        """The broadcaster first, so that no job is sent to a node that stops; then all the nodes at once."""
+        self._tell("stopping")
+        everything = self.processes()
+        for group in (self._broadcasters(), self._others()):
+            async with asyncio.TaskGroup() as stops:
+                for child in group:
+                    stops.create_task(child.stop(STOP_GRACE_S), name=f"stop:{child.name}")
+        if left := await gone(everything | self.processes(), GONE_S):
+            pids = ", ".join(str(process.pid) for process in sorted(left))
+            raise LeftoverError(f"processes of the pool are left: {pids}; end them by hand")
+
+    def _broadcasters(self) -> list[Child]:
+        return [child for child in self._children if child.name == "broadcaster"]
+
+    def _others(self) -> list[Child]:
+        return [child for child in self._children if child.name != "broadcaster"]
+
+    def _log(self, name: str) -> Path:
+        return self._plan.home / "logs" / f"{name}.log"
+
+
+@asynccontextmanager
+async def use_or_start(url: str, plan: PoolPlan, tell: Callable[[str], None]) -> AsyncIterator[str]:
+    """The URL of the broadcaster at `url`, or, when none answers there, of a pool that lives as long as the block."""
+    if await _answers(url):
+        yield url
+    else:
+        async with LocalPool(plan, tell) as pool:
+            yield pool.url
+
+
+async def _answers(url: str) -> bool:
+    async with BroadcasterClient(url) as client:
+        try:
+            await client.offers(timeout_s=FIND_TIMEOUT_S)
+        except ReelnetError:
+            return False
+    return True
+
+
+def _models(plan: PoolPlan) -> list[dict[str, Any]]:
+    """The `models` of orchestrator.yaml."""
+    if plan.backend == "synthetic":
+        backend = {"synthetic": {"unit_s": plan.unit_s}}
+        return [{"model": SYNTHETIC, "pipelines": {n: {"price": dict(PRICE)} for n in PIPELINES}, "backend": backend}]
+    return [{"model": model, "pipelines": {name: {"price": dict(PRICE)}}} for name, model in TINY.items()]
+
+
+def _env(**more: Path) -> dict[str, str]:
+    """This environment without settings meant for other components of this user."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("REELNET_")}
+    return kept | {name: str(value) for name, value in more.items()}
+
+
+def _obituary(child: Child) -> str:
+    log = f"the end of {child.log}:\n{tail(child.log)}"
+    return f"{child.name} ended with exit code {child.exit_code}; {log}"
+
+
+def _check_port(port: int) -> None:
+    """Raises StartError when something listens there: known before seconds are spent on nodes."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            reason = error.strerror or error
+            raise StartError(f"port {port} cannot be taken ({reason}); free it, or choose another: --port N") from None
+
+
+@contextmanager
+def _own_folder(home: Path) -> Iterator[None]:
+    """Takes the folder for this pool alone and empties it; the kernel gives it back when this process is killed."""
+    marked = (home / LOCK).exists()
+    if not marked and any((home / component).exists() for component in COMPONENTS):
+        raise StartError(f"{home} holds state that is not a local pool's; name another folder")
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / LOCK).open("wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StartError(f"another local pool runs in {home}; stop it first") from None
+        for leftover in (*COMPONENTS, "logs"):
+            shutil.rmtree(home / leftover, ignore_errors=True)
+        yield

@@ -1,0 +1,207 @@
+"""The main job on tiny models: words become a picture, and a picture becomes a video, on a pool of this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from benchmark.client import MAX_OUTPUT_BYTES, Answer, BroadcasterClient, JobSpec
+from benchmark.interruption import unless_stopped
+from benchmark.local_pool import LeftoverError, LocalPool, PoolPlan
+from reelnet.errors import ReelnetError, printable
+from reelnet.inspection import EXTENSIONS, OutputFacts, check_output
+from reelnet.lifecycle import EXIT_FAILED, run
+from reelnet.pipelines import pipeline_named
+from reelnet.pricing import format_money
+
+STARTED = time.monotonic()
+ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "out" / "demo"
+PHOTO = ROOT / "examples" / "rocket.jpg"
+NODES = 2
+SHORT_CHARS = 10
+CELL_CHARS = 80
+
+
+class DemoError(Exception):
+    """Something is not as it should be; the text says what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A job that is done, and its checked file."""
+
+    answer: Answer
+    file: Path
+    facts: OutputFacts
+
+
+def jobs() -> list[JobSpec]:
+    """What the demo asks for: small enough for seconds on a CPU."""
+    words = {"prompt": "a rocket on its pad at dawn", "width": 512, "height": 512, "num_inference_steps": 20, "seed": 7}
+    clip = {"width": 256, "height": 256, "num_frames": 14, "fps": 6, "num_inference_steps": 5, "seed": 7}
+    photo = (PHOTO.name, PHOTO.read_bytes())
+    return [JobSpec("text-to-image", words), JobSpec("image-to-video", clip, image=photo)]
+
+
+def main() -> int:
+    """Runs the demo; the exit code is 0 only if everything is right."""
+    console = Console()
+    finished: list[Finished] | None = None
+
+    async def demo(stopping: asyncio.Event) -> None:
+        nonlocal finished
+        finished = await unless_stopped(stopping, on_a_pool(console))
+
+    try:
+        if code := run(demo):
+            return code
+    except (DemoError, LeftoverError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return EXIT_FAILED
+    if finished is None:
+        sys.stderr.write("interrupted\n")
+        return EXIT_FAILED
+    console.print(table(finished))
+    console.print("tiny models have random weights: what they draw is coloured noise, made by the true model code")
+    console.print(f"demo finished in {time.monotonic() - STARTED:.1f} s")
+    return 0
+
+
+async def on_a_pool(console: Console) -> list[Finished]:
+    """Starts the pool, runs the jobs, stops the pool: leaving its block fails if a process is left."""
+    plan = PoolPlan(home=OUT / "state", models=OUT / "models", nodes=NODES)
+    async with LocalPool(plan, lambda step: console.print(f"{step} …")) as pool:
+        count = len(pool.processes())
+        console.print(f"the pool is up at {pool.url}: {NODES} nodes, {count} processes")
+        async with BroadcasterClient(pool.url) as client:
+            finished = [await one_job(client, job, console) for job in jobs()]
+    console.print(f"stopped; none of the {count} processes is left")
+    return finished
+
+
+async def one_job(client: BroadcasterClient, job: JobSpec, console: Console) -> Finished:
+    """Runs a job with live progress, fetches its file and checks it. Raises DemoError."""
+    result: dict[str, Any] = {}
+    try:
+        with StageBars(job.pipeline, console) as bars:
+            async for name, data in client.events(job):
+                bars.take(name, data)
+                result = data
+        answer = Answer.parse(result)
+        draft = OUT / "state" / "download"
+        media_type = await client.download(answer.urls[0], draft)
+        return await asyncio.to_thread(keep, answer, job, draft, media_type)
+    except ReelnetError as error:
+        reason = f"{error.failure.value}/{error.code}: {error.message}"
+        raise DemoError(f"{job.pipeline} failed ({reason}); the logs are in {near(OUT / 'state' / 'logs')}") from None
+
+
+def keep(answer: Answer, job: JobSpec, draft: Path, media_type: str) -> Finished:
+    """Checks the downloaded file and gives it its name. Raises NodeError, and DemoError for one that shows nothing."""
+    pipeline = pipeline_named(job.pipeline)
+    (spec,) = pipeline.promises(pipeline.parse(job.params))
+    facts = check_output(draft, media_type, spec, MAX_OUTPUT_BYTES)
+    if facts.constant or facts.still:
+        raise DemoError(f"{job.pipeline}: the output is {'one colour all over' if facts.constant else 'a still clip'}")
+    file = OUT / f"{job.pipeline}-{answer.seeds[0]}.{EXTENSIONS[media_type]}"
+    return Finished(answer, draft.rename(file), facts)
+
+
+class StageBars:
+    """A job's progress: a bar for each stage on a terminal; elsewhere, a line for each stage when it is over."""
+
+    def __init__(self, title: str, console: Console) -> None:
+        columns = (TextColumn("  {task.description:<8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._console = console
+        self._title = title
+        self._stages: dict[str, tuple[TaskID, int]] = {}
+
+    def __enter__(self) -> Self:
+        self._console.print(self._title, style="bold")
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def take(self, name: str, data: Mapping[str, Any]) -> None:
+        """An event of the job."""
+        if name == "progress":
+            self._advance(printable(str(data["stage"]), CELL_CHARS), int(data["step"]), int(data["total"]))
+        elif name == "result":
+            self._complete()
+
+    def _advance(self, stage: str, step: int, total: int) -> None:
+        if stage not in self._stages:
+            self._complete()
+            self._stages[stage] = self._progress.add_task(stage, total=total), total
+        self._progress.update(self._stages[stage][0], completed=step)
+
+    def _complete(self) -> None:
+        """Fills the bar of the stage before: its last steps may have been left out as the next one overtook them."""
+        if self._stages:
+            stage, (bar, total) = list(self._stages.items())[-1]
+            self._progress.update(bar, completed=total)
+            if not self._console.is_terminal:
+                self._console.print(f"  {stage}: {total} of {total}", markup=False, highlight=False)
+
+
+def table(finished: list[Finished]) -> Table:
+    """What was done, a column for each job."""
+    shown = Table(show_header=False)
+    for name, texts in rows(finished).items():
+        shown.add_row(Text(name, style="bold"), *(Text(printable(text, CELL_CHARS), overflow="fold") for text in texts))
+    return shown
+
+
+def rows(finished: list[Finished]) -> dict[str, list[str]]:
+    """The table's texts by their heading. What a node says of itself is a stranger's text."""
+    answers = [item.answer for item in finished]
+    seconds = [answer.timings_s for answer in answers]
+    return {
+        "job": [answer.job_id[-SHORT_CHARS:] for answer in answers],
+        "pipeline": [answer.pipeline for answer in answers],
+        "model": [answer.model for answer in answers],
+        "model digest": [answer.model_digest[:SHORT_CHARS] for answer in answers],
+        "class": [answer.made_with.get("class", "?") for answer in answers],
+        "versions": [versions(answer) for answer in answers],
+        "node": [answer.node[:SHORT_CHARS] for answer in answers],
+        "queue": [f"{s.get('queue', 0.0):.2f} s" for s in seconds],
+        "load": [f"{s['load']:.2f} s" if "load" in s else "was warm" for s in seconds],
+        "run": [f"{s.get('run', 0.0):.2f} s" for s in seconds],
+        "price": [f"${format_money(answer.price_nano)}" for answer in answers],
+        "output": [look(item.facts) for item in finished],
+        "file": [near(item.file) for item in finished],
+    }
+
+
+def versions(answer: Answer) -> str:
+    """The versions of the libraries that made the output, as the node says them."""
+    return ", ".join(f"{n} {answer.made_with[n]}" for n in ("diffusers", "torch") if n in answer.made_with)
+
+
+def look(facts: OutputFacts) -> str:
+    """Size, and frames of a clip."""
+    frames = f", {facts.frames} frames at {facts.fps:g}/s" if facts.frames else ""
+    return f"{facts.width}×{facts.height}{frames}, {facts.size:,} bytes"
+
+
+def near(path: Path) -> str:
+    """The path as seen from the repository."""
+    return str(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""Bad input: each with a clear message, the right status, and nothing broken afterwards."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakes.pool import InProcessEngine, Pool, PoolPlan, running_pool
+from tests.fakes.runner import picture
+from tests.integration.test_cancel import SYNTHETIC
+
+SMALL = {"prompt": "boat", "width": 64, "height": 64, "num_inference_steps": 1, "seed": 1}
+CLIP = {"width": 64, "height": 64, "num_inference_steps": 1, "num_frames": 2}
+
+
+@pytest.fixture
+async def pool(tmp_path: Path) -> AsyncIterator[Pool]:
+    """One synthetic node; after the test it still works, and nobody is blamed."""
+    the_plan = PoolPlan(tmp_path, [InProcessEngine()], [SYNTHETIC], broadcaster={"limits": {"body_bytes": 2**20}})
+    async with running_pool(the_plan) as running:
+        yield running
+        assert (await running.job("text-to-image", SMALL)).status_code == 200
+        assert running.broadcaster.scores.reputation(running.nodes[0].node.id) == 1
+
+
+BAD_PARAMS: list[Any] = [
+    ({"prompt": ""}, "prompt", "empty"),
+    ({"prompt": "   "}, "prompt", "empty"),
+    ({"num_inference_steps": 0}, "num_inference_steps", "greater than or equal to 1"),
+    ({"num_inference_steps": 10_000}, "num_inference_steps", "less than or equal to"),
+    ({"width": 513}, "width", "multiple of 8"),
+    ({"width": 100_000}, "width", "less than or equal to"),
+    ({"width": 4096, "height": 4096}, "", "pixels"),
+    ({"seed": -1}, "seed", "greater than or equal to 0"),
+    ({"guidance_scale": "NaN"}, "guidance_scale", "finite"),
+    ({"num_images_per_prompt": 11}, "num_images_per_prompt", "less than or equal to 10"),
+    ({"model_id": "synthetic/barz"}, "model_id", "did you mean 'synthetic/bars'"),
+    ({"model_id": 7}, "model_id", "expected text"),
+    ({"promt": "boat"}, "promt", "did you mean 'prompt'"),
+    ({"loras": "not json"}, "loras", "JSON object"),
+]
+
+
+@pytest.mark.parametrize(("change", "field", "words"), BAD_PARAMS)
+async def test_a_bad_parameter_is_named(pool: Pool, change: dict[str, Any], field: str, words: str) -> None:
+    """422 with the field and what is wrong with it, in the shape that the published clients parse."""
+    answer = await pool.job("text-to-image", {**SMALL, **change})
+    assert answer.status_code == 422
+    rows = answer.json()["detail"]
+    assert any(words in row["msg"] and row["loc"][-1] in (field, "body") for row in rows), rows
+    assert all(row.keys() == {"loc", "msg", "type"} for row in rows)
+    assert answer.json()["error"]["class"] == "user"
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A small PNG that claims to be of that size."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    rows = zlib.compress(bytes(10_000), 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+BAD_PICTURES: list[Any] = [
+    pytest.param(picture()[:-200], 415, "damaged or cut off", id="truncated"),
+    pytest.param(b"this is no picture at all\n" * 50, 415, "expected PNG, JPEG or WebP", id="text"),
+    pytest.param(b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "expected PNG, JPEG or WebP", id="svg"),
+    pytest.param(bomb(20_000, 10_000), 413, "megapixels", id="200-megapixels"),
+    pytest.param(bomb(300, 300), 415, "damaged or cut off", id="lying-header"),
+    pytest.param(b"", 422, "missing", id="empty"),
+]
+
+
+@pytest.mark.parametrize(("data", "status", "words"), BAD_PICTURES)
+async def test_a_bad_picture_is_refused(pool: Pool, data: bytes, status: int, words: str) -> None:
+    """What is no whole picture of a sane size never reaches a node."""
+    answer = await pool.job("image-to-video", CLIP, data)
+    assert answer.status_code == status, answer.text
+    assert words in answer.text
+
+
+async def test_a_body_over_the_limit_is_refused(pool: Pool) -> None:
+    """413, whether the length is declared or not."""
+
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(40):
+            yield b" " * 65536
+
+    declared = await pool.http.post("/text-to-image", content=b" " * 2**21)
+    assert declared.status_code == 413
+    streamed = await pool.http.post("/text-to-image", content=endless())
+    assert streamed.status_code == 413
+    assert "larger than" in streamed.json()["detail"]["msg"]
+
+
+UNREADABLE: list[Any] = [
+    (b"{not json", "application/json", 400, "no valid JSON"),
+    (b"[1, 2]", "application/json", 400, "JSON object"),
+    (b'{"prompt": "boat"}', "text/plain", 415, "application/json"),
+    (b"nonsense", "multipart/form-data; boundary=x", 400, "form"),
+    (b"nonsense", "multipart/form-data", 400, "form"),
+]
+
+
+@pytest.mark.parametrize(("body", "media_type", "status", "words"), UNREADABLE)
+async def test_an_unreadable_body_is_refused(
+    pool: Pool, body: bytes, media_type: str, status: int, words: str
+) -> None:
+    """400 or 415, and what to send instead."""
+    answer = await pool.http.post("/text-to-image", content=body, headers={"content-type": media_type})
+    assert answer.status_code == status, answer.text
+    assert words in answer.json()["detail"]["msg"]
+
+
+async def test_a_picture_for_a_pipeline_without_one_is_refused(pool: Pool) -> None:
+    """A file that nobody will look at is a mistake, and said so."""
+    answer = await pool.job("text-to-image", SMALL, picture())
+    assert answer.status_code == 422
+    assert "takes no such file" in answer.text
+
+
+async def test_an_unknown_path_names_the_nearest(pool: Pool) -> None:
+    """404 in our shape, with the route that was meant."""
+    answer = await pool.http.post("/text-to-imag", json=SMALL)
+    assert answer.status_code == 404
+    assert "did you mean 'text-to-image'" in answer.json()["detail"]["msg"]
+
+
+@pytest.mark.parametrize("name", ["..%2fidentity.key", "nothing.png", "x", "%00.png"])
+async def test_media_opens_nothing_else(pool: Pool, name: str) -> None:
+    """Only a result's own name opens a file."""
+    assert (await pool.http.get(f"/media/{name}")).status_code == 404
+
+
+async def test_media_is_served_inert(pool: Pool) -> None:
+    """A browser neither sniffs nor runs what a node has made."""
+    answer = await pool.job("text-to-image", SMALL)
+    media = await pool.http.get(answer.json()["images"][0]["url"])
+    assert media.headers["x-content-type-options"] == "nosniff"
+    assert "sandbox" in media.headers["content-security-policy"]
+    assert media.headers["content-type"] == "image/png"
+
+
+async def test_a_pipeline_that_nobody_serves_is_said(tmp_path: Path) -> None:
+    """503 with Retry-After while no node of the pool serves the pipeline."""
+    only_pictures = {**SYNTHETIC, "pipelines": {"text-to-image": {}}}
+    async with running_pool(PoolPlan(tmp_path, [InProcessEngine()], [only_pictures])) as pool:
+        answer = await pool.job("image-to-video", CLIP, picture())
+        assert answer.status_code == 503
+        assert int(answer.headers["retry-after"]) >= 1
+        assert "no node of this pool serves image-to-video" in answer.json()["detail"]["msg"]
+
+
+async def test_a_key_is_asked_for_where_keys_are_set(tmp_path: Path) -> None:
+    """401 without a key; results open without one, for their names are unguessable."""
+    (tmp_path / "keys").write_text("first-key\nsecond-key\n")
+    the_plan = PoolPlan(tmp_path, [InProcessEngine()], [SYNTHETIC])
+    the_plan.broadcaster = {"keys_file": str(tmp_path / "keys")}
+    async with running_pool(the_plan) as pool:
+        refused = await pool.job("text-to-image", SMALL)
+        assert refused.status_code == 401
+        assert "Authorization: Bearer" in refused.json()["detail"]["msg"]
+        known = {"authorization": "Bearer second-key"}
+        answer = await pool.http.post("/text-to-image", json=SMALL, headers=known)
+        assert answer.status_code == 200
+        assert (await pool.http.get(answer.json()["images"][0]["url"])).status_code == 200
+
+
+async def test_a_base_url_with_a_path_works(tmp_path: Path) -> None:
+    """Behind a proxy that keeps its prefix, jobs run and links carry it."""
+    the_plan = PoolPlan(tmp_path, [InProcessEngine()], [SYNTHETIC])
+    the_plan.broadcaster = {"public_url": "https://media.example/reel/v1"}
+    async with running_pool(the_plan) as pool:
+        for path in ("/text-to-image", "/reel/v1/text-to-image"):
+            answer = await pool.http.post(path, json=SMALL)
+            assert answer.status_code == 200
+            url = answer.json()["images"][0]["url"]
+            assert url.startswith("https://media.example/reel/v1/media/")
+            assert (await pool.http.get(url.removeprefix("https://media.example"))).status_code == 200
