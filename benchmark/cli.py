@@ -105,7 +105,6 @@ async def _measure(target: Target, request: Request, model: str | None) -> Run:
 
 async def _measure_at(url: str, request: Request, model: str | None, folder: Path, console: Console) -> Run:
     scenario = plan(request, choose_model(request.pipeline, model, await _offers(url)))
-    console.print(report.describe(scenario), markup=False, highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("jobs", total=request.warmup + request.runs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -48,7 +48,9 @@ async def drive(url: str, scenario: Scenario, folder: Path, tell: Callable[[Samp
     """
     request = scenario.request
     first_of_warmup = request.seed + request.runs
-    await _loop(url, scenario, folder, iter(range(first_of_warmup, first_of_warmup + request.warmup)), tell)
+    warmup = await _loop(url, scenario, folder, iter(range(first_of_warmup, first_of_warmup + request.warmup)), tell)
+    for item in warmup:
+        _remove(path for path, _ in item.outputs)
     began = perf_counter()
     fetched = await _loop(url, scenario, folder, iter(range(request.seed, first_of_warmup)), tell)
     wall_s = perf_counter() - began
@@ -75,15 +77,15 @@ async def _loop(
 
 
 async def _once(client: BroadcasterClient, scenario: Scenario, folder: Path, seed: int) -> _Fetched:
+    paths = [folder / f"{seed}-{index}" for index in range(len(scenario.promises))]
     began = perf_counter()
     try:
         answer = await client.run(scenario.job(seed))
         total_s = perf_counter() - began
-        outputs = []
-        for index, url in enumerate(answer.urls[: len(scenario.promises)]):
-            path = folder / f"{seed}-{index}"
-            outputs.append((path, await client.download(url, path)))
+        links = zip(paths, answer.urls, strict=False)
+        outputs = [(path, await client.download(url, path)) for path, url in links]
     except ReelnetError as error:
+        _remove(paths)
         return _Fetched(Sample(seed, perf_counter() - began, failure=error.failure.value, code=error.code))
     timings_s = {**answer.timings_s, "download": perf_counter() - began - total_s}
     sample = Sample(seed, total_s, answer.node, answer.price_nano, timings_s)
@@ -102,6 +104,10 @@ def _check(fetched: _Fetched, scenario: Scenario) -> Sample:
     except NodeError as error:
         return replace(fetched.sample, failure=CHECK, code=error.code)
     finally:
-        for path, _ in fetched.outputs:
-            path.unlink(missing_ok=True)
+        _remove(path for path, _ in fetched.outputs)
     return replace(fetched.sample, marks=tuple(marks))
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)

@@ -125,7 +125,7 @@ class LocalPool:
         try:
             async with asyncio.timeout(self._plan.start_timeout_s):
                 await self._make_models()
-                self._tell(f"starting {self._plan.nodes} nodes")
+                self._tell(f"starting {self._plan.nodes} node{'s' if self._plan.nodes > 1 else ''}")
                 nodes = [await self._start_node(f"node-{i + 1}") for i in range(self._plan.nodes)]
                 addresses = [str((await self._ready("orchestrator", node))["address"]) for node in nodes]
                 self._tell("starting the broadcaster")

@@ -25,6 +25,7 @@ NAME_CHARS = 64
 def show(run: Run, console: Console) -> None:
     """Prints the tables: the figures, then a line for each node."""
     summary = run.summary
+    console.print(Text(describe(run.scenario), style="bold"), soft_wrap=True)
     console.print(_figures(run.scenario, summary))
     if summary.nodes:
         console.print(_nodes(summary))
@@ -67,7 +68,7 @@ def describe(scenario: Scenario) -> str:
 
 
 def _figures(scenario: Scenario, summary: Summary) -> Table:
-    table = Table(title=Text(describe(scenario)), title_justify="left", show_header=False)
+    table = Table(show_header=False)
     table.add_column(style="bold")
     for _ in Spread._fields:
         table.add_column(justify="right")
@@ -91,7 +92,7 @@ def _figures(scenario: Scenario, summary: Summary) -> Table:
 
 
 def _nodes(summary: Summary) -> Table:
-    table = Table("node", title="Nodes, total seconds", title_justify="left")
+    table = Table("node, total seconds")
     for heading in ("runs", *Spread._fields):
         table.add_column(heading, justify="right")
     for node, share in summary.nodes.items():

@@ -25,6 +25,7 @@ from broadcaster.job import JobInput, JobRequest, new_job_id, now_ms
 from broadcaster.registry import Registry
 from broadcaster.settings import BroadcasterSettings
 from reelnet.errors import BusyError, UserError
+from reelnet.inspection import InputLimits
 from reelnet.jobs import InputRef
 from reelnet.pipelines import Pipeline, details, did_you_mean
 
@@ -103,14 +104,15 @@ class Intake:
         for name in pipeline.inputs:
             if not files.get(name):
                 raise InvalidParamsError([_row(name, "the file is missing; send it as multipart/form-data", "missing")])
-        return tuple([await self._picture(name, files[name]) for name in pipeline.inputs])
+        return tuple([await self._picture(pipeline, name, files[name]) for name in pipeline.inputs])
 
-    async def _picture(self, name: str, data: bytes) -> JobInput:
+    async def _picture(self, pipeline: Pipeline, name: str, data: bytes) -> JobInput:
         """The picture, checked in a child process, and without whatever its file says besides the picture."""
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
             given, clean = Path(folder, "given"), Path(folder, "clean")
             await asyncio.to_thread(given.write_bytes, data)
-            facts = await self.inspector.picture(given, stripped_to=clean)
+            limits = InputLimits(max_pixels=min(self.settings.limits.max_pixels, pipeline.max_input_pixels))
+            facts = await self.inspector.picture(given, stripped_to=clean, limits=limits)
             kept = await asyncio.to_thread(clean.read_bytes)
         digest = hashlib.sha256(kept).hexdigest()
         return JobInput(InputRef(name, len(kept), digest, facts.media_type), kept, facts)

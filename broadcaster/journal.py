@@ -84,8 +84,7 @@ class Journal:
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self.recovered = 0
-        self._engine = _engine(url)
-        self._statements = statements(self._engine.dialect.name)
+        self._url = url
         self._mode = mode
         self._flush_s = flush_ms / 1000
         self._capacity = capacity
@@ -100,6 +99,8 @@ class Journal:
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
+        self._engine = await asyncio.to_thread(_engine, self._url)
+        self._statements = statements(self._engine.dialect.name)
         self.recovered = await asyncio.to_thread(self._prepare)
         self._thread.start()
         return self
@@ -189,10 +190,11 @@ class Journal:
                 self._write(rows)
             except SQLAlchemyError as error:
                 self._failing = True
-                log.warning("journal.refused", rows=len(rows), error=str(error.__cause__ or error)[:200])
+                text = str(error.__cause__ or error)[:200]
                 if isinstance(error, OperationalError | InterfaceError) and not self._closes_within(RETRY_S):
+                    log.warning("journal.refused", rows=len(rows), error=text)
                     continue
-                log.exception("journal.rows_lost", rows=len(rows))
+                log.critical("journal.rows_lost", rows=len(rows), error=text)
                 return error
             self._failing = False
             return None

@@ -9,13 +9,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text, Update, update
+from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text, Update, and_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from reelnet.errors import MAX_MESSAGE_CHARS, FailureClass, printable
 from reelnet.jobs import TERMINAL, JobState
-
-_ENDED = sorted(state.value for state in TERMINAL)
 
 metadata = MetaData()
 jobs = Table(
@@ -91,11 +89,15 @@ class AttemptRow:
 Row = JobRow | AttemptRow
 
 
+# One comparison each: SQLAlchemy runs no statement with an expanding IN for many rows at once.
+_OPEN = and_(*(jobs.c.state != state.value for state in sorted(TERMINAL)))
+
+
 def fail_open_jobs(now_ms: int) -> Update:
     """Ends every job that is not terminal as a transient failure of the broadcaster."""
     return (
         update(jobs)
-        .where(jobs.c.state.not_in(_ENDED))
+        .where(_OPEN)
         .values(
             state=JobState.FAILED.value,
             failure_class=FailureClass.TRANSIENT.value,
@@ -112,7 +114,7 @@ def statements(dialect: str) -> tuple[Any, Any]:
     insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect]
     job = insert(jobs)
     changed = {column.name: job.excluded[column.name] for column in jobs.c if column.name not in {"id", "created_ms"}}
-    upsert = job.on_conflict_do_update(index_elements=[jobs.c.id], set_=changed, where=jobs.c.state.not_in(_ENDED))
+    upsert = job.on_conflict_do_update(index_elements=[jobs.c.id], set_=changed, where=_OPEN)
     return upsert, insert(attempts).on_conflict_do_nothing()
 
 

@@ -65,8 +65,10 @@ class Incoming:
     """An output that is being received. Not for concurrent use: one task writes and commits."""
 
     def __init__(self, folder: Path, media_type: str, label: str, max_bytes: int) -> None:
-        self._token = secrets.token_hex(_TOKEN_BYTES)
-        self._folder = folder
+        token = secrets.token_hex(_TOKEN_BYTES)
+        self.path = folder / _INCOMING / token
+        """The temporary file (mode 0600). It holds everything received after `flush`, for a check before `commit`."""
+        self._kept = folder / f"{token}.{EXTENSIONS[media_type]}"
         self._media_type = media_type
         self._label = label
         self._max_bytes = max_bytes
@@ -75,13 +77,9 @@ class Incoming:
         self._batched = 0
         self._on_disk = False
         self._closed = False
+        self._committed = False
         self.size = 0
         """Bytes received so far."""
-
-    @property
-    def path(self) -> Path:
-        """The temporary file (mode 0600). It holds everything received after `flush`, for a check before `commit`."""
-        return self._folder / _INCOMING / self._token
 
     async def write(self, chunk: bytes) -> None:
         """Takes the next bytes. Raises NodeError `bytes` when there are more than allowed."""
@@ -106,19 +104,28 @@ class Incoming:
         sha256 = await self.flush()
         if self._closed:
             raise ValueError("the output is committed or dropped already")
-        name = f"{self._token}.{EXTENSIONS[self._media_type]}"
-        # On the loop on purpose: it writes no data, and a rename in a thread could outlive the scope's end.
-        os.rename(self.path, self._folder / name)
-        self._closed = True
-        return StoredMedia(name, self._media_type, self.size, sha256)
+        await asyncio.to_thread(self._keep)
+        self._committed = self._closed = True
+        return StoredMedia(self._kept.name, self._media_type, self.size, sha256)
 
-    def drop(self) -> None:
-        """Removes the temporary file, if it is not committed; also while a thread is about to write it."""
+    async def close(self) -> None:
+        """Removes the file, unless it is committed; also when a thread is only about to write or to keep it."""
         self._closed = True
+        if not self._committed:
+            await asyncio.to_thread(self._remove)
+
+    # In a thread. A cancelled caller leaves it running, so each step cleans up behind a `close` that came first.
+
+    def _remove(self) -> None:
         self.path.unlink(missing_ok=True)
+        self._kept.unlink(missing_ok=True)
+
+    def _keep(self) -> None:
+        os.rename(self.path, self._kept)
+        if self._closed:
+            self._remove()
 
     def _append(self, batch: list[bytes]) -> None:
-        """In a thread. A cancelled `write` leaves it running, so it cleans up behind a `drop` that came first."""
         if self._closed:
             return
         with open(self.path, "ab", opener=_private) as file:
@@ -126,7 +133,7 @@ class Incoming:
                 self._sha256.update(chunk)
                 file.write(chunk)
         if self._closed:
-            self.path.unlink(missing_ok=True)
+            self._remove()
 
 
 class MediaStore:
@@ -154,12 +161,12 @@ class MediaStore:
         try:
             yield incoming
         finally:
-            incoming.drop()
+            await incoming.close()
 
     def open_path(self, name: str) -> tuple[Path, str]:
         """The path and media type of a kept file. Raises UserError, HTTP status 404, for any other name."""
         match = _NAME.fullmatch(name)
-        path = self._folder / name
+        path = self._folder / name  # one look at a local folder: no hop to a thread for that
         if match is None or not path.is_file():
             raise UserError("there is no such media; it may have expired", code="not_found", http_status=404)
         return path, _MEDIA_TYPES[match[1]]

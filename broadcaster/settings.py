@@ -63,6 +63,7 @@ class Limits(Section):
     reconnect_wait_s: float = Field(15, ge=0, description="Seconds to wait for a lost node when there is no other.")
     ticket_s: float = Field(60, gt=0, description="Seconds within which a node may begin with a ticket.")
     drain_s: float = Field(600, ge=0, description="Seconds that running jobs get when the broadcaster stops.")
+    max_pixels: int = Field(50_000_000, gt=0, description="Pixels of an input picture.")
 
 
 DEFAULT_DEADLINE_S = 600.0

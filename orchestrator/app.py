@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import os
 import random
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -121,10 +124,22 @@ async def _closing(engine: RunnerEngine) -> AsyncIterator[None]:
 
 @contextmanager
 def _socket_folder(folder: Path) -> Iterator[Path]:
-    """The slots' folders: in the node's own folder, or, when its path is too long for a socket, in a temporary one."""
+    """The slots' folders: in the node's own folder, or, when its path is too long for a socket, in a temporary one.
+
+    The temporary one has the same name at each start, so that what a killed node left is found and removed.
+    """
     path = folder / "slots"
     if len(str(path)) <= SOCKET_PATH_LIMIT - SLOT_NAME_CHARS:
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="reelnet-") as temporary:
-        yield Path(temporary)
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    short = Path(tempfile.gettempdir()) / f"reelnet-{os.getuid()}-{name}"
+    shutil.rmtree(short, ignore_errors=True)
+    try:
+        short.mkdir(mode=0o700)
+    except OSError as error:
+        raise StartError(f"{short}: cannot be made for the runners' sockets: {error.strerror}; set TMPDIR") from None
+    try:
+        yield short
+    finally:
+        shutil.rmtree(short, ignore_errors=True)

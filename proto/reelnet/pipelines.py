@@ -185,6 +185,7 @@ class Pipeline:
     """One pipeline of the network: what it takes, what it costs, what it gives.
 
     `family` and `version` name the parameter schema that a capability speaks, as `text-to-image/sd@1`.
+    `max_input_pixels` bounds an input picture where the output grows with it.
     """
 
     name: str
@@ -193,6 +194,7 @@ class Pipeline:
     params: type[Params]
     inputs: tuple[str, ...]
     measure: Callable[[Any, Size | None], tuple[Work, tuple[MediaSpec, ...]]]
+    max_input_pixels: int = 50_000_000
 
     @property
     def schema(self) -> str:
@@ -257,9 +259,9 @@ PIPELINES: dict[str, Pipeline] = {
     pipeline.name: pipeline
     for pipeline in (
         Pipeline("text-to-image", "sd", 1, TextToImage, (), _text_to_image),
-        Pipeline("image-to-image", "sd", 1, ImageToImage, ("image",), _image_to_image),
+        Pipeline("image-to-image", "sd", 1, ImageToImage, ("image",), _image_to_image, MAX_PIXELS),
         Pipeline("image-to-video", "svd", 1, ImageToVideo, ("image",), _image_to_video),
-        Pipeline("upscale", "x4", 1, Upscale, ("image",), _upscale),
+        Pipeline("upscale", "x4", 1, Upscale, ("image",), _upscale, MAX_PIXELS),
     )
 }
 

@@ -148,7 +148,7 @@ async def test_a_job_that_hangs_does_not_outlive_its_stop(engine: RunnerEngine, 
     async with asyncio.timeout(30):
         await engine.stop(handle, grace_s=1)
         await engine.wait(handle)
-    with pytest.raises(Exception):  # noqa: B017, PT011  (how it ends is the runner's affair: that it ends is ours)
+    with pytest.raises(Exception):  # noqa: B017  (how it ends is the runner's affair: that it ends is ours)
         await running
     await client.close()
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from orchestrator.app import serve as serve_node
 from orchestrator.engine import EngineError, EngineFacts, RunnerEngine, RunnerExit, RunnerHandle, RunnerSpec
 from orchestrator.settings import OrchestratorSettings
 from runner.app import build, make_backend
-from runner.backend import Backend
+from runner.backend import Backend, ModelInfo, Rendered, Reporter, RunnerJob
 from runner.process import unix_listener
 from runner.settings import RunnerSettings
 from runner.worker import Worker
@@ -34,6 +35,28 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Any:
         yield
+
+
+class _LoadsAlone:
+    """A backend that loads while no other one in this process does: model libraries switch global state then."""
+
+    _loading = threading.Lock()
+
+    def __init__(self, inner: Backend) -> None:
+        self._inner = inner
+
+    def load(self) -> ModelInfo:
+        with self._loading:
+            return self._inner.load()
+
+    def run(self, job: RunnerJob, report: Reporter) -> Iterator[Rendered]:
+        return self._inner.run(job, report)
+
+    def recover(self) -> None:
+        self._inner.recover()
+
+    def close(self) -> None:
+        self._inner.close()
 
 
 @dataclass
@@ -65,7 +88,7 @@ class InProcessEngine:
         if not spec.folder.is_dir():
             raise EngineError(f"{spec.folder} is missing")
         settings = runner_settings(spec, **self.runner)
-        app = build(settings, self.backend(spec, settings))
+        app = build(settings, _LoadsAlone(self.backend(spec, settings)))
         socket = spec.folder / "runner.sock"
         config = uvicorn.Config(
             app, http="httptools", ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=2

@@ -110,9 +110,7 @@ UNREADABLE: list[Any] = [
 
 
 @pytest.mark.parametrize(("body", "media_type", "status", "words"), UNREADABLE)
-async def test_an_unreadable_body_is_refused(
-    pool: Pool, body: bytes, media_type: str, status: int, words: str
-) -> None:
+async def test_an_unreadable_body_is_refused(pool: Pool, body: bytes, media_type: str, status: int, words: str) -> None:
     """400 or 415, and what to send instead."""
     answer = await pool.http.post("/text-to-image", content=body, headers={"content-type": media_type})
     assert answer.status_code == status, answer.text

@@ -8,8 +8,9 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,13 @@ asyncio.run(main())
 def synthetic(home: Path, nodes: int = 2, port: int = 0) -> PoolPlan:
     """A pool that needs no model library."""
     return PoolPlan(home=home, models=home / "models", nodes=nodes, backend="synthetic", broadcaster_port=port)
+
+
+@pytest.fixture
+def short_home() -> Iterator[Path]:
+    """A folder whose sockets fit a path's limit, so that a killed node's are in it and nothing else is left behind."""
+    with tempfile.TemporaryDirectory(prefix="rn-", dir="/tmp") as folder:
+        yield Path(folder) / "pool"
 
 
 @pytest.fixture
@@ -125,10 +133,10 @@ async def test_a_folder_with_other_state_is_left_alone(tmp_path: Path) -> None:
     assert key.read_text() == "secret"
 
 
-async def test_a_killed_pool_leaves_nothing(tmp_path: Path) -> None:
+async def test_a_killed_pool_leaves_nothing(short_home: Path) -> None:
     """SIGKILL of the process that holds the pool ends broadcaster, nodes, runners and file checkers."""
     holder = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", POOL, str(tmp_path / "pool"), stdout=asyncio.subprocess.PIPE
+        sys.executable, "-c", POOL, str(short_home), stdout=asyncio.subprocess.PIPE
     )
     processes: frozenset[ProcessId] = frozenset()
     try:
@@ -159,9 +167,9 @@ async def test_a_signal_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
     assert not alive(processes)
 
 
-async def test_a_component_that_dies_is_told(tmp_path: Path) -> None:
+async def test_a_component_that_dies_is_told(short_home: Path) -> None:
     """A pool to try says which component has gone, rather than answering with half of itself."""
-    async with LocalPool(synthetic(tmp_path / "pool", nodes=1)) as pool:
+    async with LocalPool(synthetic(short_home, nodes=1)) as pool:
         os.kill(pool.members[1].pid, signal.SIGKILL)
         async with asyncio.timeout(PATIENCE_S):
             assert "node-1 ended with exit code -9" in await pool.failed()

@@ -24,8 +24,12 @@ CLIP_SPEC = MediaSpec("video", CLIP.width, CLIP.height, CLIP.frames, CLIP.fps)
 
 def children() -> set[int]:
     """Process ids of this process's own children, zombies included."""
-    tasks = Path("/proc/self/task").iterdir()
-    return {int(pid) for task in tasks for pid in (task / "children").read_text().split()}
+    while True:
+        try:
+            tasks = list(Path("/proc/self/task").iterdir())
+            return {int(pid) for task in tasks for pid in (task / "children").read_text().split()}
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # a thread ended meanwhile, and its children went to another one
 
 
 def open_files() -> int:

@@ -7,7 +7,6 @@ import dataclasses
 import random
 import sqlite3
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from broadcaster import journal_schema
 from broadcaster.journal import AttemptRow, JobRow, Journal, Mode, database_url
 from reelnet.errors import BusyError, ConfigError, FailureClass, TransientError
 from reelnet.jobs import TERMINAL, JobState
+from tests.fakes.databases import FailingDatabase, HeldDatabase
 
 JOB = JobRow(
     id="j1",
@@ -47,39 +47,6 @@ ATTEMPT = AttemptRow(job_id="j1", attempt=1, node_id="n1", started_ms=1, ended_m
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     return database_url("sqlite", tmp_path)
-
-
-class FailingDatabase:
-    """Refuses the first `refusals` transactions with `error`, and counts all of them."""
-
-    def __init__(self, journal: Journal, refusals: int, error: Exception) -> None:
-        self.transactions = 0
-        self.refusals = refusals
-        self._error = error
-        self._write = journal._write
-        journal._write = self.write  # type: ignore[method-assign]
-
-    def write(self, rows: list[journal_schema.Row]) -> None:
-        self.transactions += 1
-        if self.transactions <= self.refusals:
-            raise self._error
-        self._write(rows)
-
-
-class HeldDatabase:
-    """Holds each transaction until it is let go, and keeps what it was given."""
-
-    def __init__(self, journal: Journal) -> None:
-        self.began, self.go = threading.Event(), threading.Event()
-        self.batches: list[list[journal_schema.Row]] = []
-        self._write: Callable[[list[journal_schema.Row]], None] = journal._write  # type: ignore[assignment]
-        journal._write = self.write  # type: ignore[method-assign]
-
-    def write(self, rows: list[journal_schema.Row]) -> None:
-        self.batches.append(list(rows))
-        self.began.set()
-        self.go.wait(10)
-        self._write(rows)
 
 
 def refused() -> OperationalError:
@@ -304,7 +271,7 @@ def test_postgresql_takes_the_same_statements() -> None:
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     upsert, insert = (str(statement.compile(dialect=dialect)) for statement in journal_schema.statements("postgresql"))
     assert "ON CONFLICT (id) DO UPDATE SET" in upsert
-    assert "WHERE (jobs.state NOT IN" in upsert
+    assert "WHERE jobs.state != " in upsert
     assert insert.endswith("ON CONFLICT DO NOTHING")
     assert "created_ms BIGINT NOT NULL" in str(CreateTable(journal_schema.jobs).compile(dialect=dialect))
 

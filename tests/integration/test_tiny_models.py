@@ -1,0 +1,104 @@
+"""True model code on tiny random weights, through all four hops: what changes an output, and what must not."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from orchestrator.engine import RunnerEngine
+from orchestrator.process_engine import ProcessEngine
+from tests.fakes.pool import InProcessEngine, Pool, PoolPlan, running_pool
+from tests.fakes.runner import picture
+
+pytestmark = pytest.mark.diffusers
+
+DRAW = {"prompt": "a lighthouse", "width": 64, "height": 64, "num_inference_steps": 3, "seed": 11}
+CLIP = {"width": 64, "height": 64, "num_inference_steps": 2, "num_frames": 14, "fps": 7, "seed": 11}
+SD, SVD = "reelnet/tiny-random-sd", "reelnet/tiny-random-svd"
+
+
+def plan(home: Path, models_home: Path, engine: RunnerEngine) -> PoolPlan:
+    """One node with both tiny models, from the models' home."""
+    models = [{"model": SD}, {"model": SVD}]
+    return PoolPlan(home, [engine], models, node={"models_home": str(models_home)})
+
+
+@pytest.fixture
+async def pool(tmp_path: Path, tiny_models: Path) -> AsyncIterator[Pool]:
+    """A node with both tiny models, and a broadcaster."""
+    async with running_pool(plan(tmp_path, tiny_models, InProcessEngine())) as running:
+        yield running
+
+
+async def draw(pool: Pool, **changes: Any) -> bytes:
+    (data,) = await pool.outputs(await pool.job("text-to-image", {**DRAW, **changes}))
+    return data
+
+
+async def film(pool: Pool, image: bytes, **changes: Any) -> bytes:
+    (data,) = await pool.outputs(await pool.job("image-to-video", {**CLIP, **changes}, image))
+    return data
+
+
+def pixels(png: bytes) -> np.ndarray[Any, Any]:
+    with Image.open(io.BytesIO(png)) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def frames(mp4: bytes) -> list[np.ndarray[Any, Any]]:
+    with av.open(io.BytesIO(mp4)) as container:
+        assert container.streams.video[0].codec_context.name == "h264"
+        return [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)]
+
+
+async def test_everything_that_is_asked_changes_a_picture(pool: Pool) -> None:
+    """Another prompt, another seed and one more step each change the picture; the same request does not."""
+    first = await draw(pool)
+    assert pixels(first).std() > 1, "constant"
+    assert await draw(pool) == first
+    for change in ({"prompt": "a submarine"}, {"seed": 12}, {"num_inference_steps": 4}, {"guidance_scale": 3.0}):
+        other = await draw(pool, **change)
+        assert np.abs(pixels(other) - pixels(first)).max() > 2, change
+
+
+async def test_everything_that_is_asked_changes_a_clip(pool: Pool) -> None:
+    """Another input picture, another seed and one more step each change the clip; its frames differ."""
+    first = frames(await film(pool, picture(seed=1)))
+    assert len(first) == 14
+    assert all(frame.std() > 1 for frame in first)
+    assert all(np.abs(a - b).max() > 2 for a, b in itertools.pairwise(first)), "two frames are equal"
+    others = [
+        await film(pool, picture(seed=2)),
+        await film(pool, picture(seed=1), seed=12),
+        await film(pool, picture(seed=1), num_inference_steps=3),
+    ]
+    for other in others:
+        assert max(np.abs(a - b).max() for a, b in zip(first, frames(other), strict=True)) > 2
+
+
+async def test_the_same_request_gives_the_same_bytes_on_every_node(tmp_path: Path, tiny_models: Path) -> None:
+    """Two nodes, the second with runners of its own processes, and a restart of it: equal bytes, equal digests."""
+    files, clips, digests = [], [], []
+    for name, engine in (("a", InProcessEngine()), ("b", ProcessEngine()), ("b", ProcessEngine())):
+        async with running_pool(plan(tmp_path / name, tiny_models, engine)) as pool:
+            answer = await pool.job("text-to-image", DRAW)
+            files += await pool.outputs(answer)
+            clips.append(await film(pool, picture(seed=1)))
+            digests.append(answer.json()["job"]["model_digest"])
+    assert files[0] == files[1] == files[2]
+    assert clips[0] == clips[1] == clips[2]
+    assert digests[0] == digests[1] == digests[2]
+
+
+@pytest.mark.parametrize("words", ["!fail node", "!hang", "!oom", "!die"])
+async def test_fault_words_are_only_words_to_a_model(pool: Pool, words: str) -> None:
+    """A prompt that would fail the synthetic backend is drawn like any other."""
+    assert pixels(await draw(pool, prompt=words)).std() > 1
