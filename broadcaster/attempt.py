@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ from broadcaster.media import Incoming, MediaStore
 from broadcaster.registry import NodeRecord, short
 from broadcaster.selection import Candidate
 from broadcaster.settings import Limits
+from reelnet.client import AttemptStream
 from reelnet.errors import NodeError
 from reelnet.identity import Identity
 from reelnet.jobs import Accepted, BroadcasterId, Chunk, Done, Event, JobState, NodeId, Output, Started, Ticket
@@ -53,7 +54,7 @@ async def run_attempt(
         attempt = await stack.enter_async_context(
             record.client.generate(sign_ticket(context.identity, ticket), inputs, job.request.left_s())
         )
-        async for event in attempt:
+        async for event in _not_silent(attempt, context.limits.silence_s):
             await _take(event, delivery, job, listener)
         await delivery.check(ticket)
         job.results = await delivery.keep()
@@ -61,6 +62,20 @@ async def run_attempt(
         job.charged_nano = job.owed_nano = quote
         job.timings_s, job.facts = delivery.timings()
         await attempt.acknowledge()
+
+
+async def _not_silent(attempt: AttemptStream, limit_s: float) -> AsyncIterator[Event]:
+    """The attempt's events. A node repeats its last one while nothing happens: silence means that it is not there."""
+    events = aiter(attempt)
+    while True:
+        try:
+            async with asyncio.timeout(limit_s):
+                event = await anext(events, None)
+        except TimeoutError:
+            raise NodeError(f"the node said nothing for {limit_s:g} s", code="silent") from None
+        if event is None:
+            return
+        yield event
 
 
 def make_ticket(context: AttemptContext, record: NodeRecord, candidate: Candidate, job: JobProgress) -> Ticket:
@@ -90,20 +105,30 @@ def make_ticket(context: AttemptContext, record: NodeRecord, candidate: Candidat
 
 
 async def _take(event: Event, delivery: Delivery, job: JobProgress, listener: Callable[[Event], None]) -> None:
+    """One event of the node; they have to come in the order of a job's life."""
     match event:
         case Accepted():
+            _expect(job, JobState.QUEUED, event)
             job.to(JobState.ASSIGNED)
         case Started():
+            _expect(job, JobState.ASSIGNED, event)
             delivery.started()
             job.to(JobState.RUNNING)
         case Output():
+            _expect(job, JobState.RUNNING, event)
             await delivery.begin(event)
         case Chunk(data=data):
             await delivery.write(data)
         case Done():
+            _expect(job, JobState.RUNNING, event)
             delivery.done(event)
     if not isinstance(event, Output | Chunk | Done):
         listener(event)
+
+
+def _expect(job: JobProgress, state: JobState, event: Event) -> None:
+    if job.state is not state:
+        raise NodeError(f"the node said {type(event).__name__} while the job was {job.state}", code="protocol")
 
 
 class Delivery:

@@ -95,6 +95,8 @@ class Gateway:
 
     def not_ready(self) -> str | None:
         """Why no job would be taken now; None when one would."""
+        if self._p.recorder.failing:
+            return "the journal cannot be written"
         return "draining" if self.draining else None
 
     def _check_room(self) -> None:
@@ -115,6 +117,9 @@ class Gateway:
         except asyncio.CancelledError:
             await self._finish(job, CanceledError("the client left"))
             raise
+        except Exception:  # outermost: a fault of this program ends its job like any other failure
+            log.exception("a job failed inside the broadcaster", job=job.request.id)
+            error = NodeError("the broadcaster failed the job by a fault of its own", code="internal")
         await self._finish(job, error)
         if error:
             raise error

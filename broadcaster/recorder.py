@@ -14,6 +14,11 @@ class Recorder:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
 
+    @property
+    def failing(self) -> bool:
+        """Whether the database refuses what is written."""
+        return self._journal.failing
+
     def began(self, job: JobProgress) -> None:
         """A job was let in. Raises BusyError when the journal is too far behind to take another."""
         self._journal.record(job_row(job, None))

@@ -20,6 +20,7 @@ from reelnet.rpc import PROTOCOL, RpcLimits
 
 RECONNECT_FIRST_S = 0.2
 RECONNECT_LONGEST_S = 5.0
+MAX_SEEN = 10_000
 log = structlog.get_logger()
 Offer = tuple[str, str]
 """(pipeline, model)."""
@@ -54,7 +55,7 @@ class Registry:
         self._records = [NodeRecord(a, OrchestratorClient(a, limits)) for a in addresses]
         self._by_id: dict[str, NodeRecord] = {}
         self._index: dict[Offer, NodeIndex] = {}
-        self._seen: dict[Offer, Capability] = {}
+        self._seen: dict[Offer, None] = {}
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
@@ -151,9 +152,9 @@ class Registry:
         record.up = True
         record.capabilities = {(c.pipeline, c.model): c for c in description.capabilities}
         self._by_id[description.node_id] = record
-        for offer, capability in record.capabilities.items():
+        for offer in record.capabilities:
             self._index.setdefault(offer, NodeIndex()).add(description.node_id)
-            self._seen[offer] = capability
+            self._remember(offer)
         log.info("node up", node=short(record.node_id), address=record.address.target, serves=len(record.capabilities))
         self._notify()
 
@@ -167,8 +168,18 @@ class Registry:
         record.up = False
         record.reason = reason
         for offer in record.capabilities:
-            self._index[offer].remove(record.node_id)
+            if index := self._index.get(offer):
+                index.remove(record.node_id)
+                if not len(index):
+                    del self._index[offer]
         self._notify()
+
+    def _remember(self, offer: Offer) -> None:
+        """Bounded: a node that makes up new models all day must not fill the memory."""
+        self._seen.pop(offer, None)
+        self._seen[offer] = None
+        if len(self._seen) > MAX_SEEN:
+            del self._seen[next(iter(self._seen))]
 
     def _notify(self) -> None:
         self._changed.set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
+import bisect
 from dataclasses import dataclass
 
 from reelnet.errors import FailureClass
@@ -34,6 +34,7 @@ class Scores:
     def __init__(self) -> None:
         self._records: dict[str, _Record] = {}
         self._seconds_per_unit: dict[Key, float] = {}
+        self._ranked: dict[tuple[str, str], list[float]] = {}
 
     def succeeded(self, node_id: str) -> None:
         """The node delivered, and what it delivered passed the checks."""
@@ -50,8 +51,13 @@ class Scores:
         """A successful attempt worked that long, from started to done."""
         measured = seconds / max(1, work.pixel_steps)
         key = (node_id, pipeline, model)
-        known = self._seconds_per_unit.get(key, measured)
-        self._seconds_per_unit[key] = known + WEIGHT_OF_NEWEST * (measured - known)
+        known = self._seconds_per_unit.get(key)
+        newest = measured if known is None else known + WEIGHT_OF_NEWEST * (measured - known)
+        self._seconds_per_unit[key] = newest
+        ranked = self._ranked.setdefault((pipeline, model), [])
+        if known is not None:
+            del ranked[bisect.bisect_left(ranked, known)]
+        bisect.insort(ranked, newest)
 
     def reputation(self, node_id: str) -> float:
         """Between 0.05 and 1: the decayed share of successes, with a prior that starts every node at 1."""
@@ -63,8 +69,8 @@ class Scores:
         """Expected seconds of work on the node; an unmeasured node is taken for the model's median."""
         known = self._seconds_per_unit.get((node_id, pipeline, model))
         if known is None:
-            others = [v for (_, p, m), v in self._seconds_per_unit.items() if (p, m) == (pipeline, model)]
-            known = statistics.median(others) if others else 0.0
+            ranked = self._ranked.get((pipeline, model), [0.0])
+            known = ranked[len(ranked) // 2]
         return known * work.pixel_steps
 
     def _count(self, node_id: str, good: float = 0.0, bad: float = 0.0) -> None:

@@ -89,7 +89,7 @@ class Attempt:
     async def run(self) -> None:
         """The attempt from accepted to its end; its failure is kept for the followers, never raised."""
         try:
-            async with asyncio.timeout(max(0.0, (self.ticket.deadline_ms - self._site.now_ms()) / 1000)):
+            async with asyncio.timeout(self._left_s()):
                 await self._until_canceled(self._work())
         except TimeoutError:
             self.failure = DeadlineError("the deadline passed before the job was done")
@@ -155,8 +155,12 @@ class Attempt:
             file.erase()
 
     async def follow(self, resume_from: tuple[int, int] = (0, 0)) -> AsyncIterator[Event]:
-        """The attempt's events until and with Done, outputs from (index, offset) on. Raises its failure."""
+        """The attempt's events until and with Done, outputs from (index, offset) on. Raises its failure.
+
+        Where nothing happens for a while the last event of progress comes again: the node is still there.
+        """
         told = 0
+        heartbeat: Event = Queued(max(0, self._reservation.position), 0.0)
         while True:
             changed = self._changed
             for event in self._milestones[told:]:
@@ -168,11 +172,14 @@ class Attempt:
                         yield Chunk(piece)
             latest, self._latest = self._latest, None
             if latest:
+                heartbeat = latest
                 yield latest
-            if told == len(self._milestones) and self._ended:
+            if told < len(self._milestones) or self._latest:
+                continue
+            if self._ended:
                 break
-            if told == len(self._milestones) and not self._latest:
-                await changed.wait()
+            if not await _set_within(changed, self._site.limits.heartbeat_s):
+                yield heartbeat
         if self.failure:
             raise self.failure
 
@@ -244,8 +251,11 @@ class Attempt:
     def _runner_job(self) -> RunnerJob:
         t = self.ticket
         inputs = {ref.name: (file.chunks(), ref.media_type) for ref, file in zip(t.inputs, self._inputs, strict=True)}
-        left_s = max(0.0, (t.deadline_ms - self._site.now_ms()) / 1000)
-        return RunnerJob(t.job_id, t.attempt, t.pipeline, t.params, left_s, inputs)
+        return RunnerJob(t.job_id, t.attempt, t.pipeline, t.params, self._left_s(), inputs)
+
+    def _left_s(self) -> float:
+        """Seconds until the ticket's deadline, and at most what a job may take here."""
+        return min(self._site.limits.job_s, max(0.0, (self.ticket.deadline_ms - self._site.now_ms()) / 1000))
 
     async def _until_canceled(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs `work`; a cancel stops it and is the attempt's failure, unless one is known already."""
@@ -282,3 +292,10 @@ class Attempt:
     def _notify(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+async def _set_within(event: asyncio.Event, limit_s: float) -> bool:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(limit_s):
+            await event.wait()
+    return event.is_set()

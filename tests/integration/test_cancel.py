@@ -177,3 +177,22 @@ async def test_two_jobs_on_one_slot_run_one_after_the_other(tmp_path: Path) -> N
         answers = await asyncio.gather(*both)
         assert [answer.status_code for answer in answers] == [200, 200]
         assert held.backend.steps == [1, 2, 3, 4, 5, 6, 1, 2, 3, 4, 5, 6]
+
+
+async def test_a_client_that_leaves_its_event_stream_stops_the_gpu(tmp_path: Path) -> None:
+    """Whoever follows a job by events and goes away cancels it just so."""
+    held = Held()
+    async with running_pool(PoolPlan(tmp_path, [held.engine], [SYNTHETIC])) as pool:
+        accept = {"accept": "text/event-stream"}
+        async with pool.http.stream("POST", "/text-to-image", json=IMAGE, headers=accept) as answer:
+            async for line in answer.aiter_lines():
+                if line == "event: started":
+                    break
+            await held.until_held()
+        (worker,) = held.engine.workers.values()
+        activity = worker.current
+        assert activity is not None
+        await until(lambda: activity.canceled.is_set(), "the runner sees the cancel")
+        held.backend.let_go.set()
+        await until(lambda: pool.slot().holder is None, "the slot is freed")
+        assert held.backend.steps == [1, 2]

@@ -15,7 +15,7 @@ from orchestrator.app import RunningNode
 from reelnet.client import Address, OrchestratorClient
 from reelnet.errors import ReelnetError, RefusedError, TransientError, UnsupportedError, UserError
 from reelnet.identity import Identity, Signed
-from reelnet.jobs import Chunk, Description, Done, Output, Started, Ticket
+from reelnet.jobs import Chunk, Description, Done, Output, Progress, Started, Ticket
 from reelnet.pipelines import PIPELINES, TextToImage
 from reelnet.pricing import price
 from reelnet.ticket import sign_ticket
@@ -167,6 +167,25 @@ async def collect(desk: Desk, signed: Signed, start: tuple[int, int], acknowledg
         if acknowledge:
             await attempt.acknowledge()
     return data
+
+
+async def test_a_node_is_never_silent(tmp_path: Path) -> None:
+    """While a step takes long the node repeats where the job is, so that silence means that it is gone."""
+    held = Held()
+    the_plan = PoolPlan(tmp_path, [held.engine], [PRICED], node={"limits": {"heartbeat_s": 0.1}})
+    settings = node_settings(the_plan, 0)
+    async with running_node(settings, held.engine) as node, OrchestratorClient(Address.parse(node.address)) as client:
+        await until(lambda: node.node.table.slots[0].ready, "the runner is ready")
+        desk = Desk(node, client, await client.describe(5), held, Identity.generate())
+        async with client.generate(sign_ticket(desk.identity, desk.ticket()), [], 30) as attempt:
+            said = []
+            async for event in attempt:
+                said.append(event)
+                if said.count(event) == 3:
+                    break
+            assert isinstance(said[-1], Progress)
+            assert said[-1].step == 1
+        held.backend.let_go.set()
 
 
 async def test_a_broken_stream_cancels_a_ticket_that_does_not_linger(desk: Desk) -> None:

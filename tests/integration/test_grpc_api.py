@@ -1,0 +1,105 @@
+"""The node's other gRPC calls, and what a server does with what is too large or not ours."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from orchestrator.app import RunningNode
+from orchestrator.grpc_api import SERVICE
+from reelnet.client import Address, OrchestratorClient
+from reelnet.errors import UnsupportedError
+from reelnet.v1 import types_pb2 as pb
+from reelnet.v1.orchestrator_pb2_grpc import OrchestratorServiceStub
+from tests.fakes.pool import InProcessEngine, PoolPlan, node_settings, running_node, until
+from tests.integration.test_cancel import SYNTHETIC
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[RunningNode]:
+    """One node with a ready runner."""
+    engine = InProcessEngine()
+    async with running_node(node_settings(PoolPlan(tmp_path, [engine], [SYNTHETIC]), 0), engine) as running:
+        await until(lambda: running.node.table.slots[0].ready, "the runner is ready")
+        yield running
+
+
+@pytest.fixture
+async def channel(node: RunningNode) -> AsyncIterator[grpc.aio.Channel]:
+    """A bare channel to it, as any gRPC tool has."""
+    async with grpc.aio.insecure_channel(node.address.partition("#")[0]) as bare:
+        yield bare
+
+
+async def test_health_and_reflection_answer(channel: grpc.aio.Channel) -> None:
+    """Standard tools can ask the node for its health and its services."""
+    health = health_pb2_grpc.HealthStub(channel)
+    answer = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE), timeout=5)
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+    call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=5)
+    async for listed in call:
+        assert SERVICE in {service.name for service in listed.list_services_response.service}
+        break
+    call.cancel()
+
+
+async def test_probe_answers_from_memory(node: RunningNode) -> None:
+    """An idle node has no queue; what it does not serve it says."""
+    async with OrchestratorClient(Address.parse(node.address)) as client:
+        assert await client.probe("text-to-image", "synthetic/bars", 5) == 0
+        with pytest.raises(UnsupportedError):
+            await client.probe("text-to-image", "another/model", 5)
+
+
+async def test_watch_tells_the_load_when_it_changes(node: RunningNode) -> None:
+    """The first update is whole; later ones come with changes, at most twice a second."""
+    async with OrchestratorClient(Address.parse(node.address)) as client:
+        watch = client.watch()
+        first = await anext(watch)
+        assert first.description is not None
+        assert first.load.models[0].free_slots == 1
+        loop = asyncio.get_running_loop()
+        before = loop.time()
+        for _ in range(20):
+            node.node.notify()
+        second = await asyncio.wait_for(anext(watch), 10)
+        assert second.description is None, "what has not changed is not sent again"
+        assert loop.time() - before >= 0.4
+        await watch.aclose()
+
+
+async def test_a_frame_over_the_limit_breaks_one_call_only(channel: grpc.aio.Channel) -> None:
+    """A message over 1 MiB is refused, and the node goes on."""
+    stub = OrchestratorServiceStub(channel)
+    call = stub.Generate()
+    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        await call.write(pb.Frame(input=pb.InputChunk(data=b"x" * 2**21)))
+    assert await call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    health = health_pb2_grpc.HealthStub(channel)
+    assert (await health.Check(health_pb2.HealthCheckRequest(), timeout=5)).status == 1
+
+
+@pytest.mark.parametrize("first", [pb.Frame(cancel=pb.Cancel()), pb.Frame(chunk=pb.Chunk(data=b"x")), pb.Frame()])
+async def test_a_call_that_does_not_begin_with_a_ticket_is_refused(channel: grpc.aio.Channel, first: pb.Frame) -> None:
+    """Nothing is done for a stream whose first frame is no ticket."""
+    call = OrchestratorServiceStub(channel).Generate()
+    await call.write(first)
+    await call.done_writing()
+    assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "ticket" in await call.details()
+
+
+async def test_a_ticket_of_noise_is_refused(channel: grpc.aio.Channel) -> None:
+    """Bytes that are no ticket end their own call and nothing else."""
+    call = OrchestratorServiceStub(channel).Generate()
+    noise = pb.SignedBytes(payload=b"\xff\x00noise", key=b"k" * 32, signature=b"s" * 64)
+    await call.write(pb.Frame(ticket=pb.TicketFrame(ticket=noise)))
+    assert await call.code() is grpc.StatusCode.PERMISSION_DENIED
