@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterator
 from typing import Protocol, cast
 
@@ -10,6 +11,16 @@ from reelnet.errors import NodeError, UnsupportedError
 from runner.backend import ModelInfo, Rendered, Reporter, RunnerJob, SetupError
 from runner.models.digest import ModelFiles, survey
 from runner.settings import RunnerSettings
+
+MKL_MODE = "AVX2,STRICT"
+
+
+def make_sums_repeatable() -> None:
+    """Has MKL add in one order whatever a buffer's alignment, or a long-lived runner's clips differ from a fresh one's.
+
+    It reads this once, at its first use: call it before torch is imported. An operator's own value is kept.
+    """
+    os.environ.setdefault("MKL_CBWR", MKL_MODE)
 
 
 class LoadedModel(Protocol):
@@ -42,6 +53,7 @@ class DiffusersBackend:
     def load(self) -> ModelInfo:
         """Looks at the folder, imports torch and diffusers (seconds), then reads the weights. Raises SetupError."""
         files = survey(self._settings.folder)
+        make_sums_repeatable()
         try:
             loading = cast("Loading", importlib.import_module("runner.models.loading"))
         except ModuleNotFoundError as error:

@@ -1,0 +1,232 @@
+"""Each pipeline's parameters: what the published clients send, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from reelnet.errors import UserError
+from reelnet.pipelines import (
+    MAX_IMAGES,
+    MAX_PROMPT_CHARS,
+    MAX_SEED,
+    PIPELINES,
+    ImageToImage,
+    ImageToVideo,
+    Params,
+    TextToImage,
+    Upscale,
+    details,
+    did_you_mean,
+    explain,
+    pipeline_named,
+)
+
+# The bodies of the published clients, without `model_id`, which the broadcaster takes out.
+T2I_JSON = {
+    "prompt": "a fox", "loras": "", "height": 576, "width": 1024, "guidance_scale": 7.5, "negative_prompt": "",
+    "safety_check": True, "num_inference_steps": 50, "num_images_per_prompt": 1,
+}  # fmt: skip
+I2I_FORM = {
+    "prompt": "a fox", "loras": "", "strength": "0.8", "guidance_scale": "7.5", "image_guidance_scale": "1.5",
+    "negative_prompt": "", "safety_check": "true", "num_inference_steps": "100", "num_images_per_prompt": "1",
+}  # fmt: skip
+I2V_FORM = {
+    "height": "576", "width": "1024", "fps": "6", "motion_bucket_id": "127", "noise_aug_strength": "0.02",
+    "safety_check": "true", "num_inference_steps": "25",
+}  # fmt: skip
+UPSCALE_FORM = {"prompt": "a fox", "safety_check": "true", "num_inference_steps": "75"}
+
+
+def parse(pipeline: str, **raw: Any) -> Params:
+    """Parameters from a request's fields."""
+    return PIPELINES[pipeline].parse(raw)
+
+
+def refusal(pipeline: str, **raw: Any) -> tuple[list[dict[str, Any]], str]:
+    """The 422 rows and the one-line text of parameters that are not valid."""
+    with pytest.raises(ValidationError) as caught:
+        parse(pipeline, **raw)
+    model = PIPELINES[pipeline].params
+    return details(caught.value, model), explain(caught.value, model)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "body", "expected"),
+    [
+        ("text-to-image", T2I_JSON, TextToImage(prompt="a fox")),
+        ("image-to-image", I2I_FORM, ImageToImage(prompt="a fox")),
+        ("image-to-video", I2V_FORM, ImageToVideo()),
+        ("upscale", UPSCALE_FORM, Upscale(prompt="a fox")),
+    ],
+)
+def test_the_clients_defaults_are_ours(pipeline: str, body: dict[str, Any], expected: Params) -> None:
+    """What the published clients send when their user names nothing is what we fill in; text is read as numbers."""
+    assert parse(pipeline, **body) == expected
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_an_empty_string_is_an_absent_value(pipeline: str) -> None:
+    """HTML forms send absent values as empty strings: every field but the prompts takes its default."""
+    fields = PIPELINES[pipeline].params.model_fields
+    empty = {name: "" for name, field in fields.items() if name not in ("prompt", "negative_prompt")}
+    assert len(empty) >= 3
+    assert parse(pipeline, prompt="x", **empty) == parse(pipeline, prompt="x") if "prompt" in fields else (
+        parse(pipeline, **empty) == parse(pipeline)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("false", False), ("True", True), ("0", False)])
+def test_booleans_arrive_as_text(text: str, value: bool) -> None:
+    """A multipart form has only text."""
+    assert parse("upscale", safety_check=text).safety_check is value
+
+
+@pytest.mark.parametrize("loras", ['{"a/b": 0.8, "c": 1}', {"a/b": 0.8, "c": 1}, {"a/b": "0.8", "c": "1"}])
+def test_loras_are_an_object_or_its_text(loras: object) -> None:
+    """The clients send a JSON object in a string."""
+    params = parse("text-to-image", prompt="x", loras=loras)
+    assert isinstance(params, TextToImage)
+    assert params.loras == {"a/b": 0.8, "c": 1.0}
+
+
+@pytest.mark.parametrize(
+    "loras",
+    ["{", "[]", '"a"', "7", '{"": 1}', '{"a": NaN}', '{"a": "strong"}', json.dumps(dict.fromkeys("abcdefghi", 1))],
+)
+def test_other_loras_are_refused(loras: str) -> None:
+    """No object, an empty name, no finite strength, or more than eight."""
+    rows, _ = refusal("text-to-image", prompt="x", loras=loras)
+    assert all(row["loc"][0] == "loras" for row in rows)
+
+
+def test_deeply_nested_loras_are_refused() -> None:
+    """A text that no JSON parser nests into is the user's fault like any other, not a fault of the program."""
+    rows, _ = refusal("text-to-image", prompt="x", loras="[" * 100_000)
+    assert rows[0]["loc"] == ["loras"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_inference_steps", 0), ("num_inference_steps", 10_000), ("num_inference_steps", "x"),
+        ("num_inference_steps", 2.5), ("width", 1001), ("height", 8), ("width", 4104), ("width", -512),
+        ("num_images_per_prompt", 0), ("num_images_per_prompt", MAX_IMAGES + 1),
+        ("guidance_scale", -0.1), ("guidance_scale", 31), ("guidance_scale", "nan"), ("guidance_scale", "inf"),
+        ("seed", -1), ("seed", MAX_SEED + 1), ("seed", 1.5), ("safety_check", "maybe"),
+        ("prompt", ""), ("prompt", " \n\t"), ("prompt", 7), ("prompt", "x" * (MAX_PROMPT_CHARS + 1)),
+        ("prompt", "\ud800"), ("negative_prompt", "x" * (MAX_PROMPT_CHARS + 1)),
+    ],
+)  # fmt: skip
+def test_values_out_of_bounds_are_refused(field: str, value: object) -> None:
+    """A refusal names the field, and shows neither the value nor anything else that the user wrote."""
+    rows, text = refusal("text-to-image", **{"prompt": "SECRET", field: value})
+    assert [row["loc"] for row in rows] == [[field]]
+    assert set(rows[0]) == {"loc", "msg", "type"}
+    assert text.startswith(f"{field}: ")
+    assert "SECRET" not in text
+    assert "xxx" not in text
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("num_frames", 1), ("num_frames", 26), ("fps", 0), ("fps", 61), ("motion_bucket_id", 0),
+     ("motion_bucket_id", 256), ("noise_aug_strength", -1), ("decode_chunk_size", 0)],
+)  # fmt: skip
+def test_video_values_out_of_bounds_are_refused(field: str, value: object) -> None:
+    """The model has no such clip."""
+    assert refusal("image-to-video", **{field: value})[0][0]["loc"] == [field]
+
+
+@pytest.mark.parametrize("strength", [0, 1.01, -1, "nan"])
+def test_strength_is_a_share(strength: object) -> None:
+    """A strength of nothing would change nothing, more than one is none."""
+    assert refusal("image-to-image", prompt="x", strength=strength)[0][0]["loc"] == ["strength"]
+
+
+def test_a_picture_has_a_largest_area() -> None:
+    """Each side may be long, not both."""
+    assert parse("text-to-image", prompt="x", width=4096, height=1024)
+    _, text = refusal("text-to-image", prompt="x", width=4096, height=4096)
+    assert "4096×4096 is 16777216 pixels" in text
+
+
+def test_a_required_prompt_is_required() -> None:
+    """Words are the input of text-to-image; upscale can do without."""
+    assert refusal("text-to-image")[0] == [{"loc": ["prompt"], "msg": "Field required", "type": "missing"}]
+    assert parse("upscale") == Upscale()
+
+
+def test_an_unknown_parameter_names_the_nearest_known_one() -> None:
+    """Dropping a misspelt parameter in silence would be a wrong picture for money."""
+    rows, text = refusal("image-to-video", num_frame=20)
+    assert rows[0]["loc"] == ["num_frame"]
+    assert "did you mean 'num_frames'?" in text
+    assert "motion_bucket_id" in text, "the known ones are listed"
+
+
+def test_a_pipeline_is_named_or_guessed() -> None:
+    """An unknown pipeline is the request's fault, with the nearest name."""
+    assert pipeline_named("upscale") is PIPELINES["upscale"]
+    with pytest.raises(UserError, match="did you mean 'image-to-video'") as caught:
+        pipeline_named("img-to-video")
+    assert caught.value.loc == ("pipeline",)
+    assert did_you_mean("zzz", {"b": 1, "a": 1}) == " (known: a, b)"
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"null", b'{"prompt": "x", "seed": "one"}', b"\xff", b"[" * 100_000]
+)
+def test_a_tickets_parameters_are_checked(body: bytes) -> None:
+    """A node reads a stranger's bytes: whatever is wrong with them is a UserError."""
+    with pytest.raises(UserError) as caught:
+        PIPELINES["text-to-image"].parse_json(body)
+    assert caught.value.code == "params"
+
+
+def test_a_tickets_parameters_come_back_whole() -> None:
+    """What a broadcaster writes is what a node reads, value by value."""
+    for pipeline in PIPELINES.values():
+        words = {"prompt": "ünï 🦊"} if "prompt" in pipeline.params.model_fields else {}
+        params = pipeline.parse({**words, "seed": MAX_SEED})
+        assert pipeline.parse_json(params.model_dump_json().encode()) == params
+
+
+def test_parameters_without_a_seed_are_not_complete() -> None:
+    """The seed is drawn by the broadcaster: no node draws one."""
+    with pytest.raises(UserError, match="seed is missing") as caught:
+        PIPELINES["upscale"].parse_json(Upscale().model_dump_json().encode())
+    assert caught.value.loc == ("seed",)
+
+
+class Later(TextToImage):
+    """Text-to-image as version 3 of its schema might have it."""
+
+    eta: float = Field(0.0, json_schema_extra={"since": 2, "neutral": 0.0})
+    clip_skip: int | None = Field(None, json_schema_extra={"since": 3, "neutral": None})
+
+
+@pytest.mark.parametrize(
+    ("more", "version"),
+    [({}, 1), ({"eta": 0}, 1), ({"eta": 0.5}, 2), ({"clip_skip": 2}, 3), ({"eta": 1, "clip_skip": 1}, 3)],
+)
+def test_a_job_asks_for_the_version_of_what_it_uses(more: dict[str, Any], version: int) -> None:
+    """A parameter at its neutral value needs no newer node; the newest that is used decides."""
+    assert Later(prompt="x", **more).required_version() == version
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES.values(), ids=lambda p: p.name)
+def test_todays_parameters_are_version_one(pipeline: Any) -> None:
+    """A parameter that a later version brings says so; a schema's name carries its version."""
+    assert pipeline.schema == f"{pipeline.name}/{pipeline.family}@{pipeline.version}"
+    newest = max(_since(field) for field in pipeline.params.model_fields.values())
+    assert newest == pipeline.version
+
+
+def _since(field: FieldInfo) -> int:
+    extra = field.json_schema_extra
+    return int(str(extra["since"])) if isinstance(extra, dict) else 1

@@ -1,0 +1,72 @@
+"""Work units of a job, and what its outputs have to be."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reelnet.errors import UserError
+from reelnet.pipelines import (
+    PIPELINES,
+    ImageToImage,
+    ImageToVideo,
+    MediaSpec,
+    Size,
+    TextToImage,
+    Upscale,
+    Work,
+)
+
+SOURCE = Size(640, 480)
+
+
+def test_text_to_image() -> None:
+    """Pixels × steps × images; one promise an image."""
+    pipeline = PIPELINES["text-to-image"]
+    params = TextToImage(prompt="x", width=512, height=256, num_inference_steps=30, num_images_per_prompt=3)
+    assert pipeline.work(params) == Work(512 * 256 * 30 * 3, 512 * 256 * 3)
+    assert pipeline.promises(params) == (MediaSpec("image", 512, 256),) * 3
+
+
+def test_image_to_video() -> None:
+    """Pixels × steps × frames; one clip of the asked frames at the asked rate, whatever the input's size."""
+    pipeline = PIPELINES["image-to-video"]
+    params = ImageToVideo(width=512, height=256, num_inference_steps=10, num_frames=20, fps=8)
+    assert pipeline.work(params, SOURCE) == Work(512 * 256 * 10 * 20, 512 * 256 * 20)
+    assert pipeline.promises(params, SOURCE) == (MediaSpec("video", 512, 256, 20, 8),)
+    assert pipeline.work(params) == pipeline.work(params, SOURCE)
+
+
+@pytest.mark.parametrize(("strength", "run"), [(1.0, 50), (0.8, 40), (0.5, 25), (0.29, 14), (0.001, 1)])
+def test_image_to_image(strength: float, run: int) -> None:
+    """Only the strength's share of the steps is run and paid, one at least; the input's size is kept."""
+    pipeline = PIPELINES["image-to-image"]
+    params = ImageToImage(prompt="x", strength=strength, num_inference_steps=50, num_images_per_prompt=2)
+    assert pipeline.work(params, SOURCE) == Work(SOURCE.pixels * run * 2, SOURCE.pixels * 2)
+    assert pipeline.promises(params, SOURCE) == (MediaSpec("image", 640, 480),) * 2
+
+
+def test_upscale() -> None:
+    """The steps are paid at the input's size, the output at its own."""
+    pipeline = PIPELINES["upscale"]
+    assert pipeline.work(Upscale(num_inference_steps=20), SOURCE) == Work(SOURCE.pixels * 20, SOURCE.pixels * 16)
+    assert pipeline.promises(Upscale(), SOURCE) == (MediaSpec("image", 2560, 1920),)
+
+
+@pytest.mark.parametrize(("name", "params"), [("image-to-image", ImageToImage(prompt="x")), ("upscale", Upscale())])
+def test_a_missing_picture_is_the_users_fault(name: str, params: object) -> None:
+    """Where the output's size is the input's, there is no work without one."""
+    with pytest.raises(UserError, match="input picture") as caught:
+        PIPELINES[name].work(params)  # type: ignore[arg-type]
+    assert caught.value.code == "input"
+
+
+@given(st.integers(8, 512), st.integers(8, 256), st.integers(1, 200), st.integers(1, 10))
+def test_work_grows_with_each_factor(columns: int, rows: int, steps: int, images: int) -> None:
+    """Twice the images are twice the work, and so are twice the steps."""
+    pipeline = PIPELINES["text-to-image"]
+    base = dict.fromkeys(("seed",), 1) | {"prompt": "x", "width": columns * 8, "height": rows * 8}
+    one = pipeline.work(pipeline.parse({**base, "num_inference_steps": 1, "num_images_per_prompt": 1}))
+    all_of = pipeline.work(pipeline.parse({**base, "num_inference_steps": steps, "num_images_per_prompt": images}))
+    assert all_of == Work(one.pixel_steps * steps * images, one.output_pixels * images)
