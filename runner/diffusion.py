@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Iterator
 from typing import Protocol, cast
 
@@ -11,16 +10,6 @@ from reelnet.errors import NodeError, UnsupportedError
 from runner.backend import ModelInfo, Rendered, Reporter, RunnerJob, SetupError
 from runner.models.digest import ModelFiles, survey
 from runner.settings import RunnerSettings
-
-MKL_MODE = "AVX2,STRICT"
-
-
-def make_sums_repeatable() -> None:
-    """Has MKL add in one order whatever a buffer's alignment, or a long-lived runner's clips differ from a fresh one's.
-
-    It reads this once, at its first use: call it before torch is imported. An operator's own value is kept.
-    """
-    os.environ.setdefault("MKL_CBWR", MKL_MODE)
 
 
 class LoadedModel(Protocol):
@@ -53,7 +42,6 @@ class DiffusersBackend:
     def load(self) -> ModelInfo:
         """Looks at the folder, imports torch and diffusers (seconds), then reads the weights. Raises SetupError."""
         files = survey(self._settings.folder)
-        make_sums_repeatable()
         try:
             loading = cast("Loading", importlib.import_module("runner.models.loading"))
         except ModuleNotFoundError as error:

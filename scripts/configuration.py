@@ -70,8 +70,8 @@ def component(name: str, settings: type[ComponentSettings]) -> str:
         "| key | type | default | meaning |",
         "|---|---|---|---|",
     ]
-    for row in rows(settings, "", None):
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in (f"`{row.key}`", *row[1:])) + " |")
+    cells = ((f"`{row.key}`", *row[1:]) for row in rows(settings, "", None))
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]
     return "\n".join(lines) + "\n"
 
 

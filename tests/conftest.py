@@ -7,11 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.diffusion import make_sums_repeatable
-
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"
-make_sums_repeatable()  # before any test imports torch
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

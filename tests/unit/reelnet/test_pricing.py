@@ -89,9 +89,8 @@ def test_more_work_never_costs_less(work: Work, more: Work, r: Rates) -> None:
 @given(works, rates, rates)
 def test_higher_rates_never_cost_less(work: Work, r: Rates, extra: Rates) -> None:
     """The price grows with each rate."""
-    higher = Rates(
-        r.mpix_step + extra.mpix_step, r.output_mpix + extra.output_mpix, r.job + extra.job, r.cold_load + extra.cold_load
-    )  # fmt: skip
+    names = ("mpix_step", "output_mpix", "job", "cold_load")
+    higher = Rates(*(getattr(r, name) + getattr(extra, name) for name in names))
     assert price(work, higher) >= price(work, r)
 
 

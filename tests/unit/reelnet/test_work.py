@@ -62,11 +62,11 @@ def test_a_missing_picture_is_the_users_fault(name: str, params: object) -> None
     assert caught.value.code == "input"
 
 
-@given(st.integers(8, 512), st.integers(8, 256), st.integers(1, 200), st.integers(1, 10))
+@given(st.integers(8, 512), st.integers(8, 128), st.integers(1, 200), st.integers(1, 10))
 def test_work_grows_with_each_factor(columns: int, rows: int, steps: int, images: int) -> None:
     """Twice the images are twice the work, and so are twice the steps."""
     pipeline = PIPELINES["text-to-image"]
-    base = dict.fromkeys(("seed",), 1) | {"prompt": "x", "width": columns * 8, "height": rows * 8}
+    base = {"seed": 1, "prompt": "x", "width": columns * 8, "height": rows * 8}
     one = pipeline.work(pipeline.parse({**base, "num_inference_steps": 1, "num_images_per_prompt": 1}))
     all_of = pipeline.work(pipeline.parse({**base, "num_inference_steps": steps, "num_images_per_prompt": images}))
     assert all_of == Work(one.pixel_steps * steps * images, one.output_pixels * images)
