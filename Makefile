@@ -4,7 +4,7 @@ PY := $(or $(PYTHON),.venv/bin/python)
 NODES ?= 2
 BACKEND ?= tiny
 
-.PHONY: demo pool test check bench proto openapi format lock gpu-test clean
+.PHONY: demo pool test check bench proto openapi configuration format lock gpu-test clean
 
 demo: ## The main job on tiny models: a picture becomes a video (no Docker, no GPU)
 	@scripts/bootstrap full
@@ -25,7 +25,7 @@ check: ## Format, lint, types, import contracts, drift of generated files
 
 bench: ## Benchmarks on the synthetic backend
 	@scripts/bootstrap full
-	@$(PY) -m benchmark.cli --pipeline text-to-image --backend synthetic
+	@$(PY) -m benchmark.cli --pipeline text-to-image --backend synthetic --local-pool --nodes 2 --runs 200 --warmup 20 --concurrency 4 --size 64x64 --steps 1
 
 gpu-test: ## Tests that need a CUDA device
 	@scripts/bootstrap full
@@ -38,6 +38,10 @@ proto: ## Generate the protobuf modules from proto/reelnet/v1/*.proto
 openapi: ## Write docs/openapi/*.json from the code
 	@scripts/bootstrap full
 	@$(PY) scripts/openapi.py
+
+configuration: ## Write docs/configuration.md from the settings
+	@scripts/bootstrap full
+	@$(PY) scripts/configuration.py
 
 format: ## Format the code
 	@scripts/bootstrap full

@@ -36,6 +36,7 @@ class Target:
     url: str | None
     backend: Backend
     nodes: int
+    fresh: bool
 
 
 @cli.command(epilog="Example: benchmark --pipeline image-to-video --runs 20 --concurrency 2 --json report.json")
@@ -44,6 +45,7 @@ def benchmark(
     url: Annotated[str | None, typer.Option(help=f"Broadcaster; default: {DEFAULT_URL}, else a local pool.")] = None,
     backend: Annotated[str, typer.Option(help="Of a local pool: tiny or synthetic.")] = "tiny",
     nodes: Annotated[int, typer.Option(help="Of a local pool.", min=1, max=16)] = 1,
+    local_pool: Annotated[bool, typer.Option("--local-pool", help="Start a pool even where one answers.")] = False,
     model: Annotated[str | None, typer.Option(help="Model id; default: the one most nodes serve.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     size: Annotated[str | None, typer.Option(help="WxH, pixels.", metavar="WxH")] = None,
@@ -63,7 +65,7 @@ def benchmark(
         asked = parse_size(size) if size else None
         request = Request(known, steps, asked, frames, runs, warmup, concurrency, seed)
         plan(request, model or "")  # a wrong option is found before seconds are spent on a pool
-        target = Target(url, _backend(backend), nodes)
+        target = Target(url, _backend(backend), nodes, local_pool)
         _check_writable(json_file)
     except ConfigError as error:
         raise typer.Exit(report_error(error)) from None
@@ -98,7 +100,9 @@ async def _measure(target: Target, request: Request, model: str | None) -> Run:
         if target.url:
             return await _measure_at(target.url, request, model, Path(folder), console)
         pool = PoolPlan(home=Path(folder, "pool"), models=models_home(), nodes=target.nodes, backend=target.backend)
-        async with use_or_start(DEFAULT_URL, pool, lambda step: console.print(f"local pool: {step}")) as url:
+        async with use_or_start(
+            None if target.fresh else DEFAULT_URL, pool, lambda step: console.print(f"local pool: {step}")
+        ) as url:
             console.print(f"measuring {url}", highlight=False)
             return await _measure_at(url, request, model, Path(folder), console)
 

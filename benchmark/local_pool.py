@@ -234,9 +234,9 @@ class LocalPool:
 
 
 @asynccontextmanager
-async def use_or_start(url: str, plan: PoolPlan, tell: Callable[[str], None]) -> AsyncIterator[str]:
+async def use_or_start(url: str | None, plan: PoolPlan, tell: Callable[[str], None]) -> AsyncIterator[str]:
     """The URL of the broadcaster at `url`, or, when none answers there, of a pool that lives as long as the block."""
-    if await _answers(url):
+    if url and await _answers(url):
         yield url
     else:
         async with LocalPool(plan, tell) as pool:

@@ -26,10 +26,10 @@ from broadcaster.registry import Registry
 from broadcaster.scores import Scores
 from broadcaster.settings import BroadcasterSettings
 from reelnet.client import Address
-from reelnet.home import instance_dir
+from reelnet.home import locked_instance
 from reelnet.http_server import serve_http
 from reelnet.identity import Identity
-from reelnet.lifecycle import write_ready
+from reelnet.lifecycle import ready_file
 from reelnet.metrics import metrics_app, new_registry
 
 SWEEP_INTERVAL_S = 60.0
@@ -55,13 +55,19 @@ async def serve(
     started: Callable[[RunningBroadcaster], None] = lambda broadcaster: None,
 ) -> None:
     """Runs a broadcaster until `stopping`, drains it, and leaves nothing behind. Raises ConfigError or StartError."""
-    folder = instance_dir("broadcaster", settings.name, settings.home)
+    with locked_instance("broadcaster", settings.name, settings.home) as folder:
+        await _serve(settings, folder, stopping, started)
+    log.info("broadcaster drained")
+
+
+async def _serve(
+    settings: BroadcasterSettings, folder: Path, stopping: asyncio.Event, started: Callable[[RunningBroadcaster], None]
+) -> None:
     async with _running(settings, folder) as running:
         log.info("broadcaster serves", url=running.url, nodes=len(settings.orchestrators))
         started(running)
         await stopping.wait()
         await running.gateway.drain(settings.limits.drain_s)
-    log.info("broadcaster drained")
 
 
 @asynccontextmanager
@@ -108,8 +114,8 @@ async def _running(settings: BroadcasterSettings, folder: Path) -> AsyncIterator
             serve_http(app, settings.http, "http") as port,
         ):
             url = f"http://{settings.http.host}:{port}"
-            write_ready(folder, {"url": url, "metrics_port": metrics_port})
-            yield RunningBroadcaster(url, metrics_port, registry, gateway, scores, journal)
+            with ready_file(folder, {"url": url, "metrics_port": metrics_port}):
+                yield RunningBroadcaster(url, metrics_port, registry, gateway, scores, journal)
 
 
 def _scratch(folder: Path) -> Path:

@@ -58,7 +58,7 @@ async def run_attempt(
             await _take(event, delivery, job, listener)
         await delivery.check(ticket)
         job.results = await delivery.keep()
-        job.node_id, job.model_digest = candidate.node_id, ticket.model_digest
+        job.model_digest = ticket.model_digest
         job.charged_nano = job.owed_nano = quote
         job.timings_s, job.facts = delivery.timings()
         await attempt.acknowledge()
@@ -157,7 +157,9 @@ class Delivery:
         if output.size > self._context.limits.output_bytes:
             raise NodeError(f"output {output.index} claims {output.size} bytes", code="bytes")
         incoming = await self._stack.enter_async_context(
-            self._context.media.receive(self._request.id, output.index, output.media_type)
+            self._context.media.receive(
+                self._request.id, output.index, output.media_type, max_bytes=self._context.limits.output_bytes
+            )
         )
         self._arrived.append((output, incoming))
 

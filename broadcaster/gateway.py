@@ -112,6 +112,7 @@ class Gateway:
                 await self._fail_over(job, listener)
         except TimeoutError:
             error = DeadlineError("the job was not done by its deadline")
+            self._missed_deadline(job, error)
         except ReelnetError as failure:
             error = failure
         except asyncio.CancelledError:
@@ -124,6 +125,14 @@ class Gateway:
         if error:
             raise error
         return job
+
+    def _missed_deadline(self, job: JobProgress, error: DeadlineError) -> None:
+        """A node that took a job says by this that it can be done in time: it is blamed when it was not."""
+        if job.state is JobState.QUEUED:
+            return
+        self._p.scores.failed(job.node_id, FailureClass.NODE)
+        self._p.recorder.attempt_ended(job, job.node_id, error)
+        self._p.metrics.attempt(job.request.pipeline.name, error.failure.value)
 
     async def _finish(self, job: JobProgress, error: ReelnetError | None) -> None:
         if error:
@@ -148,7 +157,7 @@ class Gateway:
         while True:
             candidate = await self._next(job.request, failover)
             record = self._p.registry.record(candidate.node_id)
-            job.begin_attempt()
+            job.begin_attempt(candidate.node_id)
             try:
                 with self._p.registry.in_flight(record):
                     await run_attempt(self._attempts, record, candidate, job, listener)

@@ -14,14 +14,14 @@ from starlette.responses import FileResponse, JSONResponse, Response
 
 from broadcaster.errors_http import error_response
 from broadcaster.gateway import Gateway
-from broadcaster.http_guard import BodyLimit, KeyGuard, Keys, Prefix
+from broadcaster.http_guard import BodyLimit, KeyGuard, Keys, OriginGuard, Prefix
 from broadcaster.intake import Intake
 from broadcaster.job import JobProgress
 from broadcaster.job_stream import EVENT_STREAM, JobStreamResponse
 from broadcaster.media import MediaStore
 from broadcaster.openapi import describe_pipeline, error_schemas
 from broadcaster.registry import Registry, short
-from reelnet.errors import BusyError, CanceledError, ReelnetError, UserError
+from reelnet.errors import BusyError, CanceledError, NodeError, ReelnetError, UserError
 from reelnet.pipelines import PIPELINES, Pipeline, did_you_mean
 from reelnet.pricing import format_money
 
@@ -49,7 +49,7 @@ class HttpParts:
 
 def make_app(parts: HttpParts) -> FastAPI:
     """The ASGI application. A path in `public_url` is served too, as behind a proxy that keeps it."""
-    app = FastAPI(title="Reelnet broadcaster", version="1", redoc_url=None)
+    app = FastAPI(title="Reelnet broadcaster", version="1", redoc_url=None, docs_url=None)
     for pipeline in PIPELINES.values():
         app.add_api_route(
             f"/{pipeline.name}",
@@ -65,10 +65,18 @@ def make_app(parts: HttpParts) -> FastAPI:
     app.add_api_route("/healthz", _health_route(parts), methods=["GET"], summary="Whether jobs are taken.")
     app.add_exception_handler(ReelnetError, _on_failure)
     app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(Exception, _on_fault)
     app.add_middleware(BodyLimit, limit_bytes=parts.body_bytes)
     app.add_middleware(KeyGuard, keys=parts.keys)
     app.add_middleware(Prefix, prefix=_prefix(parts.public_url))
-    app.add_middleware(CORSMiddleware, allow_origins=list(parts.cors_origins), allow_methods=["*"], allow_headers=["*"])
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=list(parts.cors_origins),
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=["Retry-After"],
+    )
+    app.add_middleware(OriginGuard, origins=parts.cors_origins)
     return app
 
 
@@ -176,6 +184,11 @@ def _health_route(parts: HttpParts) -> Callable[[], Awaitable[Response]]:
 async def _on_failure(request: Request, error: Exception) -> Response:
     assert isinstance(error, ReelnetError)
     return error_response(error)
+
+
+async def _on_fault(request: Request, error: Exception) -> Response:
+    """A fault of this program, in our shape; it is logged by who raised it or by the server."""
+    return error_response(NodeError("the broadcaster failed by a fault of its own", code="internal"))
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:

@@ -1,4 +1,4 @@
-"""What stands before every route: a proxy's prefix, the API key, and the size of a body."""
+"""What stands before every route: a browser's origin, a proxy's prefix, the API key, and the size of a body."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from broadcaster.errors_http import error_response
-from reelnet.errors import ConfigError, RefusedError, UserError
+from reelnet.errors import ConfigError, RefusedError, UserError, printable
 
-OPEN_PATHS = ("/media/", "/healthz", "/openapi.json", "/docs")
+OPEN_PATHS = ("/media/", "/healthz", "/openapi.json")
 """Paths that need no key: results have unguessable names and open in a browser."""
 
 
@@ -61,6 +61,30 @@ class BodyLimit:
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         await error_response(self._error())(scope, receive, send)
+
+
+class OriginGuard:
+    """Refuses a browser's request from a page that is not allowed: whoever opens a web page must not pay for its jobs.
+
+    A cross-origin form needs no permission to be sent, so that CORS alone would only hide the answer.
+    """
+
+    def __init__(self, app: ASGIApp, origins: tuple[str, ...]) -> None:
+        self._app = app
+        self._origins = origins
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            origin = headers.get("origin")
+            if origin and not self._allowed(origin, headers.get("host", "")):
+                message = f"pages of {printable(origin, 100)} may not call this API; see cors_origins"
+                await error_response(RefusedError(message, code="origin"))(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _allowed(self, origin: str, host: str) -> bool:
+        return "*" in self._origins or origin in self._origins or origin.partition("://")[2] == host
 
 
 class Keys:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import secrets
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,7 @@ class Intake:
         """The job that a request asks for. Raises UserError or BusyError."""
         fields, files = await read_body(request)
         model = self._model(pipeline, fields.pop("model_id", None))
-        raw = {**self._defaults(model), **fields}
+        raw = {**self._defaults(pipeline, model), **fields}
         if not raw.get("seed") and raw.get("seed") != 0:
             raw["seed"] = secrets.randbits(RANDOM_SEED_BITS)
         try:
@@ -92,9 +91,11 @@ class Intake:
         message = f"no node of this pool serves {pipeline.name} with that model{did_you_mean(model, served)}"
         raise InvalidParamsError([_row("model_id", message, "unknown_model")])
 
-    def _defaults(self, model: str) -> Mapping[str, object]:
+    def _defaults(self, pipeline: Pipeline, model: str) -> dict[str, object]:
+        """The catalogue's defaults for a model, as far as this pipeline has them."""
         entry = self.settings.catalogue.get(model)
-        return entry.defaults if entry else {}
+        known = pipeline.params.model_fields
+        return {name: value for name, value in entry.defaults.items() if name in known} if entry else {}
 
     async def _inputs(self, pipeline: Pipeline, files: dict[str, bytes]) -> tuple[JobInput, ...]:
         for name in files:

@@ -87,9 +87,10 @@ class JobProgress:
         if state is not self.state:
             self.state = advance(self.state, state)
 
-    def begin_attempt(self) -> None:
+    def begin_attempt(self, node_id: str) -> None:
         """Another node is tried."""
         self.attempts += 1
+        self.node_id = node_id
         self.attempt_started_ms = now_ms()
 
 

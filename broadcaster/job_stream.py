@@ -1,7 +1,7 @@
 """A job as server-sent events, for clients that ask with `Accept: text/event-stream`.
 
-Events: `queued {position, eta_s}`, `started {}`, `progress {stage, step, total}`, then either `result` with the body
-of the plain answer or `error` with the error body. A client that leaves cancels the job.
+Events: `job {id}`, `queued {position, eta_s}`, `started {}`, `progress {stage, step, total}`, then either `result`
+with the body of the plain answer or `error` with the error body. A client that leaves cancels the job.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from reelnet.jobs import Accepted, Event, Progress, Queued, Started
 EVENT_STREAM = "text/event-stream"
 KEEPALIVE_S = 15.0
 BACKLOG = 256
-"""Events that may wait for a slow client; of more, progress is dropped."""
+"""Events that may wait for a slow client; newer ones are dropped then, but for the last."""
 
 
 class JobStreamResponse(StreamingResponse):

@@ -31,7 +31,7 @@ from broadcaster.journal_schema import (
     newest_jobs,
     statements,
 )
-from reelnet.errors import BusyError, ConfigError, TransientError
+from reelnet.errors import BusyError, ConfigError, StartError, TransientError
 from reelnet.jobs import JobState
 
 __all__ = ["AttemptRow", "JobRow", "Journal", "Mode", "Row", "database_url"]
@@ -215,7 +215,10 @@ class Journal:
 
 
 def _engine(url: str) -> Engine:
-    engine = create_engine(url)
+    try:
+        engine = create_engine(url)
+    except ModuleNotFoundError as error:
+        raise StartError(f"database: {url.partition(':')[0]} needs the package {error.name}; install it") from None
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _tune_sqlite)
     return engine

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from broadcaster.job import JobProgress, now_ms
-from broadcaster.journal import AttemptRow, JobRow, Journal
+from broadcaster.journal import AttemptRow, JobRow, Journal, Mode
 from reelnet.errors import ReelnetError
 from reelnet.jobs import TERMINAL
 
@@ -21,7 +21,7 @@ class Recorder:
 
     def began(self, job: JobProgress) -> None:
         """A job was let in. Raises BusyError when the journal is too far behind to take another."""
-        self._journal.record(job_row(job, None))
+        self._journal.record(job_row(job, None), Mode.BEHIND)
 
     async def finished(self, job: JobProgress, error: ReelnetError | None) -> None:
         """A job reached its terminal state; in mode `wait` this returns when that is committed."""
@@ -38,7 +38,7 @@ class Recorder:
             outcome=error.failure.value if error else "ok",
             owed_nano=0 if error else job.owed_nano,
         )
-        self._journal.record(row)
+        self._journal.record(row, Mode.BEHIND)
 
 
 def job_row(job: JobProgress, error: ReelnetError | None) -> JobRow:

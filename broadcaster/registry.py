@@ -144,6 +144,9 @@ class Registry:
     def _describe(self, record: NodeRecord, description: Description) -> None:
         if not description.protocol_min <= PROTOCOL <= description.protocol_max:
             raise RefusedError(f"the node speaks protocol {description.protocol_min}-{description.protocol_max}")
+        known = record.description
+        if known and known.epoch == description.epoch and description.sequence < known.sequence:
+            return  # an older one that was under way
         twin = self._by_id.get(description.node_id)
         if twin is not None and twin is not record and twin.up:
             raise RefusedError(f"the node at {twin.address.target} has the same id", code="twin")

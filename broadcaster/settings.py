@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, HttpUrl
+from pydantic import AfterValidator, Field, HttpUrl, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from broadcaster.inspector import InspectionSettings
 from broadcaster.media import MediaSettings
 from reelnet.client import Address
 from reelnet.errors import UserError
-from reelnet.pipelines import pipeline_named
+from reelnet.pipelines import PIPELINES, did_you_mean, pipeline_named
 from reelnet.pricing import parse_money
 from reelnet.rpc import RpcLimits
 from reelnet.settings import ComponentSettings, Listener, Section
@@ -45,6 +45,14 @@ class CatalogueEntry(Section):
     defaults: dict[str, int | float | str | bool] = Field(
         default_factory=dict, description="Parameters a request gets when it does not name them, such as num_frames."
     )
+
+    @field_validator("defaults")
+    @classmethod
+    def _known(cls, value: dict[str, object]) -> dict[str, object]:
+        known = {name: None for pipeline in PIPELINES.values() for name in pipeline.params.model_fields}
+        if unknown := sorted(value.keys() - known):
+            raise ValueError(f"no pipeline has a parameter {unknown[0]!r}{did_you_mean(unknown[0], known)}")
+        return value
 
 
 class Limits(Section):
@@ -92,7 +100,9 @@ class BroadcasterSettings(ComponentSettings):
         (), description="Nodes of the pool: host:port or host:port#node-id."
     )
     keys_file: Path | None = Field(None, description="File of API keys, one a line; absent: no key is asked for.")
-    cors_origins: tuple[str, ...] = Field(("*",), description="Origins whose pages may call the API.")
+    cors_origins: tuple[str, ...] = Field(
+        (), description="Origins whose pages may call the API, such as https://app.example; `*` for all."
+    )
     default_models: dict[PipelineName, str] = Field(
         default_factory=dict, description="Model of a request that names none; default: the one most nodes serve."
     )

@@ -76,7 +76,7 @@ def _check_inputs(ticket: Ticket, pipeline: Pipeline, limit: int) -> None:
 def _check_price(ticket: Ticket, capability: Capability, pipeline: Pipeline, params: Params) -> int:
     if ticket.rates != capability.rates:
         raise RefusedError("this node's rates have changed", code="rates")
-    if not pipeline.inputs and ticket.work != pipeline.work(params):
+    if not pipeline.sized_by_input and ticket.work != pipeline.work(params):
         raise RefusedError("the ticket's work units are not those of its parameters", code="work")
     quote = price(ticket.work, capability.rates)
     if quote > ticket.ceiling_nano:

@@ -25,10 +25,10 @@ from orchestrator.settings import ModelSettings, OrchestratorSettings, Synthetic
 from orchestrator.slots import Slot, place
 from orchestrator.spool import Spool
 from reelnet.errors import StartError
-from reelnet.home import instance_dir, model_dir
+from reelnet.home import locked_instance, model_dir
 from reelnet.http_server import serve_http
 from reelnet.identity import Identity
-from reelnet.lifecycle import write_ready
+from reelnet.lifecycle import ready_file
 from reelnet.metrics import metrics_app, new_registry
 
 SOCKET_PATH_LIMIT = 90
@@ -54,11 +54,10 @@ async def serve(
     started: Callable[[RunningNode], None] = lambda node: None,
 ) -> None:
     """Runs a node until `stopping`, drains it, and leaves nothing behind. Raises ConfigError or StartError."""
-    folder = instance_dir("orchestrator", settings.name, settings.home)
     engine = engine or ProcessEngine()
     facts = await engine.fingerprint()
     registry = new_registry("orchestrator")
-    with _socket_folder(folder) as sockets:
+    with locked_instance("orchestrator", settings.name, settings.home) as folder, _socket_folder(folder) as sockets:
         slots = place([(m.model_id, m.replicas) for m in settings.models], inventory(settings.devices))
         parts = NodeParts(
             settings=settings,
@@ -77,9 +76,9 @@ async def serve(
             grpc_api.serve(node, settings.grpc) as port,
         ):
             running = RunningNode(node, f"{settings.grpc.host}:{port}#{node.id}", metrics_port)
-            write_ready(folder, {"address": running.address, "metrics_port": metrics_port})
-            log.info("node serves", address=running.address, metrics_port=metrics_port, engine=facts.name)
-            await node.run(stopping, lambda: started(running))
+            with ready_file(folder, {"address": running.address, "metrics_port": metrics_port}):
+                log.info("node serves", address=running.address, metrics_port=metrics_port, engine=facts.name)
+                await node.run(stopping, lambda: started(running))
             log.info("node drained")
 
 

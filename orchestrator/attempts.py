@@ -26,7 +26,15 @@ from orchestrator.runner_client import (
 from orchestrator.settings import Limits
 from orchestrator.slots import Reservation, Slot, SlotTable
 from orchestrator.spool import Spool, SpooledFile
-from reelnet.errors import CanceledError, DeadlineError, NodeError, ReelnetError, TransientError, UserError
+from reelnet.errors import (
+    CanceledError,
+    DeadlineError,
+    NodeError,
+    OutOfMemoryError,
+    ReelnetError,
+    TransientError,
+    UserError,
+)
 from reelnet.jobs import Accepted, Chunk, Done, Event, Output, Preview, Progress, Queued, Started, Ticket
 
 LOW_PRIORITY = (Progress, Queued, Preview)
@@ -39,6 +47,7 @@ class SlotRunner:
 
     client: RunnerClient
     busy: Callable[[bool], None]
+    suspect: Callable[[], None]
     restart: Callable[[str], None]
 
 
@@ -165,6 +174,7 @@ class Attempt:
             changed = self._changed
             for event in self._milestones[told:]:
                 told += 1
+                heartbeat = Progress("start", 0, 1) if isinstance(event, Started) else heartbeat
                 yield event
                 if isinstance(event, Output) and event.index >= resume_from[0]:
                     offset = resume_from[1] if event.index == resume_from[0] else 0
@@ -196,6 +206,9 @@ class Attempt:
             runner.busy(True)
             try:
                 done = await self._run_on(runner)
+            except (NodeError, OutOfMemoryError):
+                runner.suspect()
+                raise
             finally:
                 runner.busy(False)
         if done.model_digest != self.ticket.model_digest:

@@ -197,7 +197,7 @@ class Node:
             await asyncio.wait(tasks, timeout=self.settings.limits.drain_s)
         self.table.close("the node is stopping")
         for attempt, _ in self._attempts.values():
-            attempt.cancel()
+            attempt.abandon()
         if tasks := [task for _, task in self._attempts.values()]:
             await asyncio.wait(tasks)
 
@@ -205,7 +205,7 @@ class Node:
         supervisor = self.supervisors[slot.name]
         if supervisor.client is None:
             return None
-        return SlotRunner(supervisor.client, supervisor.busy, supervisor.restart)
+        return SlotRunner(supervisor.client, supervisor.busy, supervisor.suspect, supervisor.restart)
 
     def _runner_ready(self, slot: Slot, info: RunnerInfo) -> None:
         """A runner has loaded its model: what it serves becomes known, and the description a new one."""

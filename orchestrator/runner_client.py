@@ -16,7 +16,7 @@ from typing import Any
 
 import aiohttp
 
-from reelnet.errors import NodeError, PoisonError, ReelnetError, TransientError, UserError, from_class, printable
+from reelnet.errors import FailureClass, NodeError, PoisonError, ReelnetError, TransientError, from_class, printable
 from reelnet.jobs import Chunk, Licence, Preview, Progress, Started
 
 LINE_LIMIT_BYTES = 64 * 1024
@@ -253,13 +253,15 @@ def _form(job: RunnerJob) -> aiohttp.FormData:
 
 
 def _refusal(status: int, body: bytes) -> ReelnetError:
-    """What a runner's answer other than 200 means: bad media and parameters are the user's, the rest the node's."""
+    """What a runner's answer other than 200 means: the class that it names, else the user's fault for bad requests."""
     try:
-        detail = json.loads(body)["detail"]
+        answer = json.loads(body)
+        detail = answer["detail"]
         rows: Sequence[Any] = detail if isinstance(detail, list) else [detail]
         text = "; ".join(printable(str(row["msg"]), 200) for row in rows[:5])
-    except (ValueError, KeyError, TypeError):
-        text = f"HTTP {status}"
+        named = str(answer.get("class", ""))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        text, named = f"HTTP {status}", ""
     if status in (400, 413, 415, 422):
-        return UserError(text, code="runner_refused")
+        return from_class(named or FailureClass.USER, text, code="runner_refused")
     return NodeError(f"the runner refused the job: {text}", code=f"runner_{status}")

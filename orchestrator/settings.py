@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -29,6 +30,13 @@ def _broadcaster_id(text: str) -> str:
     return text
 
 
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda:\d{1,3}", text):
+        raise ValueError(f"{text!r} is no device: expected auto, cpu, or cuda:0, cuda:1, …")
+    return text
+
+
+Device = Annotated[str, AfterValidator(_device)]
 PipelineName = Annotated[str, AfterValidator(_known_pipeline)]
 
 
@@ -140,7 +148,9 @@ class OrchestratorSettings(ComponentSettings):
     grpc: Listener = Field(Listener(port=8935), description="Where broadcasters reach the node.")
     metrics: Listener = Field(Listener(port=7935), description="/metrics, /livez, /readyz.")
     engine: Literal["auto", "process"] = Field("auto", description="How runners are run; auto takes `process`.")
-    devices: tuple[str, ...] = Field(("auto",), min_length=1, description="cpu, cuda:0, …; auto: every GPU, else cpu.")
+    devices: tuple[Device, ...] = Field(
+        ("auto",), min_length=1, description="cpu, cuda:0, …; auto: every GPU, else cpu."
+    )
     models: tuple[ModelSettings, ...] = Field((), description="What the node serves.")
     broadcasters: tuple[Annotated[str, AfterValidator(_broadcaster_id)], ...] | None = Field(
         None, description="Ids of the broadcasters that are served; absent: any that can reach the node."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import aiohttp
@@ -46,6 +47,7 @@ class Supervisor:
         self._around = around
         self._failures = 0
         self._restart_reason: asyncio.Future[str] | None = None
+        self._suspected = asyncio.Event()
 
     async def run(self) -> None:
         """Starts the runner, again after each failure, until this task is canceled."""
@@ -65,6 +67,10 @@ class Supervisor:
         self._around.table.set_ready(self.slot, False)
         if self._restart_reason and not self._restart_reason.done():
             self._restart_reason.set_result(reason)
+
+    def suspect(self) -> None:
+        """A job failed here: look at once whether the runner is still fit."""
+        self._suspected.set()
 
     def busy(self, busy: bool) -> None:
         """The node's word that a job holds the runner, or no longer does."""
@@ -127,7 +133,10 @@ class Supervisor:
     async def _watch_health(self, client: RunnerClient) -> str:
         """Asks now and then, which also tells the runner that its node is there; returns what is wrong."""
         while True:
-            await asyncio.sleep(HEALTH_POLL_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(HEALTH_POLL_S):
+                    await self._suspected.wait()
+            self._suspected.clear()
             try:
                 health = await client.health()
             except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:

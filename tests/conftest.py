@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 

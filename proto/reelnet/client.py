@@ -51,7 +51,7 @@ class Address:
         host, _, port = target.rpartition(":")
         if not host or not port.isdigit() or not 0 < int(port) < 65536:
             raise ValueError(f"{text!r} is no address: expected host:port or host:port#node-id")
-        if node_id and not valid_id(node_id):
+        if "#" in text and not valid_id(node_id):
             raise ValueError(f"{node_id!r} is no node id: expected 52 characters as `orchestrator id` prints them")
         return cls(target, node_id or None)
 

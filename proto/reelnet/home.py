@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+
+from reelnet.errors import StartError
 
 
 def state_home(environ: Mapping[str, str] = os.environ) -> Path:
@@ -29,6 +33,20 @@ def instance_dir(component: str, instance: str, home: Path | None = None) -> Pat
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.chmod(0o700)
     return path
+
+
+@contextmanager
+def locked_instance(component: str, instance: str, home: Path | None = None) -> Iterator[Path]:
+    """The folder of an instance, for this process alone. Raises StartError while another one has it."""
+    folder = instance_dir(component, instance, home)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StartError(
+                f"another {component} runs as {instance!r} ({folder}); stop it, or name this one with --name"
+            ) from None
+        yield folder
 
 
 def model_dir(model: str, base: Path, home: Path | None = None) -> Path:

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,6 @@ def run(main: Main) -> int:
     The first SIGTERM or Ctrl-C sets the event that `main` gets, so that it drains; a second one ends the process at
     once with 130. A ConfigError ends with 2, a StartError with 3, each as one message on standard error.
     """
-    # Runners are started by fork and exec: gRPC's fork handlers would only warn.
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_main(main))
@@ -80,8 +79,18 @@ def _leaves(group: BaseExceptionGroup[Any]) -> Iterator[Any]:
             yield error
 
 
-def write_ready(folder: Path, facts: dict[str, Any]) -> Path:
-    """Writes where the component answers into `folder`/ready.json, whole or not at all; adds its pid."""
+@contextmanager
+def ready_file(folder: Path, facts: dict[str, Any]) -> Iterator[Path]:
+    """For the length of the block `folder`/ready.json says where the component answers, and its pid."""
+    path = _write_ready(folder, facts)
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _write_ready(folder: Path, facts: dict[str, Any]) -> Path:
+    """Whole or not at all."""
     path = folder / READY_FILE
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps({**facts, "pid": os.getpid()}) + "\n", "utf-8")

@@ -21,6 +21,7 @@ MAX_SEED = 2**53 - 64
 """Largest seed of a job: seed + i of its last image stays an exact number in JSON."""
 MAX_PIXELS = 2048 * 2048
 """Most pixels of one generated frame."""
+MAX_INPUT_PIXELS = 50_000_000
 MAX_IMAGES = 10
 MAX_PROMPT_CHARS = 4096
 UPSCALE_FACTOR = 4
@@ -185,7 +186,7 @@ class Pipeline:
     """One pipeline of the network: what it takes, what it costs, what it gives.
 
     `family` and `version` name the parameter schema that a capability speaks, as `text-to-image/sd@1`.
-    `max_input_pixels` bounds an input picture where the output grows with it.
+    `sized_by_input`: the output's size, and so the work, follows from the input picture's.
     """
 
     name: str
@@ -194,12 +195,17 @@ class Pipeline:
     params: type[Params]
     inputs: tuple[str, ...]
     measure: Callable[[Any, Size | None], tuple[Work, tuple[MediaSpec, ...]]]
-    max_input_pixels: int = 50_000_000
+    sized_by_input: bool = False
 
     @property
     def schema(self) -> str:
         """The schema's name, `pipeline/family@version`."""
         return f"{self.name}/{self.family}@{self.version}"
+
+    @property
+    def max_input_pixels(self) -> int:
+        """Most pixels of an input picture."""
+        return MAX_PIXELS if self.sized_by_input else MAX_INPUT_PIXELS
 
     def parse(self, raw: Mapping[str, object]) -> Params:
         """Validated parameters with every default filled except the seed. Raises pydantic's ValidationError."""
@@ -259,9 +265,9 @@ PIPELINES: dict[str, Pipeline] = {
     pipeline.name: pipeline
     for pipeline in (
         Pipeline("text-to-image", "sd", 1, TextToImage, (), _text_to_image),
-        Pipeline("image-to-image", "sd", 1, ImageToImage, ("image",), _image_to_image, MAX_PIXELS),
+        Pipeline("image-to-image", "sd", 1, ImageToImage, ("image",), _image_to_image, sized_by_input=True),
         Pipeline("image-to-video", "svd", 1, ImageToVideo, ("image",), _image_to_video),
-        Pipeline("upscale", "x4", 1, Upscale, ("image",), _upscale, MAX_PIXELS),
+        Pipeline("upscale", "x4", 1, Upscale, ("image",), _upscale, sized_by_input=True),
     )
 }
 

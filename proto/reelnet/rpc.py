@@ -11,6 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
+from pydantic import Field
 
 from reelnet.errors import CanceledError, DeadlineError, ReelnetError, TransientError, from_class, printable
 from reelnet.settings import Section
@@ -27,11 +28,10 @@ _DETAILS_KEY = "grpc-status-details-bin"
 class RpcLimits(Section):
     """Bounds of every gRPC channel and server."""
 
-    message_bytes: int = 1024 * 1024
-    metadata_bytes: int = 16 * 1024
-    concurrent_calls: int = 1000
-    keepalive_s: float = 30
-    connect_timeout_s: float = 5
+    message_bytes: int = Field(2**20, ge=2**19, le=2**22, description="Bytes of one message.")
+    metadata_bytes: int = Field(16 * 1024, ge=4096, description="Bytes of one call's metadata.")
+    concurrent_calls: int = Field(1000, ge=1, description="Calls that a server answers at once.")
+    keepalive_s: float = Field(30, ge=1, description="Seconds between two signs of life on a quiet connection.")
 
 
 def channel_options(limits: RpcLimits) -> list[tuple[str, int]]:

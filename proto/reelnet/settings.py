@@ -30,7 +30,7 @@ def _loopback(host: str) -> str:
         pass
     raise ValueError(
         f"{host!r} is not a loopback address: listeners bind 127.0.0.1 only, until peers authenticate each other; "
-        "put a tunnel (ssh -L, WireGuard) or an authenticating proxy in front"
+        "reach it from elsewhere through a tunnel that ends here, such as ssh -L"
     )
 
 
@@ -47,7 +47,7 @@ class Section(BaseModel):
 class Listener(Section):
     """Where a server listens."""
 
-    host: LoopbackHost = "127.0.0.1"
+    host: LoopbackHost = Field("127.0.0.1", description="Loopback address.")
     port: Port = 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from functools import partial
 from typing import TextIO
 
 import structlog
@@ -20,6 +21,7 @@ def configure(component: str, level: str = "info", stream: TextIO = sys.stderr) 
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            partial(_name, component),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
@@ -30,7 +32,14 @@ def configure(component: str, level: str = "info", stream: TextIO = sys.stderr) 
         logger_factory=structlog.PrintLoggerFactory(stream),
         cache_logger_on_first_use=False,
     )
-    structlog.contextvars.bind_contextvars(component=component)
+
+
+def _name(
+    component: str, _: structlog.typing.WrappedLogger, __: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Not by contextvars: a thread of a library's has none."""
+    event.setdefault("component", component)
+    return event
 
 
 def _redact(

@@ -21,7 +21,7 @@ from tests.contract.record_wire import BROADCASTER, DESCRIPTION, FOLDER, FRAMES,
 
 RECORDINGS = {path.stem: path.read_bytes() for path in sorted(FOLDER.glob("*.bin"))}
 FILES = (pb.DESCRIPTOR, orchestrator.DESCRIPTOR, broadcaster.DESCRIPTOR)
-BROADCASTER_ID = "aoqqppzv5tvk4ie6ymq6gqvdqbx2i2ma7dn6xtqfdqv7nqy3u2ya"
+BROADCASTER_ID = "aoqqpp7tzyil4hlq3umoos6atft6jvrqtosq2xy53sdgiesvgg4a"
 """The fixed broadcaster key's id, and so the recorded ticket's signer."""
 
 
@@ -105,7 +105,7 @@ def test_the_recorded_ticket_is_valid() -> None:
     """A signature made by an earlier version is checked by this one, over the bytes as they were sent."""
     ticket = open_ticket(signed("ticket-signed"))
     assert ticket == TICKET == codec.ticket_from_bytes(RECORDINGS["ticket"])
-    assert ticket.broadcaster_id == BROADCASTER.id
+    assert ticket.broadcaster_id == BROADCASTER_ID == BROADCASTER.id
     assert signed("ticket-signed").payload == RECORDINGS["ticket"]
     frame = codec.frame_from_message(pb.Frame.FromString(RECORDINGS["frame-ticket"]))
     assert isinstance(frame, TicketFrame)

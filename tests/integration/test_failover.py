@@ -128,6 +128,7 @@ async def test_a_job_ends_at_its_deadline(tmp_path: Path) -> None:
         answer = await draw(pool, "boat !slow 60")
         assert answer.status_code == 504
         assert answer.json()["error"]["class"] == "deadline"
+        assert reputations(pool)[0] < 1, "who takes a job says that it can be done in time"
         await until(lambda: not pool.slot().holder, "the slot is free")
 
 

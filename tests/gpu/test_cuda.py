@@ -1,0 +1,48 @@
+"""The diffusers backend on a CUDA device, on tiny models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reelnet.pipelines import PIPELINES
+from runner.backend import RunnerJob
+from runner.diffusion import DiffusersBackend
+from runner.settings import RunnerSettings
+
+pytestmark = pytest.mark.gpu
+
+CASES = [
+    ("tiny-random-sd", "text-to-image", {"prompt": "a boat", "width": 128, "height": 128, "num_inference_steps": 4}),
+    ("tiny-random-svd", "image-to-video", {"width": 128, "height": 128, "num_inference_steps": 2}),
+]
+
+
+class Steps:
+    """Counts progress."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def step(self, stage: str, step: int, total: int) -> None:
+        self.count += 1
+
+
+@pytest.mark.parametrize(("model", "pipeline", "params"), CASES)
+def test_a_model_computes_on_the_card(tiny_models: Path, model: str, pipeline: str, params: dict[str, Any]) -> None:
+    """The model is on the device, its output is no constant, and the same request gives the same frames."""
+    backend = DiffusersBackend(RunnerSettings.model_validate({"model": str(tiny_models / "reelnet" / model)}))
+    info = backend.load()
+    assert info.device.startswith("cuda")
+    assert info.vram_bytes > 0
+    inputs = {"image": Image.radial_gradient("L").convert("RGB")} if pipeline == "image-to-video" else {}
+    job = RunnerJob("job", 1, pipeline, PIPELINES[pipeline].parse({**params, "seed": 1}), inputs)
+    first, second = [next(iter(backend.run(job, Steps()))).frames for _ in range(2)]
+    assert first.std() > 1
+    assert np.array_equal(first, second)
+    backend.recover()
+    backend.close()

@@ -1,0 +1,65 @@
+"""How long a job will take, learned; and the devices of a host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.devices import inventory
+from orchestrator.estimates import Estimates
+from reelnet.pipelines import Work
+
+JOB = Work(1_000_000, 100)
+
+
+def test_nothing_is_known_before_the_first_job() -> None:
+    """An unknown model's job is taken to last no time, so that it is never refused for its deadline."""
+    assert Estimates().expected_s("p", "m", JOB) == 0
+
+
+def test_the_first_job_is_believed() -> None:
+    """Seconds grow with the work units; each (pipeline, model) has its own figure."""
+    estimates = Estimates()
+    estimates.observe("p", "m", JOB, 10)
+    assert estimates.expected_s("p", "m", Work(3_000_000, 1)) == pytest.approx(30)
+    assert estimates.expected_s("p", "other", JOB) == estimates.expected_s("other", "m", JOB) == 0
+
+
+def test_later_jobs_move_the_estimate() -> None:
+    """The newest counts for three tenths; a change of speed is learned within a dozen jobs."""
+    estimates = Estimates()
+    estimates.observe("p", "m", JOB, 10)
+    estimates.observe("p", "m", JOB, 20)
+    assert estimates.expected_s("p", "m", JOB) == pytest.approx(13)
+    for _ in range(12):
+        estimates.observe("p", "m", JOB, 20)
+    assert estimates.expected_s("p", "m", JOB) == pytest.approx(20, rel=0.01)
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**9), st.floats(0, 1000)), min_size=1, max_size=20))
+def test_an_estimate_lies_among_what_was_seen(jobs: list[tuple[int, float]]) -> None:
+    """Never under the fastest nor over the slowest job, and a job of no work divides by nothing."""
+    estimates = Estimates()
+    for steps, seconds in jobs:
+        estimates.observe("p", "m", Work(steps, 1), seconds)
+    speeds = [seconds / max(1, steps) for steps, seconds in jobs]
+    assert min(speeds) * 1e6 * (1 - 1e-9) <= estimates.expected_s("p", "m", JOB) <= max(speeds) * 1e6 * (1 + 1e-9)
+
+
+def test_auto_is_every_gpu(tmp_path: Path) -> None:
+    """One place a GPU that the driver shows; one CPU where there is none, or no driver."""
+    assert inventory(("auto",), tmp_path / "none") == ("cpu/0",)
+    assert inventory(("auto",), tmp_path) == ("cpu/0",)
+    for address in ("0000:01:00.0", "0000:02:00.0"):
+        (tmp_path / address).mkdir()
+    assert inventory(("auto",), tmp_path) == ("cuda:0", "cuda:1")
+
+
+def test_configured_devices_are_taken_as_they_stand(tmp_path: Path) -> None:
+    """GPUs keep their names, whatever the host shows; each cpu is a place of its own."""
+    (tmp_path / "0000:01:00.0").mkdir()
+    assert inventory(("cuda:1", "cuda:0"), tmp_path) == ("cuda:1", "cuda:0")
+    assert inventory(("cuda:0", "cpu", "cpu"), tmp_path) == ("cuda:0", "cpu/1", "cpu/2")

@@ -1,0 +1,237 @@
+"""Places, the queue before them, and the lease: by example."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from orchestrator.slots import Reservation, Slot, SlotTable, place
+from reelnet.errors import BusyError, TransientError
+
+
+class Clock:
+    """Time that stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def table(*slots: tuple[str, str], queue: int = 8, clock: Clock | None = None) -> SlotTable:
+    """A table of ready slots, each (model, device)."""
+    made = [Slot(f"slot-{i}", model, device, ready=True) for i, (model, device) in enumerate(slots)]
+    return SlotTable(made, {model: queue for model, _ in slots}, clock or Clock())
+
+
+def complete(table: SlotTable, model: str = "m", expected_s: float = 10.0) -> Reservation:
+    """A job whose input is there."""
+    reservation = table.reserve(model, expected_s)
+    table.input_complete(reservation)
+    return reservation
+
+
+def slot_of(reservation: Reservation) -> Slot | None:
+    """The slot that a job was given."""
+    return reservation.granted.result() if reservation.granted.done() else None
+
+
+async def test_jobs_get_slots_in_their_order() -> None:
+    """First come, first served."""
+    t = table(("m", "a"))
+    jobs = [complete(t) for _ in range(4)]
+    for index, job in enumerate(jobs):
+        assert [slot_of(j) is not None for j in jobs] == [i <= index for i in range(4)]
+        t.withdraw(job)
+    assert t.free("m") == 1
+
+
+async def test_a_full_queue_says_so() -> None:
+    """Slots and queue are the bound; the refusal says when to ask again, a second at least."""
+    t = table(("m", "a"), ("m", "b"), queue=1)
+    for _ in range(3):
+        complete(t, expected_s=20)
+    with pytest.raises(BusyError) as caught:
+        t.reserve("m", 5)
+    assert caught.value.retry_after_s == (20 + 20 + 20) / 2
+    idle = table(("m", "a"), queue=0)
+    complete(idle, expected_s=0.1)
+    with pytest.raises(BusyError) as caught:
+        idle.reserve("m", 5)
+    assert caught.value.retry_after_s == 1.0
+
+
+async def test_no_queue_is_no_waiting() -> None:
+    """A queue of 0 takes as many jobs as there are slots, and a place is free again when one ends."""
+    t = table(("m", "a"), queue=0)
+    job = t.reserve("m", 1)
+    with pytest.raises(BusyError):
+        t.reserve("m", 1)
+    t.withdraw(job)
+    t.reserve("m", 1)
+
+
+async def test_an_incomplete_input_holds_nobody_up() -> None:
+    """A job whose input is still on its way keeps its place, and others pass."""
+    t = table(("m", "a"))
+    slow, fast, later = t.reserve("m", 10), complete(t), complete(t)
+    assert (slot_of(slow), slot_of(later)) == (None, None)
+    assert slot_of(fast) is not None
+    t.input_complete(slow)
+    t.withdraw(fast)
+    assert slot_of(slow) is not None, "its place was before the later job's"
+    assert slot_of(later) is None
+
+
+async def test_one_job_a_device() -> None:
+    """Two models on one device take turns; a free second device is used."""
+    t = table(("m", "a"), ("n", "a"), ("n", "b"))
+    first, second, third = complete(t, "m"), complete(t, "n"), complete(t, "n")
+    assert slot_of(first) is t.slots[0]
+    assert slot_of(second) is t.slots[2]
+    assert slot_of(third) is None
+    assert (t.free("m"), t.free("n")) == (0, 0)
+    t.withdraw(first)
+    assert slot_of(third) is t.slots[1]
+
+
+async def test_a_slot_that_is_not_ready_gets_no_job() -> None:
+    """Jobs wait for a runner that loads, and get it when it is ready."""
+    t = table(("m", "a"))
+    t.set_ready(t.slots[0], False)
+    job = complete(t)
+    assert (slot_of(job), t.free("m")) == (None, 0)
+    t.set_ready(t.slots[0], True)
+    assert slot_of(job) is t.slots[0]
+
+
+async def test_jobs_are_told_their_positions() -> None:
+    """Each change once, 0 is next; a job that runs hears nothing more. Models have queues of their own."""
+    t = table(("m", "a"), ("n", "b"))
+    running = complete(t)
+    told: dict[str, list[int]] = {"first": [], "second": [], "third": [], "other": []}
+    complete(t, "n")
+    jobs = {}
+    for name in ("first", "second", "third"):
+        jobs[name] = complete(t)
+        jobs[name].on_move = told[name].append
+    other = complete(t, "n")
+    other.on_move = told["other"].append
+    assert [job.position for job in (*jobs.values(), other)] == [0, 1, 2, 0]
+    t.withdraw(jobs["second"])
+    t.withdraw(running)
+    t.withdraw(jobs["first"])
+    assert told == {"first": [], "second": [], "third": [1, 0], "other": []}
+    assert slot_of(jobs["third"]) is not None
+
+
+async def test_a_lease_ends_with_its_block() -> None:
+    """Whatever ends the block, the next job gets the slot."""
+    t = table(("m", "a"))
+    first, second = complete(t), complete(t)
+
+    async def fails() -> None:
+        async with t.lease(first) as slot:
+            assert slot.holder is first
+            assert slot_of(second) is None
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fails()
+    assert t.slots[0].holder is second
+    assert slot_of(second) is t.slots[0]
+
+
+async def test_cancelling_a_wait_leaks_nothing() -> None:
+    """A job that is canceled while it waits leaves the queue, and its slot goes to the next one."""
+    t = table(("m", "a"))
+    running, waiting, last = complete(t), complete(t), complete(t)
+    task = asyncio.create_task(_hold(t, waiting))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert t.waiting("m") == [last]
+    t.withdraw(running)
+    assert slot_of(last) is not None
+
+
+async def test_a_cancel_that_meets_its_grant_leaks_nothing() -> None:
+    """A slot that was granted in the same moment as the cancel is given back."""
+    t = table(("m", "a"))
+    running, waiting = complete(t), complete(t)
+    task = asyncio.create_task(_hold(t, waiting))
+    await asyncio.sleep(0)
+    t.withdraw(running)
+    assert t.slots[0].holder is waiting
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert t.slots[0].holder is None
+    assert t.free("m") == 1
+
+
+async def test_withdrawing_works_everywhere_and_twice() -> None:
+    """In the queue, granted, running, and after the end."""
+    t = table(("m", "a"))
+    held, queued = complete(t), complete(t)
+    for job in (queued, queued, held, held):
+        t.withdraw(job)
+    assert (t.free("m"), t.waiting("m"), t.running("m")) == (1, [], [])
+
+
+async def test_a_closed_table_fails_what_waits() -> None:
+    """Jobs that run go on, jobs that wait are told that the node stops, and no slot is given any more."""
+    t = table(("m", "a"))
+    running, waiting = complete(t), t.reserve("m", 1)
+    t.close("the node is stopping")
+    t.input_complete(waiting)
+    with pytest.raises(TransientError, match="stopping") as caught:
+        await _hold(t, waiting)
+    assert caught.value.code == "draining"
+    assert t.slots[0].holder is running
+    t.withdraw(running)
+
+
+async def test_the_wait_is_the_work_before_it() -> None:
+    """What runs still takes its rest, what waits its whole; models on the same device are in each other's way."""
+    clock = Clock()
+    t = table(("m", "a"), ("n", "a"), ("o", "b"), clock=clock)
+    assert t.wait_s("m") == 0
+    complete(t, "m", expected_s=30)
+    complete(t, "n", expected_s=10)
+    clock.now += 12
+    assert t.wait_s("m") == t.wait_s("n") == 30 - 12 + 10
+    assert t.wait_s("o") == 0
+    clock.now += 100
+    assert t.wait_s("m") == 10, "a job that takes longer than expected is not negative work"
+    assert t.oldest_wait_s("n") == 112
+    assert t.oldest_wait_s("m") == 0
+
+
+async def test_changes_are_announced() -> None:
+    """Whoever watches the node hears of every reservation, grant and end."""
+    t = table(("m", "a"))
+    changes: list[int] = []
+    t.on_change = lambda: changes.append(len(t.running("m")))
+    job = complete(t)
+    t.withdraw(job)
+    assert changes == [0, 1, 0]
+
+
+def test_replicas_are_spread_over_the_devices() -> None:
+    """In turn, each slot with a name of its own that is fit for a folder."""
+    slots = place([("acme/sdxl", 3), ("b/" + "x" * 100, 2)], ("cuda:0", "cuda:1"))
+    assert [slot.device for slot in slots] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0"]
+    assert [slot.model for slot in slots] == ["acme/sdxl"] * 3 + ["b/" + "x" * 100] * 2
+    names = [slot.name for slot in slots]
+    assert len(set(names)) == 5
+    assert all(len(name) <= 30 and "/" not in name and "." not in name for name in names)
+    assert not any(slot.ready or slot.holder for slot in slots)
+
+
+async def _hold(table: SlotTable, reservation: Reservation) -> None:
+    async with table.lease(reservation):
+        await asyncio.Event().wait()

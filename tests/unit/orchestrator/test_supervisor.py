@@ -1,0 +1,228 @@
+"""Keeping one slot's runner alive."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import supervisor as module
+from orchestrator.engine import RunnerSpec
+from orchestrator.runner_client import RunnerInfo
+from orchestrator.runner_state import RunnerState
+from orchestrator.settings import Limits
+from orchestrator.slots import Slot, SlotTable
+from orchestrator.supervisor import Supervisor, Surroundings
+from tests.fakes.engine import INFO, Life, ScriptedEngine
+
+PATIENCE_S = 20.0
+S = RunnerState
+
+
+@dataclass
+class Watched:
+    """A supervisor at work, and what it told."""
+
+    supervisor: Supervisor
+    engine: ScriptedEngine
+    table: SlotTable
+    task: asyncio.Task[None]
+    infos: list[RunnerInfo] = field(default_factory=list)
+
+    @property
+    def slot(self) -> Slot:
+        return self.table.slots[0]
+
+    async def until(self, so: Callable[[], bool]) -> None:
+        """Until something is so; fails with the supervisor when that ends."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not so():  # what is waited for has no event of its own
+                if self.task.done():
+                    await self.task
+                    raise AssertionError("the supervisor ended")
+                await asyncio.sleep(0.002)
+
+
+@pytest.fixture
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short path: a Unix socket lies in it."""
+    return tmp_path_factory.mktemp("s")
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The failures in a row that each pause was asked for; the pauses themselves take no time."""
+    asked: list[int] = []
+
+    def short(failures: int, *_: float) -> float:
+        asked.append(failures)
+        return 0.0
+
+    monkeypatch.setattr(module, "backoff_s", short)
+    monkeypatch.setattr(module, "READY_POLL_S", 0.002)
+    return asked
+
+
+@asynccontextmanager
+async def watching(folder: Path, *lives: Life, **limits: Any) -> AsyncIterator[Watched]:
+    """A supervisor of one slot, for the length of the block."""
+    slot = Slot("slot", "m", "cpu/0")
+    table = SlotTable([slot], {"m": 8}, lambda: 0.0)
+    engine = ScriptedEngine(lives)
+    infos: list[RunnerInfo] = []
+    around = Surroundings(engine, table, Limits(**limits), random.Random(1), lambda slot, info: infos.append(info))
+    spec = RunnerSpec("slot", "m", "m", "synthetic", "cpu/0", folder)
+    supervisor = Supervisor(slot, spec, around)
+    task = asyncio.create_task(supervisor.run())
+    try:
+        yield Watched(supervisor, engine, table, task, infos)
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+        await engine.close()
+
+
+async def test_a_ready_runner_makes_its_slot_ready(folder: Path, pauses: list[int]) -> None:
+    """Through STARTING and LOADING to READY; who serves what is told before any job can be given."""
+    life = Life(health=[{"state": "STARTING"}, {"state": "LOADING"}, {"state": "LOADING"}, {"state": "READY"}])
+    async with watching(folder, life) as w:
+        assert not w.slot.ready
+        await w.until(lambda: w.supervisor.state is S.LOADING)
+        assert not w.slot.ready
+        await w.until(lambda: w.slot.ready)
+        assert (w.supervisor.state, w.supervisor.reason, w.supervisor.restarts) == (S.READY, "", 0)
+        assert [(i.digest, i.schemas, i.memory_bytes) for i in w.infos] == [
+            (INFO["digest"], {"text-to-image": "text-to-image/sd@1"}, 8)
+        ]
+
+
+async def test_a_runner_that_fails_is_started_for_ever(folder: Path, pauses: list[int]) -> None:
+    """Each failure in a row asks for a longer pause, and there is no last try."""
+    lives = [Life(start_error="no room")] * 12 + [Life()]
+    async with watching(folder, *lives) as w:
+        await w.until(lambda: w.slot.ready)
+        assert pauses == list(range(1, 13))
+        assert w.supervisor.restarts == 12
+
+
+async def test_a_runner_that_was_ready_begins_anew(folder: Path, pauses: list[int]) -> None:
+    """Having been ready ends the row of failures: its next pause is a first one again."""
+    lives = [Life(start_error="no room"), Life(start_error="no room"), Life()]
+    async with watching(folder, *lives) as w:
+        for restarts in (2, 3):
+            await w.until(lambda wanted=restarts: w.slot.ready and w.supervisor.restarts == wanted)
+            w.engine.kill(1)
+        await w.until(lambda: w.slot.ready and w.supervisor.restarts == 4)
+        assert pauses == [1, 2, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("life", "reason"),
+    [
+        (Life(start_error="docker is not there"), "docker is not there"),
+        (Life(health=[{"state": "SETUP_FAILED", "reason": "no such model"}]), "no such model"),
+        (Life(health=[{"state": "DEFUNCT"}]), "DEFUNCT"),
+        (Life(health=[{"state": "LOADING"}], exit_code=2, tail="a\nb\nc\nd\ne\nf"), "exit code 2): b | c | d | e | f"),
+        (Life(health=[{"state": "LOADING"}], exit_code=-9), "killed by signal 9)"),
+        (Life(health=[{"state": "LOADING"}]), "not loaded within 0.2 s"),
+    ],
+)  # fmt: skip
+async def test_the_reason_of_a_failure_is_kept(folder: Path, life: Life, reason: str, pauses: list[int]) -> None:
+    """An operator reads why a runner does not come up, also while the next one starts; its slot is never ready."""
+    async with watching(folder, life, load_s=0.2) as w:
+        await w.until(lambda: w.supervisor.restarts >= 2)
+        assert reason in w.supervisor.reason
+        assert not w.slot.ready
+        assert w.infos == []
+
+
+async def test_restart_takes_the_slot_out_at_once(folder: Path, pauses: list[int]) -> None:
+    """From the call on no job gets the runner: it is stopped, and another one is started."""
+    async with watching(folder, Life()) as w:
+        await w.until(lambda: w.slot.ready)
+        assert w.engine.alive == {"1"}
+        w.supervisor.restart("a job did not stop")
+        assert not w.slot.ready
+        assert w.table.free("m") == 0
+        w.supervisor.restart("asked twice")
+        await w.until(lambda: w.slot.ready)
+        assert w.engine.stops == ["1"]
+        assert w.engine.alive == {"2"}
+        assert w.supervisor.restarts == 1
+
+
+async def test_a_restart_has_its_reason(folder: Path, pauses: list[int]) -> None:
+    """The first one that was given, until the next runner is ready."""
+    async with watching(folder, Life(), Life(health=[{"state": "LOADING"}])) as w:
+        await w.until(lambda: w.slot.ready)
+        w.supervisor.restart("a job did not stop")
+        w.supervisor.restart("asked twice")
+        await w.until(lambda: w.supervisor.state is S.LOADING)
+        assert w.supervisor.reason == "a job did not stop"
+
+
+@pytest.mark.parametrize("health", [{"state": "DEFUNCT", "reason": "XID 79"}, "no object", []])
+async def test_a_ready_runner_that_goes_bad_is_replaced(
+    folder: Path, health: object, pauses: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A state other than READY or BUSY, or an answer that is none, costs the runner its slot, never the node."""
+    monkeypatch.setattr(module, "HEALTH_POLL_S", 0.01)
+    async with watching(folder, Life(health=[{"state": "READY"}, health]), Life()) as w:
+        await w.until(lambda: w.supervisor.restarts == 1 and w.slot.ready)
+        assert w.engine.alive == {"2"}
+
+
+@pytest.mark.parametrize(
+    "life",
+    [Life(info_status=500), Life(info={}), Life(info=[]), Life(info={**INFO, "vram_bytes": "much"})],
+    ids=["fails", "is empty", "is a list", "is no number"],
+)
+async def test_a_runner_that_cannot_say_what_it_serves_is_replaced(folder: Path, life: Life, pauses: list[int]) -> None:
+    """A runner that breaks between READY and /info is that slot's failure: it does not end the node."""
+    async with watching(folder, life, Life()) as w:
+        await w.until(lambda: w.slot.ready)
+        assert w.supervisor.restarts == 1
+
+
+async def test_an_unknown_state_is_waited_for(folder: Path, pauses: list[int]) -> None:
+    """A later runner may have states that this node does not know."""
+    async with watching(folder, Life(health=[{"state": "WARMING"}, {}, {"state": "READY"}])) as w:
+        await w.until(lambda: w.slot.ready)
+        assert w.supervisor.restarts == 0
+
+
+async def test_busy_follows_the_nodes_word(folder: Path, pauses: list[int]) -> None:
+    """BUSY while a job holds the runner; a word that comes after its end changes nothing."""
+    async with watching(folder, Life(), Life(start_error="later")) as w:
+        await w.until(lambda: w.slot.ready)
+        w.supervisor.busy(True)
+        assert w.supervisor.state is S.BUSY
+        w.supervisor.busy(False)
+        assert w.supervisor.state is S.READY
+        w.supervisor.busy(True)
+        w.engine.kill(1)
+        await w.until(lambda: w.supervisor.state not in (S.READY, S.BUSY))
+        before = w.supervisor.state
+        w.supervisor.busy(False)
+        assert w.supervisor.state is before
+
+
+@pytest.mark.parametrize("life", [Life(), Life(health=[{"state": "LOADING"}])], ids=["ready", "loading"])
+async def test_a_cancel_stops_the_runner(folder: Path, life: Life, pauses: list[int]) -> None:
+    """The node's end is the runner's: it is stopped, its slot is taken out, and nothing is started again."""
+    async with watching(folder, life) as w:
+        await w.until(lambda: w.supervisor.state in (S.READY, S.LOADING))
+        w.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await w.task
+        assert w.engine.alive == set()
+        assert not w.slot.ready
+        assert w.engine.starts == 1
+        assert w.supervisor.client is None
+        assert w.supervisor.state is S.STOPPED
