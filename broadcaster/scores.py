@@ -17,6 +17,7 @@ BLAMED = frozenset({FailureClass.NODE, FailureClass.POISON, FailureClass.TRANSIE
 REFUSALS = frozenset({FailureClass.BUSY, FailureClass.REFUSED, FailureClass.UNSUPPORTED})
 """Classes that cost nothing once: only a node that refuses most of what it advertises sinks."""
 REFUSAL_WEIGHT = 0.1
+MOST_BAD = 1 / (1 - OUTCOME_DECAY)
 Key = tuple[str, str, str]
 
 
@@ -45,7 +46,8 @@ class Scores:
         if failure in BLAMED:
             self._count(node_id, bad=1.0)
         elif failure in REFUSALS:
-            self._count(node_id, bad=REFUSAL_WEIGHT)
+            record = self._records.setdefault(node_id, _Record())
+            record.bad = min(MOST_BAD, record.bad + REFUSAL_WEIGHT)  # without decay: it must wash nothing away
 
     def took(self, node_id: str, pipeline: str, model: str, work: Work, seconds: float) -> None:
         """A successful attempt worked that long, from started to done."""

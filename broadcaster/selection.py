@@ -87,6 +87,9 @@ class NodeIndex:
                 found[node_id] = None
             if len(found) == size:
                 break
+        if not found:  # most are excluded: the few that are left have to be looked for
+            left = [node_id for node_id in self._items if node_id not in excluded]
+            return rng.sample(left, min(size, len(left)))
         return list(found)
 
 
@@ -94,7 +97,11 @@ def suits(candidate: Candidate, wanted: Wanted) -> bool:
     """Whether the node may get the job at all: schema, digest, price."""
     c = candidate.capability
     family, _, version = c.schema.rpartition("@")
-    if family != wanted.schema_family or not version.isdigit() or int(version) < wanted.schema_version:
+    if (
+        family != wanted.schema_family
+        or not (version.isascii() and version.isdigit())
+        or int(version) < wanted.schema_version
+    ):
         return False
     if wanted.digests and c.model_digest not in wanted.digests:
         return False

@@ -30,8 +30,8 @@ class Snapshot:
 def admit(ticket: Ticket, node: Snapshot) -> int:
     """The node's quote in nano-dollars, if it takes the ticket. Raises the typed refusal otherwise."""
     _check_addressee(ticket, node)
-    pipeline = pipeline_named(ticket.pipeline)
     capability = _check_capability(ticket, node)
+    pipeline = pipeline_named(ticket.pipeline)
     params = pipeline.parse_json(ticket.params)
     _check_inputs(ticket, pipeline, node.input_limit)
     quote = _check_price(ticket, capability, pipeline, params)

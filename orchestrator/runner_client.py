@@ -24,6 +24,8 @@ HEALTH_TIMEOUT_S = 5.0
 SILENCE_S = 20.0
 """A runner says something at least every 5 s while a job runs; after this long it is taken for dead."""
 BASE = "http://runner"
+NO_ANSWER = (aiohttp.ClientError, TimeoutError, OSError, ValueError)
+"""What `health` and `info` raise when a runner does not answer, or not sensibly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,27 +110,23 @@ class RunnerClient:
         await self._http.close()
 
     async def health(self) -> Health:
-        """The runner's state. Raises aiohttp.ClientError or TimeoutError while it does not answer."""
+        """The runner's state. Raises one of NO_ANSWER while there is no sensible answer."""
         timeout = aiohttp.ClientTimeout(total=HEALTH_TIMEOUT_S)
         async with self._http.get(f"{BASE}/health", timeout=timeout) as answer:
             body = await answer.json(content_type=None)
+        if not isinstance(body, dict):
+            raise ValueError("/health is no object")  # noqa: TRY004  (one of NO_ANSWER)
         return Health(printable(str(body.get("state")), 32), printable(str(body.get("reason") or ""), 300))
 
     async def info(self) -> RunnerInfo:
-        """What the ready runner serves."""
+        """What the ready runner serves. Raises one of NO_ANSWER."""
         timeout = aiohttp.ClientTimeout(total=HEALTH_TIMEOUT_S)
         async with self._http.get(f"{BASE}/info", timeout=timeout, raise_for_status=True) as answer:
             body = await answer.json(content_type=None)
-        licence = Licence(str(body["licence"]["id"]), str(body["licence"]["commercial"]))
-        schemas = {str(p["pipeline"]): str(p["schema"]) for p in body["pipelines"]}
-        memory_bytes = int(body.get("vram_bytes") or 0)
-        return RunnerInfo(
-            str(body["digest"]),
-            schemas,
-            licence,
-            tuple(map(str, body.get("loras", ()))),
-            memory_bytes,
-        )
+        try:
+            return _info(body)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"/info is not what it should be ({type(error).__name__})") from None
 
     @asynccontextmanager
     async def run(self, job: RunnerJob, on_stuck: Callable[[str], None]) -> AsyncIterator[JobStream]:
@@ -234,6 +232,16 @@ class JobStream:
                 self.ended = True
                 raise from_class(str(raw["class"]), str(raw["message"]), code=str(raw.get("code") or "failed"))
         return None  # a later runner may say more
+
+
+def _info(body: Any) -> RunnerInfo:
+    return RunnerInfo(
+        digest=str(body["digest"]),
+        schemas={str(p["pipeline"]): str(p["schema"]) for p in body["pipelines"]},
+        licence=Licence(str(body["licence"]["id"]), str(body["licence"]["commercial"])),
+        loras=tuple(map(str, body.get("loras", ()))),
+        memory_bytes=int(body.get("vram_bytes") or 0),
+    )
 
 
 def _done(raw: dict[str, Any]) -> RunnerDone:

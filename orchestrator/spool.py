@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
-from reelnet.errors import BusyError, ReelnetError
+from reelnet.errors import BusyError, NodeError, ReelnetError
 from reelnet.rpc import CHUNK_BYTES
 
 MEMORY_BYTES = 1024 * 1024
@@ -66,7 +66,7 @@ class SpooledFile:
         self.size += len(data)
         self._memory += data
         if len(self._memory) > MEMORY_BYTES:
-            await asyncio.to_thread(self._spill)
+            await self._to_disk()
 
     async def chunks(self, offset: int = 0) -> AsyncIterator[bytes]:
         """The content from `offset` on, in pieces of a frame's size."""
@@ -91,6 +91,17 @@ class SpooledFile:
             return await asyncio.to_thread(self._read_disk, offset, min(CHUNK_BYTES, on_disk - offset))
         start = offset - on_disk
         return bytes(self._memory[start : start + CHUNK_BYTES])
+
+    async def _to_disk(self) -> None:
+        """Moves what is in memory to the file. A cancel waits for the thread, or its file would outlive the job."""
+        spilling = asyncio.ensure_future(asyncio.to_thread(self._spill))
+        try:
+            await asyncio.shield(spilling)
+        except OSError as error:
+            raise NodeError(f"the node's spool cannot be written: {error.strerror}", code="disk") from None
+        except asyncio.CancelledError:
+            await asyncio.wait((spilling,))
+            raise
 
     def _spill(self) -> None:
         if self._path is None:

@@ -8,11 +8,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-import aiohttp
 import structlog
 
 from orchestrator.engine import EngineError, RunnerEngine, RunnerExit, RunnerHandle, RunnerSpec
-from orchestrator.runner_client import RunnerClient, RunnerInfo
+from orchestrator.runner_client import NO_ANSWER, RunnerClient, RunnerInfo
 from orchestrator.runner_state import RunnerState, advance, backoff_s
 from orchestrator.settings import Limits
 from orchestrator.slots import Slot, SlotTable
@@ -59,7 +58,7 @@ class Supervisor:
                 self.restarts += 1
                 await self._pause()
         finally:
-            if self.state is RunnerState.BACKOFF:
+            if self.state in (RunnerState.BACKOFF, RunnerState.STOPPING):
                 self._to(RunnerState.STOPPED)
 
     def restart(self, reason: str) -> None:
@@ -104,7 +103,10 @@ class Supervisor:
             return f"the model was not loaded within {self._around.limits.load_s:g} s"
         if failure:
             return failure
-        info = await client.info()
+        try:
+            info = await client.info()
+        except NO_ANSWER as error:
+            return f"the runner does not say what it serves ({type(error).__name__})"
         self._failures = 0
         self.reason = ""
         self._to(RunnerState.READY)
@@ -118,7 +120,7 @@ class Supervisor:
         while True:
             try:
                 health = await client.health()
-            except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+            except NO_ANSWER:
                 health = None  # it does not listen yet
             match health.state if health else None:
                 case "READY" | "BUSY":
@@ -139,7 +141,7 @@ class Supervisor:
             self._suspected.clear()
             try:
                 health = await client.health()
-            except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            except NO_ANSWER as error:
                 return f"the runner does not answer /health ({type(error).__name__})"
             if health.state not in ("READY", "BUSY"):
                 return health.reason or health.state

@@ -130,9 +130,9 @@ def ticket_from_bytes(data: bytes) -> Ticket:
     """Raises RefusedError for bytes that are no ticket."""
     m = _parse(pb.Ticket(), data, "ticket")
     try:
-        ceiling = parse_money(m.ceiling)
-    except ValueError:
-        raise RefusedError("the ticket's ceiling is no amount", code="ticket") from None
+        ceiling, rates = parse_money(m.ceiling), rates_from_message(m.rates)
+    except (ValueError, NodeError):
+        raise RefusedError("an amount of the ticket is none", code="ticket") from None
     return Ticket(
         job_id=JobId(_name(m.job_id)),
         attempt=m.attempt,
@@ -148,7 +148,7 @@ def ticket_from_bytes(data: bytes) -> Ticket:
             InputRef(_name(i.name), i.size, _name(i.sha256), _name(i.media_type)) for i in m.inputs[:MAX_ITEMS]
         ),
         work=Work(m.pixel_steps, m.output_pixels),
-        rates=rates_from_message(m.rates),
+        rates=rates,
         ceiling_nano=ceiling,
         deadline_ms=m.deadline_ms,
         expires_ms=m.expires_ms,

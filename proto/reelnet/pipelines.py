@@ -35,7 +35,7 @@ def _json_object(value: object) -> object:
         return {}
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError('expected a JSON object such as {"repo-or-path": 0.8}') from None
 
 

@@ -13,7 +13,7 @@ from reelnet.pipelines import Work
 NANO = 10**9
 PIXELS_PER_UNIT = 10**6
 """A rate is for a million pixels (a megapixel), so a price is pixels × rate / this, rounded up."""
-_DECIMAL = re.compile(r"^(\d{1,9})(?:\.(\d{1,9}))?$")
+_DECIMAL = re.compile(r"^([0-9]{1,9})(?:\.([0-9]{1,9}))?$")
 
 
 def parse_money(text: str) -> int:

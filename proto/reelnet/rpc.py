@@ -95,19 +95,19 @@ def error_from(rpc_error: grpc.aio.AioRpcError) -> ReelnetError:
 
 
 def _from_details(data: bytes) -> ReelnetError | None:
-    status = Status()
-    try:
-        status.ParseFromString(data)
-    except DecodeError:
-        return None
-    info, wait = ErrorInfo(), RetryInfo()
+    """The error of a status's details; None when they are not ours, or damaged."""
+    status, info, wait = Status(), ErrorInfo(), RetryInfo()
     failure = code = ""
     retry_after_s: float | None = None
-    for detail in status.details:
-        if detail.Unpack(info) and info.domain == DOMAIN:
-            failure, code = info.metadata.get("class", ""), info.reason
-        elif detail.Unpack(wait):
-            retry_after_s = min(max(wait.retry_delay.ToMilliseconds() / 1000, 0), 3600)
+    try:
+        status.ParseFromString(data)
+        for detail in status.details:
+            if detail.Unpack(info) and info.domain == DOMAIN:
+                failure, code = info.metadata.get("class", ""), info.reason
+            elif detail.Unpack(wait):
+                retry_after_s = min(max(wait.retry_delay.ToMilliseconds() / 1000, 0), 3600)
+    except DecodeError:
+        return None
     return from_class(failure, status.message, code=code, retry_after_s=retry_after_s) if failure else None
 
 

@@ -12,7 +12,13 @@ from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from reelnet.errors import ConfigError
 from reelnet.pipelines import did_you_mean
@@ -68,13 +74,20 @@ class ComponentSettings(BaseSettings):
 def load(cls: type[S], file: Path | None = None, flags: Mapping[str, Any] | None = None) -> S:
     """The settings from `file`, environment and flags. Raises ConfigError with every fault, one line each."""
     merged = _read(file) if file else {}
-    merged = _merge(merged, EnvSettingsSource(cls)())
+    merged = _merge(merged, _environment(cls))
     merged = _merge(merged, {k: v for k, v in (flags or {}).items() if v is not None})
     try:
         return cls(**merged)
     except ValidationError as error:
         where = f"{file}: " if file else ""
         raise ConfigError("\n".join(f"{where}{line}" for line in _explain(error, cls))) from None
+
+
+def _environment(cls: type[BaseSettings]) -> dict[str, Any]:
+    try:
+        return EnvSettingsSource(cls)()
+    except SettingsError as error:
+        raise ConfigError(f"environment: {error}; lists and sections are JSON") from None
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -90,6 +103,8 @@ def _read(file: Path) -> dict[str, Any]:
         return {}
     if not isinstance(raw, dict):
         raise ConfigError(f"{file}: expected keys and values at the top level, found {type(raw).__name__}")
+    if odd := [key for key in raw if not isinstance(key, str)]:
+        raise ConfigError(f"{file}: {odd[0]}: a key has to be text")
     return raw
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from reelnet.home import instance_dir, model_dir, models_home, state_home
+from reelnet.errors import StartError
+from reelnet.home import instance_dir, locked_instance, model_dir, models_home, state_home
 
 
 @pytest.mark.parametrize(
@@ -48,3 +49,14 @@ def test_a_model_is_an_id_or_a_folder(tmp_path: Path) -> None:
     assert model_dir("./sdxl", base, home) == base / "sdxl"
     assert model_dir("../sdxl", base, home) == tmp_path / "sdxl"
     assert model_dir("~/sdxl", base, home) == Path("~/sdxl").expanduser()
+
+
+def test_an_instance_runs_once(tmp_path: Path) -> None:
+    """A second process of the same instance cannot start, another instance can, and afterwards the next one can."""
+    for _ in range(2):
+        with locked_instance("orchestrator", "a", tmp_path) as folder:
+            assert folder == tmp_path / "orchestrator" / "a"
+            with pytest.raises(StartError, match="--name"), locked_instance("orchestrator", "a", tmp_path):
+                pass
+            with locked_instance("orchestrator", "b", tmp_path), locked_instance("broadcaster", "a", tmp_path):
+                pass

@@ -1,0 +1,73 @@
+"""Failures as HTTP answers, as the published clients read them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from broadcaster.errors_http import error_body, error_response
+from broadcaster.intake import InvalidParamsError
+from reelnet.errors import BusyError, FailureClass, ReelnetError, RefusedError, UserError, from_class
+
+
+def answer(error: ReelnetError) -> tuple[int, dict[str, Any]]:
+    """Status and body."""
+    response = error_response(error)
+    return response.status_code, json.loads(bytes(response.body))
+
+
+@pytest.mark.parametrize("failure", [c for c in FailureClass if c not in ("user", "unsupported")])
+def test_most_failures_have_a_message(failure: FailureClass) -> None:
+    """`{"detail": {"msg": …}}`, and beside it our own class and code."""
+    status, body = answer(from_class(failure, "what happened", code="a_code"))
+    assert status == from_class(failure, "").http_status != 422
+    assert body["detail"] == {"msg": "what happened"}
+    assert body["error"] == {"message": "what happened", "class": failure, "code": "a_code"}
+
+
+@pytest.mark.parametrize("loc", [(), ("seed",), ("inputs", 0)])
+def test_a_422_has_rows(loc: tuple[str | int, ...]) -> None:
+    """`{"detail": [{"loc", "msg", "type"}]}`: another shape hides the message from both clients."""
+    status, body = answer(UserError("wrong", code="params", loc=loc))
+    assert status == 422
+    assert body["detail"] == [{"loc": ["body", *loc], "msg": "wrong", "type": "params"}]
+    assert body["error"] == {"message": "wrong", "class": "user", "code": "params"}
+
+
+def test_each_wrong_parameter_has_its_row() -> None:
+    """As pydantic found them; the message beside them names them all."""
+    rows = [{"loc": ["body", name], "msg": f"{name} is wrong", "type": "t"} for name in ("fps", "seed")]
+    status, body = answer(InvalidParamsError(rows))
+    assert (status, body["detail"]) == (422, rows)
+    assert body["error"]["message"] == "fps: fps is wrong; seed: seed is wrong"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (UserError("x", http_status=400), 400),
+        (RefusedError("x", http_status=401), 401),
+        (UserError("x", http_status=413), 413),
+        (UserError("x", http_status=415), 415),
+    ],
+)
+def test_malformed_requests_have_their_own_status(error: ReelnetError, status: int) -> None:
+    """With the shape that the clients expect of it."""
+    assert answer(error)[0] == status
+    assert answer(error)[1]["detail"] == {"msg": "x"}
+
+
+@pytest.mark.parametrize(("wait_s", "header"), [(0.0, "1"), (0.2, "1"), (1.0, "1"), (1.01, "2"), (86_400.0, "86400")])
+def test_a_full_pool_says_when_to_ask_again(wait_s: float, header: str) -> None:
+    """Retry-After in whole seconds, never 0: clients would ask in a loop; the body has the exact time."""
+    response = error_response(BusyError("full", retry_after_s=wait_s))
+    assert (response.status_code, response.headers["retry-after"]) == (503, header)
+    assert json.loads(bytes(response.body))["error"]["retry_after_s"] == wait_s
+
+
+def test_without_a_time_there_is_no_header() -> None:
+    """A failure that waiting does not mend."""
+    assert "retry-after" not in error_response(UserError("x")).headers
+    assert "retry_after_s" not in error_body(UserError("x"))["error"]

@@ -1,0 +1,138 @@
+"""What a failed attempt means for its job and for its node."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broadcaster.failover import MAX_OOM, Blame, Failover, Verdict
+from reelnet.errors import FailureClass, from_class
+
+F = FailureClass
+NEXT, END = Verdict.NEXT, Verdict.END
+
+
+def judged(*attempts: tuple[str, FailureClass], most: int = 3) -> tuple[Failover, list[Verdict]]:
+    """A job's memory after these attempts, and the verdict of each."""
+    failover = Failover(most)
+    return failover, [failover.judge(node, from_class(failure, "text")) for node, failure in attempts]
+
+
+@pytest.mark.parametrize("failure", F)
+def test_the_first_failure_ends_no_job(failure: FailureClass) -> None:
+    """Whatever a node says, another one is asked; the node itself is not asked again, and its word is the last one."""
+    failover, verdicts = judged(("a", failure))
+    assert verdicts == [NEXT]
+    assert failover.excluded == {"a"}
+    assert failover.last
+    assert failover.last.failure is failure
+
+
+@pytest.mark.parametrize("claim", [F.USER, F.POISON])
+def test_a_claim_needs_a_second_node(claim: FailureClass) -> None:
+    """A node's `user` or `poison` ends a job when a second node says the same."""
+    assert judged(("a", claim), ("b", claim))[1] == [NEXT, END]
+    assert judged(("a", claim), ("b", F.BUSY), ("c", F.TRANSIENT), ("d", claim))[1] == [NEXT, NEXT, NEXT, END]
+
+
+def test_two_different_claims_are_no_agreement() -> None:
+    """One says `user`, the other `poison`: neither has a second voice."""
+    assert judged(("a", F.USER), ("b", F.POISON))[1] == [NEXT, NEXT]
+
+
+def test_a_poison_kills_two_nodes_at_most() -> None:
+    """However many attempts a job may have."""
+    assert judged(("a", F.POISON), ("b", F.POISON), most=100)[1] == [NEXT, END]
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 5])
+def test_attempts_that_nodes_fail_are_counted(most: int) -> None:
+    """`node` and `poison` count against the bound; what is nobody's fault does not."""
+    attempts = [(str(i), F.NODE) for i in range(most)]
+    for harmless in (F.BUSY, F.REFUSED, F.UNSUPPORTED, F.TRANSIENT):
+        attempts.insert(0, (harmless, harmless))
+    assert judged(*attempts, most=most)[1] == [NEXT] * (len(attempts) - 1) + [END]
+    assert judged(("a", F.POISON), ("b", F.NODE), most=2)[1] == [NEXT, END]
+
+
+@pytest.mark.parametrize("failure", [F.BUSY, F.REFUSED, F.UNSUPPORTED, F.TRANSIENT])
+def test_refusals_and_lost_connections_end_no_job(failure: FailureClass) -> None:
+    """They are bounded by the deadline alone."""
+    assert set(judged(*((str(i), failure) for i in range(100)))[1]) == {NEXT}
+
+
+def test_memory_is_tried_once_more_and_elsewhere() -> None:
+    """After an `oom` only a node that advertises more is asked, and after a second one nobody."""
+    failover = Failover(3)
+    assert failover.judge("a", from_class("oom", ""), memory_bytes=24) is NEXT
+    assert failover.min_memory_bytes == 25
+    assert failover.judge("b", from_class("busy", ""), memory_bytes=99) is NEXT
+    assert failover.min_memory_bytes == 25, "only an `oom` says anything of memory"
+    assert failover.judge("c", from_class("oom", ""), memory_bytes=12) is END
+    assert failover.min_memory_bytes == 25
+    assert MAX_OOM == 2
+
+
+def test_lost_nodes_may_be_forgiven() -> None:
+    """A node whose connection was lost may come back; one that failed the job is never asked again."""
+    failover, _ = judged(("a", F.TRANSIENT), ("b", F.NODE), ("c", F.TRANSIENT), ("d", F.BUSY))
+    assert failover.lost == {"a", "c"}
+    assert failover.forgive_lost()
+    assert failover.excluded == {"b", "d"}
+    assert not failover.forgive_lost(), "once a loss"
+    failover.judge("a", from_class("node", ""))
+    assert not failover.forgive_lost()
+    assert "a" in failover.excluded
+
+
+@pytest.mark.parametrize("claim", [F.USER, F.POISON])
+def test_a_claim_that_was_wrong_is_the_nodes_failure(claim: FailureClass) -> None:
+    """It is held against nobody at once; when another node delivers, it counts as `node`."""
+    failover, _ = judged(("a", claim), ("b", F.NODE))
+    assert failover.blame_now("a", from_class(claim, "")) is None
+    assert failover.blame_on_success("c") == [Blame("a", F.NODE)]
+
+
+def test_nobody_is_blamed_for_a_success_alone() -> None:
+    """Only claims are put right by a success."""
+    failover, _ = judged(("a", F.NODE), ("b", F.OOM), ("c", F.BUSY), ("d", F.TRANSIENT))
+    assert failover.blame_on_success("e") == []
+
+
+@pytest.mark.parametrize("failure", [c for c in F if c not in (F.USER, F.POISON, F.OOM)])
+def test_the_other_classes_count_at_once(failure: FailureClass) -> None:
+    """Under the class that the node gave; what that costs is the scores' affair."""
+    assert Failover(3).blame_now("a", from_class(failure, "")) == Blame("a", failure)
+
+
+def test_nobody_is_blamed_for_memory() -> None:
+    """An `oom` is never held against a node."""
+    assert Failover(3).blame_now("a", from_class("oom", "")) is None
+
+
+def test_the_earliest_free_place_is_told() -> None:
+    """Of all that the nodes say, whatever their order; nothing when none says anything."""
+    failover = Failover(3)
+    assert failover.retry_after_s is None
+    for node, wait_s in (("a", 30.0), ("b", 5.0), ("c", None), ("d", 60.0)):
+        failover.judge(node, from_class("busy", "", retry_after_s=wait_s))
+    assert failover.retry_after_s == 5
+
+
+@given(st.lists(st.sampled_from(F), max_size=30), st.integers(1, 5))
+def test_every_job_ends(failures: list[FailureClass], most: int) -> None:
+    """No job goes past the bounds on its failed attempts, its claims or its memory, in whatever order they come."""
+    failover = Failover(most)
+    seen: list[FailureClass] = []
+    for index, failure in enumerate(failures):
+        seen.append(failure)
+        verdict = failover.judge(str(index), from_class(failure, ""))
+        count = seen.count
+        over = (
+            count(F.NODE) + count(F.POISON) >= most or count(F.POISON) >= 2 or count(F.USER) >= 2 or count(F.OOM) >= 2
+        )
+        assert (verdict is END) is over
+        if over:
+            break
+    assert failover.excluded == {str(i) for i in range(len(seen))}

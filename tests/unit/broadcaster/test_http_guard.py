@@ -1,0 +1,188 @@
+"""What stands before every route: origin, prefix, key, and size."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+
+from broadcaster.http_guard import BodyLimit, KeyGuard, Keys, OriginGuard, Prefix
+from reelnet.errors import ConfigError, RefusedError, UserError
+
+KEY = "rn-0123456789abcdef"
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Reached:
+    """The application behind the guards: reads the whole body and says ok."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        self.scopes: list[Scope] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scopes.append(scope)
+        if scope["type"] == "http":
+            body, more = b"", True
+            while more:
+                message = await receive()
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+            self.bodies.append(body)
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"{}"})
+
+
+async def ask(
+    app: App, path: str = "/text-to-image", *parts: bytes, method: str = "POST", **headers: str
+) -> tuple[int, Any]:
+    """Status and body of a request whose body comes in these parts."""
+    raw = [(name.replace("_", "-").encode(), value.encode("latin-1")) for name, value in headers.items()]
+    scope: Scope = {"type": "http", "method": method, "path": path, "root_path": "", "headers": raw}
+    left = list(parts or (b"",))
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": left.pop(0), "more_body": bool(left)}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    return sent[0]["status"], json.loads(b"".join(m.get("body", b"") for m in sent))
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Keys:
+    """Two keys."""
+    file = tmp_path / "keys"
+    file.write_text(f"other-key\n\n  {KEY}\n")
+    return Keys.read(file)
+
+
+def test_a_known_key_opens(keys: Keys) -> None:
+    """Whatever the case of the scheme."""
+    for header in (f"Bearer {KEY}", f"bearer {KEY}", f"BEARER  {KEY} ", "Bearer other-key"):
+        keys.check(header)
+
+
+@pytest.mark.parametrize(
+    "header", ["", KEY, "Bearer", "Bearer ", f"Basic {KEY}", f"Bearer {KEY}x", f"Bearer {KEY[:-1]}", "Bearer ünknown"]
+)
+def test_anything_else_does_not(keys: Keys, header: str) -> None:
+    """401, and the way to do it right; the key that was tried is not repeated."""
+    with pytest.raises(RefusedError, match="Authorization: Bearer <key>") as caught:
+        keys.check(header)
+    assert caught.value.http_status == 401
+    assert KEY[:-1] not in caught.value.message
+
+
+def test_without_a_file_no_key_is_asked_for() -> None:
+    """A broadcaster of one's own."""
+    Keys.read(None).check("")
+
+
+@pytest.mark.parametrize("content", [b"", b" \n\n", b"\xff\xfe"])
+def test_a_file_without_keys_is_a_fault(tmp_path: Path, content: bytes) -> None:
+    """An empty file would lock everybody out, or, read otherwise, let everybody in."""
+    (tmp_path / "keys").write_bytes(content)
+    with pytest.raises(ConfigError, match="keys_file"):
+        Keys.read(tmp_path / "keys")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Keys.read(tmp_path / "none")
+
+
+def test_a_note_beside_a_key_is_no_key(tmp_path: Path) -> None:
+    """One key a line: a word that follows it, such as its owner's name, must not open the API."""
+    (tmp_path / "keys").write_text(f"{KEY} # alice\n")
+    try:
+        keys = Keys.read(tmp_path / "keys")
+    except ConfigError:
+        return  # refusing such a line is as good
+    for word in ("alice", "#"):
+        with pytest.raises(RefusedError):
+            keys.check(f"Bearer {word}")
+
+
+async def test_routes_need_a_key(keys: Keys) -> None:
+    """A refusal has the shape that the clients parse, and the application is not reached."""
+    app = Reached()
+    guard = KeyGuard(app, keys)
+    for path in ("/text-to-image", "/models", "/", "/mediax", "//media/x", "/media"):
+        status, body = await ask(guard, path)
+        assert (status, set(body["detail"])) == (401, {"msg"}), path
+    assert app.scopes == []
+    assert (await ask(guard, authorization=f"Bearer {KEY}"))[0] == 200
+
+
+async def test_results_and_health_are_open(keys: Keys) -> None:
+    """Names of results cannot be guessed; a browser's question before a request carries no key."""
+    guard = KeyGuard(Reached(), keys)
+    for path in ("/media/abc.png", "/healthz", "/openapi.json"):
+        assert (await ask(guard, path, method="GET"))[0] == 200
+    assert (await ask(guard, method="OPTIONS"))[0] == 200
+
+
+async def test_a_prefix_opens_nothing_more(keys: Keys) -> None:
+    """Behind a proxy's prefix the same paths are open, and no others."""
+    guard = Prefix(KeyGuard(Reached(), keys), "/ai")
+    assert (await ask(guard, "/ai/media/abc.png"))[0] == 200
+    for path in ("/ai/text-to-image", "/ai/ai/media/x", "/aix/media/x", "/text-to-image"):
+        assert (await ask(guard, path))[0] == 401
+
+
+async def test_a_body_over_its_declared_limit_is_not_read() -> None:
+    """413 by its Content-Length alone."""
+    app = Reached()
+    status, body = await ask(BodyLimit(app, 10), "/x", b"x" * 11, content_length="11")
+    assert (status, body["error"]["code"]) == (413, "body_size")
+    assert app.scopes == []
+
+
+async def test_a_body_is_counted_as_it_comes() -> None:
+    """A sender may declare nothing, or less than it sends."""
+    app = Reached()
+    assert (await ask(BodyLimit(app, 10), "/x", b"12345", b"67890"))[0] == 200
+    assert app.bodies == [b"1234567890"]
+    for declared in ({}, {"content_length": "2"}):
+        with pytest.raises(UserError) as caught:
+            await ask(BodyLimit(app, 10), "/x", b"12345", b"67890", b"x", **declared)
+        assert caught.value.http_status == 413
+
+
+@pytest.mark.parametrize(
+    ("origins", "origin", "status"),
+    [
+        ((), "https://evil.example", 403),
+        ((), "http://127.0.0.1:9935", 200),
+        ((), "null", 403),
+        ((), "", 200),
+        (("https://app.example",), "https://app.example", 200),
+        (("https://app.example",), "https://app.example.evil.example", 403),
+        (("https://app.example",), "http://app.example", 403),
+        (("*",), "https://evil.example", 200),
+    ],
+)
+async def test_other_pages_may_not_call(origins: tuple[str, ...], origin: str, status: int) -> None:
+    """A browser sends a form to anywhere: a page that is not allowed starts no job."""
+    app = Reached()
+    guard = OriginGuard(app, origins)
+    headers = {"origin": origin} if origin else {}
+    assert (await ask(guard, host="127.0.0.1:9935", **headers))[0] == status
+    assert bool(app.scopes) is (status == 200)
+
+
+@pytest.mark.parametrize("make", [lambda app: BodyLimit(app, 1), lambda app: KeyGuard(app, Keys(frozenset()))])
+async def test_what_is_no_request_passes(make: Callable[[App], App]) -> None:
+    """Start and end of the server are not guarded."""
+    app = Reached()
+
+    async def nothing(*_: object) -> Any:
+        raise AssertionError("nobody sends or receives")
+
+    await make(app)({"type": "lifespan"}, nothing, nothing)
+    assert app.scopes == [{"type": "lifespan"}]

@@ -1,0 +1,112 @@
+"""What is measured of each node."""
+
+from __future__ import annotations
+
+import statistics
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broadcaster.scores import LOWEST_REPUTATION, Scores
+from reelnet.errors import FailureClass
+from reelnet.pipelines import Work
+
+F = FailureClass
+JOB = Work(1_000_000, 1)
+runs = st.tuples(st.one_of(st.none(), st.sampled_from(F)), st.integers(1, 20))
+outcomes = st.lists(runs, max_size=8).map(lambda history: [outcome for outcome, times in history for _ in range(times)])
+
+
+def after(history: list[FailureClass | None]) -> Scores:
+    """Scores of a node with that history; None is a success."""
+    scores = Scores()
+    for outcome in history:
+        if outcome is None:
+            scores.succeeded("n")
+        else:
+            scores.failed("n", outcome)
+    return scores
+
+
+@given(outcomes, st.sampled_from(F))
+def test_a_failure_never_improves_a_score(history: list[FailureClass | None], failure: FailureClass) -> None:
+    """Of whatever class, after whatever history."""
+    scores = after(history)
+    before = scores.reputation("n")
+    scores.failed("n", failure)
+    assert scores.reputation("n") <= before
+
+
+def test_a_refusal_does_not_wash_failures_away() -> None:
+    """A node that fails its jobs gains nothing by saying that it is full."""
+    scores = after([None] * 5 + [F.NODE] * 12)
+    before = scores.reputation("n")
+    for _ in range(50):
+        scores.failed("n", F.BUSY)
+    assert scores.reputation("n") <= before
+
+
+@given(outcomes)
+def test_a_success_never_worsens_a_score(history: list[FailureClass | None]) -> None:
+    """And a reputation stays in its bounds."""
+    scores = after(history)
+    before = scores.reputation("n")
+    scores.succeeded("n")
+    assert before <= scores.reputation("n") <= 1
+    assert before >= LOWEST_REPUTATION
+
+
+@given(outcomes)
+def test_one_nodes_failures_are_not_anothers(history: list[FailureClass | None]) -> None:
+    """A node of which nothing is known starts at 1."""
+    assert after(history).reputation("other") == 1
+
+
+@pytest.mark.parametrize("failure", [F.USER, F.OOM, F.DEADLINE, F.CANCELED])
+def test_what_is_nobodys_fault_costs_nothing(failure: FailureClass) -> None:
+    """A node is not blamed for the user, for memory that it never promised, or for the caller."""
+    assert after([failure] * 50).reputation("n") == 1
+
+
+@pytest.mark.parametrize("failure", [F.NODE, F.POISON, F.TRANSIENT])
+def test_failures_cost(failure: FailureClass) -> None:
+    """One is felt, ten in a row sink a node, twenty successes lift it again."""
+    assert 0.5 < after([failure]).reputation("n") < 0.8
+    assert after([failure] * 10).reputation("n") < 0.25
+    assert after([failure] * 10 + [None] * 20).reputation("n") > 0.7
+
+
+@pytest.mark.parametrize("failure", [F.BUSY, F.REFUSED, F.UNSUPPORTED])
+def test_a_refusal_costs_nothing_once(failure: FailureClass) -> None:
+    """A node that refuses now and then stays where it is; one that refuses all that it advertises sinks."""
+    assert after([failure]).reputation("n") > 0.95
+    assert after([None, None, None, failure] * 10).reputation("n") > 0.95
+    assert after([failure] * 100).reputation("n") < 0.6
+
+
+def test_speed_is_learned() -> None:
+    """Seconds per work unit, the newest counting for three tenths, for each node, pipeline and model."""
+    scores = Scores()
+    scores.took("n", "p", "m", JOB, 10)
+    scores.took("n", "p", "m", JOB, 20)
+    assert scores.run_s("n", "p", "m", Work(2_000_000, 1)) == pytest.approx(26)
+    assert scores.run_s("n", "p", "other", JOB) == 0
+
+
+def test_an_unmeasured_node_is_taken_for_the_median() -> None:
+    """Neither the fastest, which would draw all jobs to it, nor the slowest, which would get none."""
+    scores = Scores()
+    for node, seconds in (("a", 1), ("b", 10), ("c", 1000)):
+        scores.took(node, "p", "m", JOB, seconds)
+    assert scores.run_s("new", "p", "m", JOB) == pytest.approx(10)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcde"), st.floats(0, 100)), min_size=1, max_size=40))
+def test_the_median_follows_every_measurement(measured: list[tuple[str, float]]) -> None:
+    """The running rank of speeds is that of the nodes' current speeds, however often each was measured."""
+    scores = Scores()
+    for node, seconds in measured:
+        scores.took(node, "p", "m", JOB, seconds)
+    speeds = [scores.run_s(node, "p", "m", JOB) for node in {node for node, _ in measured}]
+    assert scores.run_s("new", "p", "m", JOB) == statistics.median_high(speeds)
