@@ -95,16 +95,19 @@ class Keys:
 
     @classmethod
     def read(cls, path: Path | None) -> Keys:
-        """No file: no key is asked for. Raises ConfigError for a file that cannot be read or holds no key."""
+        """No file: no key is asked for. `#` begins a note. Raises ConfigError for a file without keys."""
         if path is None:
             return cls(None)
         try:
-            lines = path.read_text("utf-8").split()
+            lines = [line.partition("#")[0].strip() for line in path.read_text("utf-8").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"keys_file: {path} cannot be read: {error}") from None
-        if not lines:
+        keys = [line for line in lines if line]
+        if any(len(key.split()) > 1 for key in keys):
+            raise ConfigError(f"keys_file: {path} has a line with blanks in it; write one key a line, notes after `#`")
+        if not keys:
             raise ConfigError(f"keys_file: {path} holds no key; write one a line, or leave `keys_file` out")
-        return cls(frozenset(_digest(line) for line in lines))
+        return cls(frozenset(_digest(key) for key in keys))
 
     def check(self, authorization: str) -> None:
         """Raises RefusedError (401) unless the header carries a known key, or none is asked for."""
