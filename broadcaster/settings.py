@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, HttpUrl, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, HttpUrl, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from broadcaster.inspector import InspectionSettings
@@ -13,7 +13,7 @@ from broadcaster.media import MediaSettings
 from reelnet.client import Address
 from reelnet.errors import UserError
 from reelnet.pipelines import PIPELINES, did_you_mean, pipeline_named
-from reelnet.pricing import parse_money
+from reelnet.pricing import money_text, parse_money
 from reelnet.rpc import RpcLimits
 from reelnet.settings import ComponentSettings, Listener, Section
 
@@ -35,7 +35,7 @@ def _money(text: str) -> str:
 
 
 PipelineName = Annotated[str, AfterValidator(_known_pipeline)]
-Money = Annotated[str, AfterValidator(_money)]
+Money = Annotated[str, BeforeValidator(money_text), AfterValidator(_money)]
 
 
 class CatalogueEntry(Section):

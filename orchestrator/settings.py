@@ -12,7 +12,7 @@ from pydantic_settings import SettingsConfigDict
 from reelnet.errors import UserError
 from reelnet.identity import valid_id
 from reelnet.pipelines import pipeline_named
-from reelnet.pricing import Rates
+from reelnet.pricing import Rates, money_text
 from reelnet.rpc import RpcLimits
 from reelnet.settings import ComponentSettings, Listener, Section
 
@@ -64,9 +64,7 @@ class Offer(Section):
     @field_validator("price", mode="before")
     @classmethod
     def _texts(cls, value: object) -> object:
-        if isinstance(value, dict) and any(isinstance(v, float) for v in value.values()):
-            raise ValueError('write amounts as text, such as "0.0000045": a YAML number is a binary fraction')
-        return {k: str(v) for k, v in value.items()} if isinstance(value, dict) else value
+        return {name: money_text(amount) for name, amount in value.items()} if isinstance(value, dict) else value
 
     @field_validator("price")
     @classmethod

@@ -25,6 +25,13 @@ def parse_money(text: str) -> int:
     return int(whole) * NANO + int((fraction or "").ljust(9, "0"))
 
 
+def money_text(value: object) -> object:
+    """An amount as it stands in a configuration file: text, or a whole number. Raises ValueError for a float."""
+    if isinstance(value, float):
+        raise ValueError('write amounts as text, such as "0.0000045": a YAML number is a binary fraction')
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 def format_money(nano: int) -> str:
     """Plain decimal dollars of an amount in nano-dollars, without trailing zeros."""
     if nano < 0:
