@@ -115,7 +115,7 @@ class RunnerClient:
         async with self._http.get(f"{BASE}/health", timeout=timeout) as answer:
             body = await answer.json(content_type=None)
         if not isinstance(body, dict):
-            raise ValueError("/health is no object")  # noqa: TRY004  (one of NO_ANSWER)
+            raise ValueError("/health is no object")
         return Health(printable(str(body.get("state")), 32), printable(str(body.get("reason") or ""), 300))
 
     async def info(self) -> RunnerInfo:
