@@ -22,9 +22,12 @@ from runner.settings import RunnerSettings
 FAILED, USAGE, CANNOT_START = 1, 2, 3
 
 cli = typer.Typer(
-    help="Runs one image or video model behind a small HTTP API.", no_args_is_help=True, pretty_exceptions_enable=False
+    help="Runs one image or video model behind a small HTTP API.\n\n"
+    "Example: runner serve --backend synthetic --model synthetic/bars --socket ./runner.sock",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
 )
-models = typer.Typer(help="Makes models.", no_args_is_help=True)
+models = typer.Typer(help="Makes models.\n\nExample: runner models make-tiny ./models", no_args_is_help=True)
 cli.add_typer(models, name="models")
 
 

@@ -29,10 +29,12 @@ def after(history: list[FailureClass | None]) -> Scores:
     return scores
 
 
-@given(outcomes, st.sampled_from(F))
-def test_a_failure_never_improves_a_score(history: list[FailureClass | None], failure: FailureClass) -> None:
+@given(st.integers(0, 20), st.integers(0, 30), outcomes, st.sampled_from(F))
+def test_a_failure_never_improves_a_score(
+    good: int, bad: int, more: list[FailureClass | None], failure: FailureClass
+) -> None:
     """Of whatever class, after whatever history."""
-    scores = after(history)
+    scores = after([None] * good + [F.NODE] * bad + more)
     before = scores.reputation("n")
     scores.failed("n", failure)
     assert scores.reputation("n") <= before
