@@ -77,7 +77,7 @@ def show(pool: LocalPool, console: Console) -> None:
             *(Text(cell, overflow="fold") for cell in (member.name, str(member.pid), about, _near(member.log)))
         )
     console.print(table)
-    console.print(f"The API: {pool.url}/docs. To try it, paste in {_near(ROOT)}:", soft_wrap=True)
+    console.print(f"The API: {pool.url}/models. To try it, paste in {_near(ROOT)}:", soft_wrap=True)
     for line in (
         f"curl -s {pool.url}/text-to-image -H 'content-type: application/json' -d '{TEXT_TO_IMAGE}'",
         f"curl -s {pool.url}/image-to-video {IMAGE_TO_VIDEO}",
