@@ -219,16 +219,15 @@ class Gateway:
         s = self._p.settings.selection
         pipeline = request.pipeline
         offer = (pipeline.name, request.model)
-        candidates = self._p.registry.candidates(
-            offer, request.work, s.sample, frozenset(failover.excluded), failover.min_memory_bytes
-        )
         wanted = Wanted(
             work=request.work,
             schema_family=f"{pipeline.name}/{pipeline.family}",
             schema_version=request.params.required_version(),
             ceiling_nano=request.ceiling_nano,
             digests=request.digests,
+            min_memory_bytes=failover.min_memory_bytes,
         )
+        candidates = self._p.registry.candidates(offer, wanted, s.sample, frozenset(failover.excluded))
         return choose(
             candidates, wanted, self._p.rng, exploration=s.exploration, seconds_per_dollar=s.seconds_per_dollar
         )

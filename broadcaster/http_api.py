@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
@@ -76,7 +77,7 @@ def make_app(parts: HttpParts) -> FastAPI:
         allow_headers=["*"],
         expose_headers=["Retry-After"],
     )
-    app.add_middleware(OriginGuard, origins=parts.cors_origins)
+    app.add_middleware(OriginGuard, origins=parts.cors_origins, own_host=urlsplit(parts.public_url or "").netloc)
     return app
 
 
@@ -206,8 +207,4 @@ def _base(parts: HttpParts, request: Request) -> str:
 
 
 def _prefix(public_url: str | None) -> str:
-    if public_url is None:
-        return ""
-    _, _, rest = public_url.partition("://")
-    _, slash, path = rest.partition("/")
-    return (slash + path).rstrip("/")
+    return urlsplit(public_url or "").path.rstrip("/")

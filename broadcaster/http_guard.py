@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from pathlib import Path
 
 from starlette.datastructures import Headers
@@ -14,6 +15,10 @@ from reelnet.errors import ConfigError, RefusedError, UserError, printable
 
 OPEN_PATHS = ("/media/", "/healthz", "/openapi.json")
 """Paths that need no key: results have unguessable names and open in a browser."""
+
+
+_NOTE = re.compile(r"(?:^|\s)#")
+_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
 class Prefix:
@@ -69,9 +74,10 @@ class OriginGuard:
     A cross-origin form needs no permission to be sent, so that CORS alone would only hide the answer.
     """
 
-    def __init__(self, app: ASGIApp, origins: tuple[str, ...]) -> None:
+    def __init__(self, app: ASGIApp, origins: tuple[str, ...], own_host: str = "") -> None:
         self._app = app
         self._origins = origins
+        self._own_host = own_host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -84,7 +90,11 @@ class OriginGuard:
         await self._app(scope, receive, send)
 
     def _allowed(self, origin: str, host: str) -> bool:
-        return "*" in self._origins or origin in self._origins or origin.partition("://")[2] == host
+        if "*" in self._origins or origin in self._origins:
+            return True
+        # A name that an attacker lets point here is also "the same origin": only our own names count.
+        ours = host.rpartition(":")[0] in _LOOPBACK or host in (*_LOOPBACK, self._own_host)
+        return ours and origin.partition("://")[2] == host
 
 
 class Keys:
@@ -99,7 +109,7 @@ class Keys:
         if path is None:
             return cls(None)
         try:
-            lines = [line.partition("#")[0].strip() for line in path.read_text("utf-8").splitlines()]
+            lines = [_NOTE.split(line)[0].strip() for line in path.read_text("utf-8").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"keys_file: {path} cannot be read: {error}") from None
         keys = [line for line in lines if line]

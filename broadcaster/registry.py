@@ -7,11 +7,12 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 
 import structlog
 
 from broadcaster.scores import Scores
-from broadcaster.selection import Candidate, NodeIndex
+from broadcaster.selection import Candidate, NodeIndex, Wanted, suits
 from reelnet.client import Address, OrchestratorClient, Update
 from reelnet.errors import ReelnetError, RefusedError
 from reelnet.jobs import Capability, Description, Load, ModelLoad
@@ -80,16 +81,17 @@ class Registry:
         """Whether some node has served it since this start: it may come back."""
         return (pipeline, model) in self._seen
 
-    def candidates(
-        self, offer: Offer, work: Work, sample: int, excluded: frozenset[str], min_memory_bytes: int = 0
-    ) -> list[Candidate]:
-        """A few nodes by chance that serve the offer, with what is known of them."""
+    def candidates(self, offer: Offer, wanted: Wanted, sample: int, excluded: frozenset[str]) -> list[Candidate]:
+        """A few nodes by chance that serve the offer and suit the job; every node is looked at before none is found."""
         index = self._index.get(offer)
         if index is None:
             return []
-        names = index.sample(sample, excluded, self._rng)
-        found = [self._candidate(self._by_id[name], offer, work) for name in names]
-        return [c for c in found if c.capability.memory_bytes >= min_memory_bytes]
+        found = self._suitable(index.sample(sample, excluded, self._rng), offer, wanted)
+        return list(found) or list(islice(self._suitable(index.shuffled(excluded, self._rng), offer, wanted), sample))
+
+    def _suitable(self, names: list[str], offer: Offer, wanted: Wanted) -> Iterator[Candidate]:
+        candidates = (self._candidate(self._by_id[name], offer, wanted.work) for name in names)
+        return (candidate for candidate in candidates if suits(candidate, wanted))
 
     def record(self, node_id: str) -> NodeRecord:
         """The node's record. Raises KeyError for one that never answered."""

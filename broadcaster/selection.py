@@ -29,6 +29,7 @@ class Wanted:
     schema_version: int
     ceiling_nano: int | None = None
     digests: tuple[str, ...] = ()
+    min_memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,12 @@ class NodeIndex:
             self._items[place] = last
             self._places[last] = place
 
+    def shuffled(self, excluded: frozenset[str], rng: random.Random) -> list[str]:
+        """Every node outside `excluded`, in a random order: for the rare pick whose sample does not suit."""
+        left = [node_id for node_id in self._items if node_id not in excluded]
+        rng.shuffle(left)
+        return left
+
     def sample(self, size: int, excluded: frozenset[str], rng: random.Random) -> list[str]:
         """At most `size` different nodes outside `excluded`; all of them when there are no more than that."""
         if len(self._items) <= size + len(excluded):
@@ -94,7 +101,7 @@ class NodeIndex:
 
 
 def suits(candidate: Candidate, wanted: Wanted) -> bool:
-    """Whether the node may get the job at all: schema, digest, price."""
+    """Whether the node may get the job at all: schema, digest, memory, price."""
     c = candidate.capability
     family, _, version = c.schema.rpartition("@")
     if (
@@ -104,6 +111,8 @@ def suits(candidate: Candidate, wanted: Wanted) -> bool:
     ):
         return False
     if wanted.digests and c.model_digest not in wanted.digests:
+        return False
+    if c.memory_bytes < wanted.min_memory_bytes:
         return False
     return wanted.ceiling_nano is None or price(wanted.work, c.rates) <= wanted.ceiling_nano
 

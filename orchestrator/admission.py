@@ -10,6 +10,8 @@ from reelnet.pipelines import Params, Pipeline, pipeline_named
 from reelnet.pricing import price
 
 MIN_RETRY_AFTER_S = 1.0
+LONGEST_TICKET_MS = 3_600_000
+"""A used ticket is remembered until it expires: that has to have an end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ def admit(ticket: Ticket, node: Snapshot) -> int:
     _check_addressee(ticket, node)
     capability = _check_capability(ticket, node)
     pipeline = pipeline_named(ticket.pipeline)
-    params = pipeline.parse_json(ticket.params)
+    params = _check_params(ticket, pipeline)
     _check_inputs(ticket, pipeline, node.input_limit)
     quote = _check_price(ticket, capability, pipeline, params)
     _check_time(ticket, node)
@@ -48,6 +50,8 @@ def _check_addressee(ticket: Ticket, node: Snapshot) -> None:
         raise RefusedError("this node does not serve this broadcaster", code="unknown_broadcaster")
     if ticket.expires_ms <= node.now_ms:
         raise RefusedError("the ticket has expired; are both clocks right?", code="expired")
+    if ticket.expires_ms > node.now_ms + LONGEST_TICKET_MS:
+        raise RefusedError("the ticket is good for more than an hour; are both clocks right?", code="expires")
     if ticket.deadline_ms <= node.now_ms:
         raise DeadlineError("the job's deadline has passed")
     if node.draining:
@@ -63,6 +67,14 @@ def _check_capability(ticket: Ticket, node: Snapshot) -> Capability:
     if ticket.model_digest != capability.model_digest:
         raise UnsupportedError("this node has other weights under that model id", code="digest")
     return capability
+
+
+def _check_params(ticket: Ticket, pipeline: Pipeline) -> Params:
+    """A node adds no default of its own, or two versions would draw and price the same job differently."""
+    params = pipeline.parse_json(ticket.params)
+    if missing := params.missing():
+        raise UserError(f"the job's parameters are not complete: {', '.join(missing)}", code="params")
+    return params
 
 
 def _check_inputs(ticket: Ticket, pipeline: Pipeline, limit: int) -> None:

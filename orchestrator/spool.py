@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -23,7 +24,7 @@ class Spool:
         self._left = budget_bytes
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for leftover in folder.iterdir():  # of a start that was killed: nothing is kept after a job
-            leftover.unlink()
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
     def open(self, limit_bytes: int, over_limit: ReelnetError) -> SpooledFile:
         """A new empty file; `over_limit` is raised by the write that passes `limit_bytes`."""

@@ -77,17 +77,27 @@ class Params(BaseModel):
             raise ValueError(f"{width}×{height} is {width * height} pixels; at most {MAX_PIXELS} are allowed")
         return self
 
+    def missing(self) -> list[str]:
+        """The parameters of the first schema version that were not given: a complete job names each."""
+        later = {name for name, _ in self._later_fields()}
+        return sorted(type(self).model_fields.keys() - later - self.model_fields_set)
+
     def required_version(self) -> int:
         """The lowest schema version that knows every parameter of this job which is not neutral.
 
         A field that a later version brings says so: `json_schema_extra={"since": 2, "neutral": <value>}`.
         """
         newest = 1
-        for name, field in type(self).model_fields.items():
-            extra = field.json_schema_extra
-            if isinstance(extra, dict) and getattr(self, name) != extra["neutral"]:
+        for name, extra in self._later_fields():
+            if getattr(self, name) != extra["neutral"]:
                 newest = max(newest, int(str(extra["since"])))
         return newest
+
+    @classmethod
+    def _later_fields(cls) -> list[tuple[str, dict[str, Any]]]:
+        """The fields that a later schema version brought, with what they say of it."""
+        extras = ((name, field.json_schema_extra) for name, field in cls.model_fields.items())
+        return [(name, dict(extra)) for name, extra in extras if isinstance(extra, dict) and "since" in extra]
 
 
 def _prompt_not_blank(value: str) -> str:

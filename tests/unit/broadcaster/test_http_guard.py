@@ -98,14 +98,24 @@ def test_a_file_without_keys_is_a_fault(tmp_path: Path, content: bytes) -> None:
 
 def test_a_note_beside_a_key_is_no_key(tmp_path: Path) -> None:
     """One key a line: a word that follows it, such as its owner's name, must not open the API."""
-    (tmp_path / "keys").write_text(f"{KEY} # alice\n")
-    try:
-        keys = Keys.read(tmp_path / "keys")
-    except ConfigError:
-        return  # refusing such a line is as good
-    for word in ("alice", "#"):
+    (tmp_path / "keys").write_text(f"# ours\n{KEY} # alice\n")
+    keys = Keys.read(tmp_path / "keys")
+    keys.check(f"Bearer {KEY}")
+    for word in ("alice", "#", "ours", f"{KEY} # alice"):
         with pytest.raises(RefusedError):
             keys.check(f"Bearer {word}")
+    (tmp_path / "keys").write_text(f"{KEY} alice\n")
+    with pytest.raises(ConfigError, match="one key a line"):
+        Keys.read(tmp_path / "keys")
+
+
+def test_a_key_is_never_cut_short(tmp_path: Path) -> None:
+    """A key may have a `#` in it: what stands before it must not open the API."""
+    (tmp_path / "keys").write_text("ab#0123456789abcdef\n")
+    keys = Keys.read(tmp_path / "keys")
+    with pytest.raises(RefusedError):
+        keys.check("Bearer ab")
+    keys.check("Bearer ab#0123456789abcdef")
 
 
 async def test_routes_need_a_key(keys: Keys) -> None:

@@ -115,6 +115,13 @@ def test_the_first_fault_is_named(place: int) -> None:
     assert refusal(ticket(**asked), node(**by)).code == IDS[place]
 
 
+def test_a_node_fills_in_no_default() -> None:
+    """Two versions would draw and price a job differently if each added its own defaults: the ticket names all."""
+    error = refusal(ticket(params=b'{"seed": 1, "prompt": "boat"}'), node())
+    assert (error.failure, error.code) == (CLASS.USER, "params")
+    assert "guidance_scale" in error.message
+
+
 def test_an_unknown_pipeline_is_unsupported() -> None:
     """A pipeline that this version does not know is not the user's fault: a newer node may have it."""
     error = refusal(ticket(pipeline="inpainting"), node(capability=None))
@@ -125,7 +132,8 @@ def test_inputs_are_the_pipelines() -> None:
     """Missing, misnamed and doubled inputs are refused, and so is more than the node takes."""
     offer = dataclasses.replace(OFFER, pipeline="upscale", schema="upscale/x4@1")
     by = node(capability=offer)
-    asked = ticket(pipeline="upscale", schema=offer.schema, params=b'{"seed": 1}', inputs=(PICTURE,))
+    whole = b'{"seed": 1, "prompt": "", "num_inference_steps": 75, "safety_check": true}'
+    asked = ticket(pipeline="upscale", schema=offer.schema, params=whole, inputs=(PICTURE,))
     assert admit(asked, by) == QUOTE
     for inputs in ((), (PICTURE, PICTURE), (dataclasses.replace(PICTURE, name="mask"),)):
         assert refusal(dataclasses.replace(asked, inputs=inputs), by).code == "input"

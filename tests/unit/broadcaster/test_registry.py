@@ -1,0 +1,102 @@
+"""The registry's picture of the pool, without a network: whom a job may get."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+
+import pytest
+
+from broadcaster.registry import Registry
+from broadcaster.scores import Scores
+from broadcaster.selection import Wanted
+from reelnet.client import Address, Update
+from reelnet.errors import RefusedError
+from reelnet.jobs import Capability, Description, Load, ModelLoad, NodeId
+from reelnet.pipelines import Work
+from reelnet.pricing import Rates
+from reelnet.rpc import RpcLimits
+
+OFFER = ("text-to-image", "m")
+WANTED = Wanted(Work(10**6, 10**6), "text-to-image/sd", 1, ceiling_nano=100)
+NOBODY: frozenset[str] = frozenset()
+
+
+def capability(job_nano: int = 0, memory_bytes: int = 0) -> Capability:
+    return Capability(*_names(), "d" * 64, Rates(job=job_nano), memory_bytes=memory_bytes)
+
+
+def _names() -> tuple[str, str, str]:
+    return OFFER[0], "text-to-image/sd@1", OFFER[1]
+
+
+def told(registry: Registry, place: int, *capabilities: Capability, epoch: str = "e", sequence: int = 1) -> None:
+    """The node at that place of the list says what it serves."""
+    description = Description(NodeId(f"node-{place}"), epoch, sequence, 1, 1, capabilities)
+    load = Load(tuple(ModelLoad(c.pipeline, c.model, 1, 0, 0, True, 0.0) for c in capabilities))
+    registry._take(registry.nodes()[place], Update(description, load))
+
+
+@pytest.fixture
+async def registry() -> AsyncIterator[Registry]:
+    """Twenty nodes that have not answered yet."""
+    addresses = [Address(f"127.0.0.1:{port}") for port in range(1, 21)]
+    made = Registry(addresses, RpcLimits(), Scores(), random.Random(5))
+    yield made
+    for record in made.nodes():
+        await record.client.close()
+
+
+async def test_the_few_that_suit_are_found_among_many(registry: Registry) -> None:
+    """Two nodes of twenty are cheap enough: each pick finds one, however small its sample."""
+    for place in range(20):
+        told(registry, place, capability(job_nano=1 if place in (3, 17) else 1000))
+    for _ in range(200):
+        found = registry.candidates(OFFER, WANTED, sample=4, excluded=NOBODY)
+        assert {c.node_id for c in found} <= {"node-3", "node-17"}
+        assert found
+
+
+async def test_nobody_is_found_where_nobody_suits(registry: Registry) -> None:
+    """Too dear, excluded, or of too little memory: no candidate."""
+    for place in range(5):
+        told(registry, place, capability(job_nano=1000, memory_bytes=8))
+    assert registry.candidates(OFFER, WANTED, 4, NOBODY) == []
+    free = Wanted(WANTED.work, WANTED.schema_family, 1)
+    assert len(registry.candidates(OFFER, free, 10, NOBODY)) == 5
+    assert registry.candidates(OFFER, free, 4, frozenset(f"node-{i}" for i in range(5))) == []
+    more = Wanted(WANTED.work, WANTED.schema_family, 1, min_memory_bytes=9)
+    assert registry.candidates(OFFER, more, 4, NOBODY) == []
+
+
+async def test_what_a_node_no_longer_serves_is_gone(registry: Registry) -> None:
+    """A newer description replaces the older one, and one that was under way does not come back."""
+    told(registry, 0, capability(), sequence=1)
+    told(registry, 0, sequence=3)
+    assert registry.offers() == {}
+    told(registry, 0, capability(), sequence=2)
+    assert registry.offers() == {}
+    told(registry, 0, capability(), epoch="a new start", sequence=1)
+    assert registry.offers() == {OFFER: 1}
+
+
+async def test_two_addresses_of_one_node_are_not_two_nodes(registry: Registry) -> None:
+    """The same id at a second address is refused while the first is up."""
+    told(registry, 0, capability())
+    description = Description(NodeId("node-0"), "e", 1, 1, 1, (capability(),))
+    with pytest.raises(RefusedError):
+        registry._take(registry.nodes()[1], Update(description, Load()))
+    assert registry.offers() == {OFFER: 1}
+
+
+async def test_a_node_that_makes_up_models_fills_no_memory(registry: Registry) -> None:
+    """What was ever offered is remembered up to a bound, and what is not offered now is not in the index."""
+    for round_ in range(12):
+        many = tuple(
+            Capability(OFFER[0], "text-to-image/sd@1", f"{round_}-{i}", "d" * 64, Rates()) for i in range(1000)
+        )
+        told(registry, 0, *many, sequence=round_ + 1)
+    assert len(registry.offers()) == 1000
+    assert len(registry._seen) == 10_000
+    assert registry.ever_offered(OFFER[0], "11-999")
+    assert not registry.ever_offered(OFFER[0], "0-0")
