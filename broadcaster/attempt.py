@@ -18,7 +18,21 @@ from broadcaster.settings import Limits
 from reelnet.client import AttemptStream
 from reelnet.errors import NodeError
 from reelnet.identity import Identity
-from reelnet.jobs import Accepted, BroadcasterId, Chunk, Done, Event, JobState, NodeId, Output, Started, Ticket
+from reelnet.jobs import (
+    Accepted,
+    BroadcasterId,
+    Chunk,
+    Done,
+    Event,
+    JobState,
+    NodeId,
+    Output,
+    Preview,
+    Progress,
+    Queued,
+    Started,
+    Ticket,
+)
 from reelnet.pricing import price
 from reelnet.ticket import sign_ticket
 
@@ -57,11 +71,12 @@ async def run_attempt(
         async for event in _not_silent(attempt, context.limits.silence_s):
             await _take(event, delivery, job, listener)
         await delivery.check(ticket)
-        job.results = await delivery.keep()
-        job.model_digest = ticket.model_digest
+        results = await delivery.keep()
+        await attempt.acknowledge()
+        # Nothing is awaited from here on: a job that ends in time is charged, and no other is.
+        job.results, job.model_digest = results, ticket.model_digest
         job.charged_nano = job.owed_nano = quote
         job.timings_s, job.facts = delivery.timings()
-        await attempt.acknowledge()
 
 
 async def _not_silent(attempt: AttemptStream, limit_s: float) -> AsyncIterator[Event]:
@@ -117,6 +132,8 @@ async def _take(event: Event, delivery: Delivery, job: JobProgress, listener: Ca
         case Output():
             _expect(job, JobState.RUNNING, event)
             await delivery.begin(event)
+        case Queued() | Progress() | Preview() if job.state is JobState.QUEUED:
+            raise NodeError("the node spoke before it accepted the job", code="protocol")
         case Chunk(data=data):
             await delivery.write(data)
         case Done():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -36,6 +37,8 @@ from reelnet.identity import Identity
 from reelnet.jobs import Event, JobState
 
 DEFAULT_RETRY_AFTER_S = 5.0
+LOST_PAUSE_S = 0.2
+"""Before a node whose connection was lost is tried again, its watch has this long to notice."""
 log = structlog.get_logger()
 Listener = Callable[[Event], None]
 _END_STATE = {
@@ -197,23 +200,25 @@ class Gateway:
 
     async def _next(self, request: JobRequest, failover: Failover) -> Candidate:
         """The next node to try. Raises the failure that the job ends with when there is none."""
-        waited = False
+        changed = self._p.registry.changed()
+        if candidate := self._pick(request, failover):
+            return candidate
+        if failover.forgive_lost():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._p.settings.limits.reconnect_wait_s):
+                    return await self._reconnected(request, failover, changed)
+        raise self._nobody(request, failover)
+
+    async def _reconnected(self, request: JobRequest, failover: Failover, changed: asyncio.Event) -> Candidate:
+        """The first node that can take the job once the pool has changed, or the lost one if it is still there."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOST_PAUSE_S):
+                await changed.wait()
         while True:
             changed = self._p.registry.changed()
             if candidate := self._pick(request, failover):
                 return candidate
-            if not failover.lost or waited:
-                raise self._nobody(request, failover)
-            waited = True
-            await self._reconnected(changed)
-            failover.forgive_lost()
-
-    async def _reconnected(self, changed: asyncio.Event) -> None:
-        try:
-            async with asyncio.timeout(self._p.settings.limits.reconnect_wait_s):
-                await changed.wait()
-        except TimeoutError:
-            pass
+            await changed.wait()
 
     def _pick(self, request: JobRequest, failover: Failover) -> Candidate | None:
         s = self._p.settings.selection

@@ -44,8 +44,8 @@ async def _events(
                 news.put_nowait(text)
 
     task = asyncio.create_task(gateway.run(job, listen), name=f"job:{job.id}")
-    yield sse("job", {"id": job.id})
     try:
+        yield sse("job", {"id": job.id})
         while not (task.done() and news.empty()):
             if (text := await _next(news, task)) is not None:
                 yield text

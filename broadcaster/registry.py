@@ -170,8 +170,9 @@ class Registry:
 
     def _withdraw(self, record: NodeRecord, reason: str) -> None:
         """Takes a node out of the index: no job is sent there any more."""
-        record.up = False
-        record.reason = reason
+        was_up, record.up, record.reason = record.up, False, reason
+        if not was_up:
+            return  # nothing of it is in the index; what is there under its id may be another address's
         for offer in record.capabilities:
             if index := self._index.get(offer):
                 index.remove(record.node_id)

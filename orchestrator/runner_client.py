@@ -24,6 +24,7 @@ HEALTH_TIMEOUT_S = 5.0
 SILENCE_S = 20.0
 """A runner says something at least every 5 s while a job runs; after this long it is taken for dead."""
 BASE = "http://runner"
+IDLE_POLL_S = 0.02
 NO_ANSWER = (aiohttp.ClientError, TimeoutError, OSError, ValueError)
 """What `health` and `info` raise when a runner does not answer, or not sensibly."""
 
@@ -135,7 +136,12 @@ class RunnerClient:
         `on_stuck` is called, before the block is left, when the runner does not stop within the limit or was given up
         by `stream.give_up()`: it has to be restarted, and no other job may get it.
         """
-        answer = await self._post(job)
+        try:
+            answer = await self._post(job)
+        except asyncio.CancelledError:
+            if not await self._idle_again(job.job_id):
+                on_stuck("a job did not stop")
+            raise
         stream = JobStream(answer)
         try:
             yield stream
@@ -156,9 +162,23 @@ class RunnerClient:
             raise _refusal(answer.status, body)
         return answer
 
+    async def _idle_again(self, job_id: str) -> bool:
+        """After a cancel before the job's stream began: whether the runner is free within the limit."""
+        if self._http.closed:
+            return False
+        try:
+            async with asyncio.timeout(self._cancel_s):
+                async with self._http.delete(f"{BASE}/jobs/{job_id}"):
+                    pass
+                while (await self.health()).state == "BUSY":  # noqa: ASYNC110  (another process is asked)
+                    await asyncio.sleep(IDLE_POLL_S)
+        except NO_ANSWER:
+            return False
+        return True
+
     async def _stopped(self, job_id: str, stream: JobStream) -> bool:
         """Cancels the job; whether its stream came to its end within the limit, which says that the device is free."""
-        if stream.given_up:
+        if stream.given_up or self._http.closed:
             return False
         try:
             async with asyncio.timeout(self._cancel_s):

@@ -7,10 +7,9 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from pathlib import Path
 
-from reelnet.errors import BusyError, NodeError, ReelnetError
+from reelnet.errors import BusyError, CanceledError, NodeError, ReelnetError
 from reelnet.rpc import CHUNK_BYTES
 
 MEMORY_BYTES = 1024 * 1024
@@ -51,6 +50,7 @@ class SpooledFile:
         self._digest = hashlib.sha256()
         self._memory = bytearray()
         self._path: Path | None = None
+        self._erased = False
         self.size = 0
 
     @property
@@ -59,7 +59,9 @@ class SpooledFile:
         return self._digest.hexdigest()
 
     async def write(self, data: bytes) -> None:
-        """Appends. Raises the limit's error or BusyError; what was written before stays."""
+        """Appends. Raises the limit's error or BusyError, and CanceledError after `erase`."""
+        if self._erased:
+            raise CanceledError("the job is over here")
         if self.size + len(data) > self._limit:
             raise self._over_limit
         self._spool.take(len(data))
@@ -77,14 +79,14 @@ class SpooledFile:
             yield piece
 
     def erase(self) -> None:
-        """Removes the bytes and gives their budget back. Safe to repeat."""
+        """Removes the bytes, for ever, and gives their budget back. Safe to repeat."""
+        self._erased = True
         self._spool.give(self.size)
         self.size = 0
-        self._memory.clear()
-        if self._path:
-            with suppress(FileNotFoundError):
-                self._path.unlink()
-        self._path = None
+        self._memory = bytearray()
+        path, self._path = self._path, None
+        if path:
+            path.unlink(missing_ok=True)
 
     async def _read(self, offset: int) -> bytes:
         on_disk = self.size - len(self._memory)
@@ -94,23 +96,31 @@ class SpooledFile:
         return bytes(self._memory[start : start + CHUNK_BYTES])
 
     async def _to_disk(self) -> None:
-        """Moves what is in memory to the file. A cancel waits for the thread, or its file would outlive the job."""
-        spilling = asyncio.ensure_future(asyncio.to_thread(self._spill))
+        """Moves what is in memory to the file."""
+        spilling = asyncio.ensure_future(asyncio.to_thread(self._spill, bytes(self._memory), self._path))
+        spilling.add_done_callback(self._spilled)
         try:
             await asyncio.shield(spilling)
         except OSError as error:
             raise NodeError(f"the node's spool cannot be written: {error.strerror}", code="disk") from None
-        except asyncio.CancelledError:
-            await asyncio.wait((spilling,))
-            raise
 
-    def _spill(self) -> None:
-        if self._path is None:
+    def _spill(self, data: bytes, path: Path | None) -> Path:
+        """In a thread, which outlives a cancel: it touches nothing of this object. Returns where the bytes are."""
+        if path is None:
             with tempfile.NamedTemporaryFile(dir=self._spool.folder, delete=False) as file:
-                self._path = Path(file.name)
-        with self._path.open("ab") as file:
-            file.write(self._memory)
-        self._memory = bytearray()
+                path = Path(file.name)
+        with path.open("ab") as file:
+            file.write(data)
+        return path
+
+    def _spilled(self, spilling: asyncio.Future[Path]) -> None:
+        """The thread is done: its file is ours, or, when the job was over before, nobody's."""
+        if spilling.cancelled() or spilling.exception():
+            return
+        if self._erased:
+            spilling.result().unlink(missing_ok=True)
+        else:
+            self._path, self._memory = spilling.result(), bytearray()
 
     def _read_disk(self, offset: int, count: int) -> bytes:
         assert self._path is not None

@@ -220,7 +220,8 @@ async def test_leaving_ends_running_checks(tmp_path: Path) -> None:
     async with Inspector() as inspector:
         check = asyncio.ensure_future(inspector.output(hung, "image/png", STILL, 10**6))
         waiting = asyncio.ensure_future(inspector.output(hung, "image/png", STILL, 10**6))
-        os.close(await until_opened(hung))
+        writer = await until_opened(hung)  # open until the stop: at its end the child would have its answer
+    os.close(writer)
     for task in (check, waiting):
         with pytest.raises(TransientError) as error:
             await task
