@@ -42,6 +42,7 @@ LIES: list[Any] = [
     pytest.param(lambda t: [Accepted(0, 0, 0), Done({}, 0, t.model_digest)], "protocol", id="done-unstarted"),
     pytest.param(lambda t: [Accepted(0, 0, 0), Started(), Accepted(0, 0, 0)], "protocol", id="accepted-twice"),
     pytest.param(lambda t: [Accepted(0, 0, 0), Queued(1, float("nan"))], "silent", id="says-nothing-more"),
+    pytest.param(lambda t: [Queued(1, 5.0)] * 3, "protocol", id="queued-unaccepted"),
     pytest.param(lambda t: [], "silent", id="says-nothing-at-all"),
 ]
 

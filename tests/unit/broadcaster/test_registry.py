@@ -11,7 +11,7 @@ from broadcaster.registry import Registry
 from broadcaster.scores import Scores
 from broadcaster.selection import Wanted
 from reelnet.client import Address, Update
-from reelnet.errors import RefusedError
+from reelnet.errors import RefusedError, TransientError
 from reelnet.jobs import Capability, Description, Load, ModelLoad, NodeId
 from reelnet.pipelines import Work
 from reelnet.pricing import Rates
@@ -87,6 +87,33 @@ async def test_two_addresses_of_one_node_are_not_two_nodes(registry: Registry) -
     with pytest.raises(RefusedError):
         registry._take(registry.nodes()[1], Update(description, Load()))
     assert registry.offers() == {OFFER: 1}
+
+
+async def test_a_refused_twin_takes_nothing_away(registry: Registry) -> None:
+    """One node at two addresses: while the second is up, the first one's refusals leave it in the index."""
+    told(registry, 0, capability())
+    first, second = registry.nodes()[:2]
+    registry._lost(first, TransientError("gone"))
+    description = Description(NodeId("node-0"), "e", 1, 1, 1, (capability(),))
+    registry._take(second, Update(description, Load()))
+    for _ in range(2):
+        with pytest.raises(RefusedError) as refused:
+            registry._take(first, Update(description, Load()))
+        registry._lost(first, refused.value)
+    assert registry.offers() == {OFFER: 1}
+    assert registry.record("node-0") is second
+
+
+async def test_a_node_that_stays_down_wakes_nobody(registry: Registry) -> None:
+    """Who waits for the pool to change is not woken by each failed reconnection."""
+    told(registry, 0, capability())
+    record = registry.nodes()[0]
+    registry._lost(record, TransientError("gone"))
+    changed = registry.changed()
+    registry._lost(record, TransientError("still gone"))
+    assert not changed.is_set()
+    told(registry, 0, capability())
+    assert changed.is_set()
 
 
 async def test_a_node_that_makes_up_models_fills_no_memory(registry: Registry) -> None:

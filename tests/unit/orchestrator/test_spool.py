@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from orchestrator.spool import MEMORY_BYTES, Spool, SpooledFile
-from reelnet.errors import BusyError, NodeError, ReelnetError
+from reelnet.errors import BusyError, CanceledError, NodeError, ReelnetError
 from reelnet.rpc import CHUNK_BYTES
 
 OVER = NodeError("too much", code="output_size")
@@ -148,3 +148,30 @@ async def test_a_cancel_during_a_spill_leaves_nothing(spool: Spool, monkeypatch:
         file.erase()
     await asyncio.get_running_loop().shutdown_default_executor()
     assert files(spool) == []
+
+
+async def test_an_erased_file_takes_no_more(spool: Spool) -> None:
+    """What arrives after a job's end takes nothing of the budget and makes no file."""
+    file = spool.open(len(NOISE), OVER)
+    await file.write(NOISE[:100])
+    file.erase()
+    with pytest.raises(CanceledError):
+        await file.write(NOISE)
+    assert files(spool) == []
+
+
+async def test_erasing_while_a_thread_writes_breaks_nothing(spool: Spool) -> None:
+    """A job that ends in the middle of a spill: no error, no file, no byte of the budget lost."""
+    budget = spool._left
+    for delay in range(30):
+        file = spool.open(len(NOISE), OVER)
+        writing = asyncio.create_task(file.write(NOISE))
+        for _ in range(delay):
+            await asyncio.sleep(0)
+        writing.cancel()
+        file.erase()
+        await asyncio.wait((writing,))
+    await asyncio.get_running_loop().shutdown_default_executor()
+    await asyncio.sleep(0)
+    assert files(spool) == []
+    assert spool._left == budget
