@@ -29,7 +29,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 TARGET = re.compile(r"^([a-z][a-z-]*):", re.MULTILINE)
 NAMED_TARGET = re.compile(r"\bmake ((?!sure)[a-z][a-z-]*)\b")
-HOSTS = re.compile(r"pypi|npmjs|debian\.org|/work/|/root/")
+HOSTS = re.compile(r"pypi|npmjs|debian\.org|/(?:work|root)/")
 
 
 @pytest.fixture(autouse=True)
