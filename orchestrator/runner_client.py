@@ -19,7 +19,6 @@ import aiohttp
 from reelnet.errors import FailureClass, NodeError, PoisonError, ReelnetError, TransientError, from_class, printable
 from reelnet.jobs import Chunk, Licence, Preview, Progress, Started
 
-LINE_LIMIT_BYTES = 64 * 1024
 HEALTH_TIMEOUT_S = 5.0
 SILENCE_S = 20.0
 """A runner says something at least every 5 s while a job runs; after this long it is taken for dead."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from google.protobuf.message import DecodeError
 
@@ -334,9 +334,5 @@ def _parse(message: Any, data: bytes, what: str) -> Any:
     try:
         message.ParseFromString(data)
     except DecodeError:
-        _not_a(what)
+        raise RefusedError(f"the bytes are no {what}", code=what) from None
     return message
-
-
-def _not_a(what: str) -> NoReturn:
-    raise RefusedError(f"the bytes are no {what}", code=what) from None

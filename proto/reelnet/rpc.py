@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import grpc
@@ -115,9 +114,3 @@ def _packed(message: ErrorInfo | RetryInfo) -> AnyMessage:
     packed = AnyMessage()
     packed.Pack(message)
     return packed
-
-
-def chunks(data: bytes | memoryview, size: int = CHUNK_BYTES) -> Sequence[bytes]:
-    """`data` cut into frames' payloads."""
-    view = memoryview(data)
-    return [bytes(view[i : i + size]) for i in range(0, len(view), size)]

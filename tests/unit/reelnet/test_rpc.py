@@ -24,7 +24,7 @@ from reelnet.errors import (
     TransientError,
     from_class,
 )
-from reelnet.rpc import CHUNK_BYTES, RpcLimits, abort, channel_options, chunks, details_of, error_from, server_options
+from reelnet.rpc import CHUNK_BYTES, RpcLimits, abort, channel_options, details_of, error_from, server_options
 
 KEY = "grpc-status-details-bin"
 CODE = grpc.StatusCode
@@ -148,15 +148,6 @@ async def test_abort_ends_a_call_with_the_error() -> None:
     with pytest.raises(RuntimeError, match="aborted"):
         await abort(context, error)  # type: ignore[arg-type]
     assert context.what == (CODE.RESOURCE_EXHAUSTED, "full", ((KEY, details_of(error)),))
-
-
-@given(st.binary(max_size=64), st.integers(1, 20))
-def test_chunks_are_the_data(data: bytes, size: int) -> None:
-    """Cut into pieces of the size, the last one shorter, none empty."""
-    pieces = chunks(data, size)
-    assert b"".join(pieces) == data
-    assert all(len(piece) == size for piece in pieces[:-1])
-    assert all(pieces)
 
 
 def test_a_chunk_fits_into_a_message() -> None:
