@@ -4,7 +4,7 @@ PY := $(or $(PYTHON),.venv/bin/python)
 NODES ?= 2
 BACKEND ?= tiny
 
-.PHONY: demo pool test check bench proto openapi configuration format lock gpu-test clean
+.PHONY: demo pool test check bench proto openapi configuration metrics format lock gpu-test clean
 
 demo: ## The main job on tiny models: a picture becomes a video (no Docker, no GPU)
 	@scripts/bootstrap full
@@ -42,6 +42,10 @@ openapi: ## Write docs/openapi/*.json from the code
 configuration: ## Write docs/configuration.md from the settings
 	@scripts/bootstrap full
 	@$(PY) scripts/configuration.py
+
+metrics: ## Write docs/metrics.md from the definitions of the metrics
+	@scripts/bootstrap full
+	@$(PY) scripts/metrics.py
 
 format: ## Format the code
 	@scripts/bootstrap full

@@ -13,11 +13,10 @@ from typing import Any
 
 import structlog
 
-from broadcaster.broadcaster_metrics import BroadcasterMetrics
+from broadcaster.broadcaster_metrics import BroadcasterMetrics, CountedHttp, CountedInspector
 from broadcaster.gateway import Gateway, GatewayParts
 from broadcaster.http_api import HttpParts, make_app
 from broadcaster.http_guard import Keys
-from broadcaster.inspector import Inspector
 from broadcaster.intake import Intake
 from broadcaster.journal import Journal, Mode, database_url
 from broadcaster.media import MediaStore
@@ -76,14 +75,15 @@ async def _running(settings: BroadcasterSettings, folder: Path) -> AsyncIterator
     rng, scores = random.Random(), Scores()  # noqa: S311  (choice among nodes, not a secret)
     registry = Registry([Address.parse(a) for a in settings.orchestrators], settings.rpc, scores, rng)
     prometheus = new_registry("broadcaster")
-    metrics = BroadcasterMetrics(prometheus, lambda: sum(node.up for node in registry.nodes()))
+    metrics = BroadcasterMetrics(prometheus, registry.nodes, settings.catalogue)
     media = MediaStore(folder / "media", settings.media)
     await media.start()
     async with (
         Journal(database_url(settings.database, folder), mode=Mode(settings.journal)) as journal,
-        Inspector(settings.inspection) as inspector,
-        _background(registry.run(), _sweep(media)),
+        CountedInspector(settings.inspection, metrics) as inspector,
+        _background(registry.run(), _sweep(media, metrics)),
     ):
+        metrics.watch_journal(journal)
         gateway = Gateway(
             GatewayParts(
                 settings=settings,
@@ -107,11 +107,12 @@ async def _running(settings: BroadcasterSettings, folder: Path) -> AsyncIterator
                 body_bytes=settings.limits.body_bytes,
                 cors_origins=settings.cors_origins,
                 public_url=str(settings.public_url) if settings.public_url else None,
+                jobs_per_key=settings.limits.jobs_per_key,
             )
         )
         async with (
             serve_http(metrics_app(prometheus, gateway.not_ready), settings.metrics, "metrics") as metrics_port,
-            serve_http(app, settings.http, "http") as port,
+            serve_http(CountedHttp(app, metrics), settings.http, "http") as port,
         ):
             url = f"http://{settings.http.host}:{port}"
             with ready_file(folder, {"url": url, "metrics_port": metrics_port}):
@@ -136,10 +137,11 @@ async def _background(*loops: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
                 task.cancel()
 
 
-async def _sweep(media: MediaStore) -> None:
+async def _sweep(media: MediaStore, metrics: BroadcasterMetrics) -> None:
     """Deletes expired media, for ever."""
     while True:
         with suppress(OSError):
             swept = await media.sweep(time.time())
+            metrics.media_bytes.set(swept.kept_bytes)
             log.debug("media swept", swept=str(swept))
         await asyncio.sleep(SWEEP_INTERVAL_S)

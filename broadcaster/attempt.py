@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -77,6 +78,7 @@ async def run_attempt(
         job.results, job.model_digest = results, ticket.model_digest
         job.charged_nano = job.owed_nano = quote
         job.timings_s, job.facts = delivery.timings()
+        job.stages_s = delivery.stages((now_ms() - job.created_ms) / 1000)
 
 
 async def _not_silent(attempt: AttemptStream, limit_s: float) -> AsyncIterator[Event]:
@@ -156,8 +158,9 @@ class Delivery:
         self._request = request
         self._stack = stack
         self._arrived: list[tuple[Output, Incoming]] = []
-        self._clock = asyncio.get_running_loop().time
+        self._clock = time.monotonic  # uvloop's own clock counts whole milliseconds
         self._started_at: float | None = None
+        self._output_at = self._done_at = 0.0
         self._run_s = 0.0
         self._done: Done | None = None
 
@@ -168,6 +171,7 @@ class Delivery:
     async def begin(self, output: Output) -> None:
         """The next output begins; outputs come complete and in order."""
         await self._check_whole()
+        self._output_at = self._clock()
         expected = len(self._arrived)
         if output.index != expected or expected >= len(self._request.promises):
             raise NodeError(f"output {output.index} came where {expected} was expected", code="count")
@@ -192,7 +196,8 @@ class Delivery:
     def done(self, done: Done) -> None:
         """The node says that it has delivered everything."""
         self._done = done
-        self._run_s = self._clock() - (self._started_at or self._clock())
+        self._done_at = self._clock()
+        self._run_s = self._done_at - (self._started_at or self._done_at)
 
     async def check(self, ticket: Ticket) -> None:
         """The hard checks. Raises NodeError with the first that fails; soft marks go to the log for an audit."""
@@ -220,6 +225,17 @@ class Delivery:
         """Seconds by stage, the node's word but for `node_run`; and the node's word on how the job was made."""
         assert self._done is not None
         return {**self._done.timings_s, "node_run": self._run_s}, dict(self._done.facts)
+
+    def stages(self, total_s: float) -> dict[str, float]:
+        """Seconds by stage of the job, which took `total_s` until now: one after the other, by this clock."""
+        now, output_at = self._clock(), self._output_at or self._done_at
+        started_at = self._started_at or output_at
+        return {
+            "queue": max(0.0, total_s - (now - started_at)),
+            "run": output_at - started_at,
+            "transfer": self._done_at - output_at,
+            "check": now - self._done_at,
+        }
 
     async def _check_whole(self) -> None:
         if self._arrived:

@@ -2,35 +2,239 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
+from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from broadcaster.inspector import InspectionSettings, Inspector
 from broadcaster.job import JobProgress, now_ms
+from broadcaster.journal import Journal
+from broadcaster.registry import NodeRecord
+from reelnet.errors import ReelnetError
+from reelnet.inspection import InputLimits, OutputFacts, PictureFacts
+from reelnet.metrics import CLASS, OTHER, OUTCOME, PIPELINE, Bounded, Label, counter, ending, gauge, seconds
+from reelnet.pipelines import PIPELINES, MediaSpec
+from reelnet.pricing import NANO
 
-SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+GATEWAY_REASONS = frozenset({"jobs", "draining", "journal_full"})
+"""Codes with which the gateway lets a valid request begin no job."""
+HTTP_REASONS = {
+    400: "malformed",
+    401: "key",
+    403: "origin",
+    404: "not_found",
+    405: "not_found",
+    413: "too_large",
+    415: "media_type",
+    422: "invalid",
+    429: "key_limit",
+    503: "no_node",
+}
+_STATUSES = ", ".join(
+    f"`{reason}` ({', '.join(str(status) for status, other in HTTP_REASONS.items() if other == reason)})"
+    for reason in dict.fromkeys(HTTP_REASONS.values())
+)
+MODEL = Label("model", "the catalogue's models and the first others, 200 in all, then `other`")
+REASON = Label("reason", f"the gateway's `jobs`, `draining`, `journal_full`; by HTTP status {_STATUSES}; `other`")
+STAGE = Label(
+    "stage",
+    "`queue` (until a runner began, failed attempts included), `run` (until the last output began to arrive), "
+    "`transfer` (until it had arrived), `check` (until all was checked, kept and acknowledged)",
+)
+JOBS = counter(
+    "reelnet_jobs_total", "Jobs that ended; a refused request is none.", PIPELINE, MODEL, OUTCOME, CLASS
+)  # fmt: skip
+JOBS_IN_PROGRESS = gauge("reelnet_jobs_in_progress", "Jobs that were let in and have not ended.")
+JOB_SECONDS = seconds(
+    "reelnet_job_seconds", "From a job's beginning to its end, fail-overs included.", PIPELINE, OUTCOME
+)
+STAGE_SECONDS = seconds(
+    "reelnet_job_stage_seconds", "The stages of jobs that went well, one after the other.", PIPELINE, STAGE
+)
+ATTEMPTS = counter(
+    "reelnet_attempts_total", "Attempts on nodes that ended; one that is cut off ends as its job does.",
+    PIPELINE, OUTCOME, CLASS,
+)  # fmt: skip
+ATTEMPTS_IN_PROGRESS = gauge("reelnet_attempts_in_progress", "Attempts on nodes that are under way.")
+FAILOVERS = counter("reelnet_failovers_total", "Attempts after a job's first one.", PIPELINE)
+REFUSALS = counter("reelnet_refusals_total", "POST requests that began no job.", REASON)
+PIXEL_STEPS = counter(
+    "reelnet_work_pixel_steps_total", "Work done for jobs that went well: pixels × steps × images or frames.",
+    PIPELINE, MODEL, unit="pixels × steps",
+)  # fmt: skip
+OUTPUT_PIXELS = counter(
+    "reelnet_work_output_pixels_total", "Pixels delivered by jobs that went well.", PIPELINE, MODEL, unit="pixels"
+)
+CHARGED = counter(
+    "reelnet_charged_dollars_total", "Charged for jobs that went well: nano-dollars, divided by 10⁹.",
+    PIPELINE, MODEL, unit="dollars",
+)  # fmt: skip
+OWED = counter(
+    "reelnet_owed_dollars_total", "Owed to nodes for jobs that went well: nano-dollars, divided by 10⁹.",
+    PIPELINE, MODEL, unit="dollars",
+)  # fmt: skip
+CHECKS = counter(
+    "reelnet_checks_total", "Files that were checked in a child process.",
+    Label("kind", "`picture` (an app's input), `output` (a node's)"), OUTCOME, CLASS,
+)  # fmt: skip
+NODES = gauge("reelnet_nodes", "Nodes of the configured pool.", Label("state", "`up`, `down`"))
+JOURNAL_BACKLOG = gauge("reelnet_journal_backlog_rows", "Rows that no commit has taken up yet.", unit="rows")
+JOURNAL_FAILING = gauge("reelnet_journal_failing", "1 while the database refuses what is written, else 0.")
+MEDIA_BYTES = gauge("reelnet_media_bytes", "Results that are kept, as of the last sweep.", unit="bytes")
+FAMILIES = (
+    JOBS, JOBS_IN_PROGRESS, JOB_SECONDS, STAGE_SECONDS, ATTEMPTS, ATTEMPTS_IN_PROGRESS, FAILOVERS, REFUSALS,
+    PIXEL_STEPS, OUTPUT_PIXELS, CHARGED, OWED, CHECKS, NODES, JOURNAL_BACKLOG, JOURNAL_FAILING, MEDIA_BYTES,
+)  # fmt: skip
+
+
+class _Request:
+    """One HTTP request; `settled` once the gateway has taken its job or counted its refusal."""
+
+    settled = False
+
+
+_request: ContextVar[_Request | None] = ContextVar("request", default=None)
 
 
 class BroadcasterMetrics:
-    """Counters of one broadcaster. Labels are bounded: pipelines, models of the pool, classes of the error tree."""
+    """The metrics of one broadcaster. Models of strangers become labels up to a number; those of `models` always do."""
 
-    def __init__(self, registry: CollectorRegistry, nodes_up: Callable[[], int]) -> None:
-        self._jobs = Counter(
-            "reelnet_jobs", "Jobs that ended, by outcome.", ["pipeline", "model", "outcome"], registry=registry
-        )
-        self._attempts = Counter(
-            "reelnet_attempts", "Attempts on nodes, by outcome.", ["pipeline", "outcome"], registry=registry
-        )
-        self._seconds = Histogram(
-            "reelnet_job_seconds", "Seconds from request to result.", ["pipeline"], buckets=SECONDS, registry=registry
-        )
-        Gauge("reelnet_nodes_up", "Nodes of the pool that are up.", registry=registry).set_function(nodes_up)
+    def __init__(
+        self, registry: CollectorRegistry, nodes: Callable[[], Sequence[NodeRecord]], models: Iterable[str] = ()
+    ) -> None:
+        self._registry = registry
+        self._model = Bounded(reserved=models)
+        self._open: set[str] = set()
+        self._jobs_open = 0
+        self._jobs = JOBS.counter(registry)
+        self._seconds = JOB_SECONDS.histogram(registry)
+        self._stages = STAGE_SECONDS.histogram(registry)
+        self._attempts = ATTEMPTS.counter(registry)
+        self._failovers = FAILOVERS.counter(registry, PIPELINES)
+        self._refusals = REFUSALS.counter(registry, sorted({*GATEWAY_REASONS, *HTTP_REASONS.values(), OTHER}))
+        self._work = PIXEL_STEPS.sums(registry), OUTPUT_PIXELS.sums(registry)
+        self._money = CHARGED.sums(registry, NANO), OWED.sums(registry, NANO)
+        self._checks = CHECKS.counter(registry)
+        self.media_bytes = MEDIA_BYTES.gauge(registry)
+        JOBS_IN_PROGRESS.read(registry, lambda: {(): self._jobs_open})
+        ATTEMPTS_IN_PROGRESS.read(registry, lambda: {(): len(self._open)})
+        NODES.read(registry, lambda: _by_state(nodes()))
 
-    def finished(self, pipeline: str, model: str, outcome: str, job: JobProgress) -> None:
-        """A job reached its terminal state."""
-        self._jobs.labels(pipeline, model, outcome).inc()
-        self._seconds.labels(pipeline).observe((now_ms() - job.created_ms) / 1000)
+    def watch_journal(self, journal: Journal) -> None:
+        """Shows how the journal fares, from now on."""
+        JOURNAL_BACKLOG.read(self._registry, lambda: {(): journal.backlog})
+        JOURNAL_FAILING.read(self._registry, lambda: {(): journal.failing})
 
-    def attempt(self, pipeline: str, outcome: str) -> None:
-        """An attempt ended as `ok` or as a failure class."""
-        self._attempts.labels(pipeline, outcome).inc()
+    def refused(self, error: ReelnetError) -> None:
+        """The gateway let a valid request begin no job."""
+        self._refusals[(error.code if error.code in GATEWAY_REASONS else OTHER,)].inc()
+        _settle()
+
+    def refused_over_http(self, status: int) -> None:
+        """A request was answered with this status before it came to the gateway."""
+        self._refusals[(HTTP_REASONS.get(status, OTHER),)].inc()
+
+    def began(self) -> None:
+        """A job was let in."""
+        self._jobs_open += 1
+        _settle()
+
+    def attempt_began(self, job: JobProgress) -> None:
+        """The job's next attempt begins."""
+        self._open.add(job.request.id)
+        if job.attempts > 1:
+            self._failovers[(job.request.pipeline.name,)].inc()
+
+    def attempt(self, job: JobProgress, error: ReelnetError | None) -> None:
+        """The job's attempt ended, with this failure or well."""
+        self._open.discard(job.request.id)
+        self._attempts[(job.request.pipeline.name, *ending(error))].inc()
+
+    def finished(self, job: JobProgress, error: ReelnetError | None) -> None:
+        """A job reached its terminal state; an attempt that it had under way was cut off."""
+        self._jobs_open -= 1
+        if job.request.id in self._open:
+            self.attempt(job, error)
+        pipeline, model = job.request.pipeline.name, self._model(job.request.model)
+        outcome, failure = ending(error)
+        self._jobs[pipeline, model, outcome, failure].inc()
+        self._seconds[pipeline, outcome].observe(max(0, now_ms() - job.created_ms) / 1000)
+        if error is None:
+            self._succeeded(pipeline, model, job)
+
+    def checked(self, kind: str, error: ReelnetError | None) -> None:
+        """A file was checked, and is what it should be or not."""
+        self._checks[(kind, *ending(error))].inc()
+
+    def _succeeded(self, pipeline: str, model: str, job: JobProgress) -> None:
+        for stage, spent_s in job.stages_s.items():
+            self._stages[pipeline, stage].observe(spent_s)
+        work, offer = job.request.work, (pipeline, model)
+        amounts = (work.pixel_steps, work.output_pixels, job.charged_nano, job.owed_nano)
+        for sums, amount in zip((*self._work, *self._money), amounts, strict=True):
+            sums[offer] += amount
+
+
+class CountedHttp:
+    """Stands before the HTTP API and counts the requests for a job that never came to the gateway."""
+
+    def __init__(self, app: ASGIApp, metrics: BroadcasterMetrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        request = _Request()
+        _request.set(request)
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] >= 400 and not request.settled:
+                self._metrics.refused_over_http(message["status"])
+            await send(message)
+
+        await self._app(scope, receive, counted)
+
+
+class CountedInspector(Inspector):
+    """An inspector whose checks are counted by their outcome."""
+
+    def __init__(self, settings: InspectionSettings, metrics: BroadcasterMetrics) -> None:
+        super().__init__(settings)
+        self._metrics = metrics
+
+    async def picture(
+        self, path: Path, *, stripped_to: Path | None = None, limits: InputLimits | None = None
+    ) -> PictureFacts:
+        """As the inspector's."""
+        try:
+            facts = await super().picture(path, stripped_to=stripped_to, limits=limits or InputLimits())
+        except ReelnetError as error:
+            self._metrics.checked("picture", error)
+            raise
+        self._metrics.checked("picture", None)
+        return facts
+
+    async def output(self, path: Path, media_type: str, spec: MediaSpec, max_bytes: int) -> OutputFacts:
+        """As the inspector's."""
+        try:
+            facts = await super().output(path, media_type, spec, max_bytes)
+        except ReelnetError as error:
+            self._metrics.checked("output", error)
+            raise
+        self._metrics.checked("output", None)
+        return facts
+
+
+def _settle() -> None:
+    if request := _request.get():
+        request.settled = True
+
+
+def _by_state(nodes: Sequence[NodeRecord]) -> dict[tuple[str, ...], float]:
+    up = sum(node.up for node in nodes)
+    return {("up",): up, ("down",): len(nodes) - up}

@@ -75,9 +75,7 @@ class Gateway:
 
     async def run(self, request: JobRequest, listener: Listener = lambda event: None) -> JobProgress:
         """The finished job. Raises the failure that it ended with; canceling this call cancels the job."""
-        self._check_room()
-        job = JobProgress(request)
-        self._p.recorder.began(job)
+        job = self._let_in(request)
         self._running += 1
         self._idle.clear()
         try:
@@ -101,6 +99,18 @@ class Gateway:
         if self._p.recorder.failing:
             return "the journal cannot be written"
         return "draining" if self.draining else None
+
+    def _let_in(self, request: JobRequest) -> JobProgress:
+        """A job with a row of its own. Raises BusyError when there is no room for it."""
+        try:
+            self._check_room()
+            job = JobProgress(request)
+            self._p.recorder.began(job)
+        except ReelnetError as error:
+            self._p.metrics.refused(error)
+            raise
+        self._p.metrics.began()
+        return job
 
     def _check_room(self) -> None:
         if self.draining:
@@ -135,14 +145,13 @@ class Gateway:
             return
         self._p.scores.failed(job.node_id, FailureClass.NODE)
         self._p.recorder.attempt_ended(job, job.node_id, error)
-        self._p.metrics.attempt(job.request.pipeline.name, error.failure.value)
 
     async def _finish(self, job: JobProgress, error: ReelnetError | None) -> None:
         if error:
             job.to(_END_STATE.get(error.failure, JobState.FAILED))
         request = job.request
         outcome = error.failure.value if error else "ok"
-        self._p.metrics.finished(request.pipeline.name, request.model, outcome, job)
+        self._p.metrics.finished(job, error)
         log.info(
             "job",
             job=request.id,
@@ -161,6 +170,7 @@ class Gateway:
             candidate = await self._next(job.request, failover)
             record = self._p.registry.record(candidate.node_id)
             job.begin_attempt(candidate.node_id)
+            self._p.metrics.attempt_began(job)
             try:
                 with self._p.registry.in_flight(record):
                     await run_attempt(self._attempts, record, candidate, job, listener)
@@ -179,7 +189,7 @@ class Gateway:
         if blame := failover.blame_now(candidate.node_id, error):
             self._p.scores.failed(blame.node_id, blame.failure)
         self._p.recorder.attempt_ended(job, candidate.node_id, error)
-        self._p.metrics.attempt(job.request.pipeline.name, error.failure.value)
+        self._p.metrics.attempt(job, error)
         log.info("attempt failed", job=job.request.id, node=short(candidate.node_id), failure=error.failure.value,
                  code=error.code, reason=error.message)  # fmt: skip
         if verdict is Verdict.END:
@@ -193,7 +203,7 @@ class Gateway:
             self._p.scores.failed(blame.node_id, blame.failure)
         self._p.scores.succeeded(candidate.node_id)
         self._p.recorder.attempt_ended(job, candidate.node_id, None)
-        self._p.metrics.attempt(request.pipeline.name, "ok")
+        self._p.metrics.attempt(job, None)
         seconds = job.timings_s.get("node_run", 0.0)
         self._p.scores.took(candidate.node_id, request.pipeline.name, request.model, request.work, seconds)
         job.to(JobState.SUCCEEDED)

@@ -46,6 +46,7 @@ class HttpParts:
     body_bytes: int
     cors_origins: tuple[str, ...]
     public_url: str | None
+    jobs_per_key: int | None = None
 
 
 def make_app(parts: HttpParts) -> FastAPI:
@@ -68,7 +69,7 @@ def make_app(parts: HttpParts) -> FastAPI:
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_fault)
     app.add_middleware(BodyLimit, limit_bytes=parts.body_bytes)
-    app.add_middleware(KeyGuard, keys=parts.keys)
+    app.add_middleware(KeyGuard, keys=parts.keys, jobs_per_key=parts.jobs_per_key)
     app.add_middleware(Prefix, prefix=_prefix(parts.public_url))
     app.add_middleware(
         CORSMiddleware,

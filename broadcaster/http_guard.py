@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+from collections import Counter
 from pathlib import Path
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from broadcaster.errors_http import error_response
-from reelnet.errors import ConfigError, RefusedError, UserError, printable
+from reelnet.errors import BusyError, ConfigError, ReelnetError, RefusedError, UserError, printable
 
 OPEN_PATHS = ("/media/", "/healthz", "/openapi.json")
 """Paths that need no key: results have unguessable names and open in a browser."""
-
+KEY_RETRY_AFTER_S = 5.0
 
 _NOTE = re.compile(r"(?:^|\s)#")
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
@@ -119,33 +120,77 @@ class Keys:
             raise ConfigError(f"keys_file: {path} holds no key; write one a line, or leave `keys_file` out")
         return cls(frozenset(_digest(key) for key in keys))
 
-    def check(self, authorization: str) -> None:
-        """Raises RefusedError (401) unless the header carries a known key, or none is asked for."""
+    def check(self, authorization: str) -> bytes | None:
+        """The digest of the header's key, None where no key is asked for. Raises RefusedError (401) for any other."""
         if self._digests is None:
-            return
+            return None
         scheme, _, key = authorization.partition(" ")
-        known = scheme.lower() == "bearer" and any(hmac.compare_digest(d, _digest(key.strip())) for d in self._digests)
+        digest = _digest(key.strip())
+        known = scheme.lower() == "bearer" and any(hmac.compare_digest(d, digest) for d in self._digests)
         if not known:
             raise RefusedError("an API key is needed: Authorization: Bearer <key>", code="key", http_status=401)
+        return digest
 
 
 class KeyGuard:
-    """Asks every request but those of open paths for a key."""
+    """Asks every request but those of open paths for a key, and bounds the jobs that one key has under way."""
 
-    def __init__(self, app: ASGIApp, keys: Keys) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys, jobs_per_key: int | None = None) -> None:
         self._app = app
         self._keys = keys
+        self._limit = jobs_per_key
+        self._jobs: Counter[bytes] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] != "OPTIONS":
-            path = scope["path"].removeprefix(scope.get("root_path", ""))
-            if not path.startswith(OPEN_PATHS):
-                try:
-                    self._keys.check(Headers(scope=scope).get("authorization", ""))
-                except RefusedError as error:
-                    await error_response(error)(scope, receive, send)
-                    return
-        await self._app(scope, receive, send)
+        if not _asks_for_key(scope):
+            await self._app(scope, receive, send)
+            return
+        try:
+            key = self._job_of(scope)
+        except ReelnetError as error:
+            await error_response(error)(scope, receive, send)
+            return
+        if key is None:
+            await self._app(scope, receive, send)
+        else:
+            await self._counted(key, scope, receive, send)
+
+    def _job_of(self, scope: Scope) -> bytes | None:
+        """The key that this request takes a place of, if any. Raises RefusedError, and BusyError when none is left."""
+        key = self._keys.check(Headers(scope=scope).get("authorization", ""))
+        if key is None or self._limit is None or scope["method"] != "POST":
+            return None
+        if self._jobs[key] >= self._limit:
+            message = f"this key has {self._limit} job(s) under way, as many as it may have at once"
+            raise BusyError(message, code="key_jobs", retry_after_s=KEY_RETRY_AFTER_S, http_status=429)
+        return key
+
+    async def _counted(self, key: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        """Holds a place of the key until the answer's last bytes: whoever has read them may ask again."""
+        held = True
+
+        def release() -> None:
+            nonlocal held
+            self._jobs[key] -= held
+            held = False
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                release()
+            await send(message)
+
+        self._jobs[key] += 1
+        try:
+            await self._app(scope, receive, sending)
+        finally:
+            release()
+
+
+def _asks_for_key(scope: Scope) -> bool:
+    if scope["type"] != "http" or scope["method"] == "OPTIONS":
+        return False
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    return not path.startswith(OPEN_PATHS)
 
 
 def _digest(key: str) -> bytes:

@@ -79,6 +79,7 @@ class JobProgress:
     charged_nano: int = 0
     owed_nano: int = 0
     timings_s: dict[str, float] = field(default_factory=dict)
+    stages_s: dict[str, float] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
 

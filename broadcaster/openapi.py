@@ -47,6 +47,7 @@ _MEANINGS = {
     413: "The request or its picture is too large.",
     415: "The body's or the picture's format is none that is taken.",
     422: "A parameter is not valid.",
+    429: "The API key has as many jobs under way as it may; Retry-After says when to ask again.",
     500: "Every node that was tried failed.",
     503: "No node has a free place; Retry-After says when to ask again.",
     504: "The job was not done by its deadline.",

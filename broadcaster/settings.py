@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, HttpUrl, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, HttpUrl, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from broadcaster.inspector import InspectionSettings
@@ -67,6 +67,9 @@ class Limits(Section):
     body_bytes: int = Field(64 * 2**20, gt=0, description="Bytes of one request.")
     output_bytes: int = Field(512 * 2**20, gt=0, description="Bytes of one output.")
     jobs: int = Field(1000, gt=0, description="Jobs under way at once; one more gets 503.")
+    jobs_per_key: int | None = Field(
+        None, gt=0, description="Jobs of one API key under way at once; one more gets 429; absent: any number."
+    )
     attempts: int = Field(3, ge=1, description="Attempts that may end as the node's failure.")
     reconnect_wait_s: float = Field(15, ge=0, description="Seconds to wait for a lost node when there is no other.")
     silence_s: float = Field(60, gt=0, description="Seconds without a word after which a node has failed its job.")
@@ -115,6 +118,12 @@ class BroadcasterSettings(ComponentSettings):
     selection: SelectionSettings = Field(SelectionSettings(), description="How a node is chosen.")
     rpc: RpcLimits = Field(RpcLimits(), description="Bounds of the gRPC channels.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is logged.")
+
+    @model_validator(mode="after")
+    def _keys_to_count_by(self) -> Self:
+        if self.limits.jobs_per_key is not None and self.keys_file is None:
+            raise ValueError("limits.jobs_per_key: without `keys_file` there is no key to count by; set both or none")
+        return self
 
     def deadline_s(self, pipeline: str) -> float:
         """Seconds that a job of a pipeline may take."""

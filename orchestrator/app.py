@@ -21,6 +21,7 @@ from orchestrator.engine import RunnerEngine, RunnerSpec
 from orchestrator.node import Node, NodeParts
 from orchestrator.node_metrics import NodeMetrics
 from orchestrator.process_engine import ProcessEngine
+from orchestrator.runner_metrics import RunnerMetrics
 from orchestrator.settings import ModelSettings, OrchestratorSettings, SyntheticOptions
 from orchestrator.slots import Slot, place
 from orchestrator.spool import Spool
@@ -70,9 +71,13 @@ async def serve(
             rng=random.Random(),  # noqa: S311  (jitter, not a secret)
         )
         node = Node(parts)
+        parts.metrics.watch(node.table, node.supervisors, parts.spool, node)
+        runners = RunnerMetrics(registry, node.supervisors, settings.limits.metrics_s)
         async with (
             _closing(engine),
-            serve_http(metrics_app(registry, node.not_ready), settings.metrics, "metrics") as metrics_port,
+            serve_http(
+                metrics_app(registry, node.not_ready, runners.refresh), settings.metrics, "metrics"
+            ) as metrics_port,
             grpc_api.serve(node, settings.grpc) as port,
         ):
             running = RunningNode(node, f"{settings.grpc.host}:{port}#{node.id}", metrics_port)

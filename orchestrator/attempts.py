@@ -8,6 +8,7 @@ it, and outputs wait in the spool after it, so that a stalled broadcaster holds 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ class Site:
     runner_of: Callable[[Slot], SlotRunner | None]
     now_ms: Callable[[], int]
     observe: Callable[[Ticket, float], None]
+    waited: Callable[[Ticket, float, float], None]
 
 
 class Attempt:
@@ -71,8 +73,8 @@ class Attempt:
         self.payload = payload
         self.acknowledged = asyncio.Event()
         self.failure: ReelnetError | None = None
+        self.quote = quote
         self._site = site
-        self._quote = quote
         self._reservation = reservation
         limits = site.limits
         self._inputs = [
@@ -80,6 +82,7 @@ class Attempt:
             for ref in ticket.inputs
         ]
         self._input_complete = asyncio.Event()
+        self._complete_at = 0.0
         self._outputs: dict[int, SpooledFile] = {}
         self._begun: OutputBegin | None = None
         self._output_room = limits.output_bytes
@@ -200,6 +203,7 @@ class Attempt:
         except TimeoutError:
             raise TransientError("the input did not arrive in time", code="input_timeout") from None
         async with self._site.table.lease(self._reservation) as slot:
+            self._count_waits()
             runner = self._site.runner_of(slot)
             if runner is None:
                 raise TransientError("the runner is gone", code="runner_gone")
@@ -214,7 +218,12 @@ class Attempt:
         if done.model_digest != self.ticket.model_digest:
             raise NodeError("the runner used other weights than the ticket names", code="digest")
         queued_s = (self._reservation.started_at or 0.0) - self._reservation.reserved_at
-        self._tell(Done({"queue": queued_s, **done.timings_s}, self._quote, done.model_digest, done.facts))
+        self._tell(Done({"queue": queued_s, **done.timings_s}, self.quote, done.model_digest, done.facts))
+
+    def _count_waits(self) -> None:
+        """Says how long the input took, and how long the job has waited for its slot since."""
+        place, complete_at = self._reservation, self._complete_at
+        self._site.waited(self.ticket, complete_at - place.reserved_at, (place.started_at or complete_at) - complete_at)
 
     async def _run_on(self, runner: SlotRunner) -> RunnerDone:
         clock = asyncio.get_running_loop().time
@@ -291,6 +300,7 @@ class Attempt:
                 raise UserError(f"the bytes of {ref.name} are not those that the ticket names", code="input_digest")
 
     def _finish_input(self) -> None:
+        self._complete_at = time.monotonic()
         self._input_complete.set()
         self._site.table.input_complete(self._reservation)
 

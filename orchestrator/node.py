@@ -70,7 +70,8 @@ class Node:
         self.table.on_change = self.notify
         around = Surroundings(parts.engine, self.table, settings.limits, parts.rng, self._runner_ready)
         self.supervisors = {slot.name: Supervisor(slot, parts.specs[slot.name], around) for slot in parts.slots}
-        self._site = Site(self.table, parts.spool, settings.limits, self._runner_of, now_ms, self._observe)
+        waited = parts.metrics.waited
+        self._site = Site(self.table, parts.spool, settings.limits, self._runner_of, now_ms, self._observe, waited)
         self._tasks: asyncio.TaskGroup | None = None
 
     async def run(self, stopping: asyncio.Event, started: Callable[[], None]) -> None:
@@ -90,6 +91,13 @@ class Node:
 
     def open(self, frame: TicketFrame) -> Attempt:
         """The attempt of a ticket: the one that is under way, or a new one. Raises the typed refusal."""
+        try:
+            return self._open(frame)
+        except ReelnetError as error:
+            self._metrics.refused(error)
+            raise
+
+    def _open(self, frame: TicketFrame) -> Attempt:
         ticket = open_ticket(frame.ticket)
         key = (ticket.broadcaster_id, ticket.job_id, ticket.attempt)
         if (known := self._attempts.get(key)) and known[0].payload == frame.ticket.payload:
@@ -98,11 +106,7 @@ class Node:
             raise RefusedError("another ticket of this job and attempt is under way", code="attempt")
         if self._closed.get(key, 0) > now_ms():
             raise RefusedError("this attempt is closed", code="closed")
-        try:
-            attempt = self._admit(ticket, frame.ticket)
-        except ReelnetError as error:
-            self._metrics.refused(error)
-            raise
+        attempt = self._admit(ticket, frame.ticket)
         assert self._tasks is not None
         task = self._tasks.create_task(self._live(key, attempt), name=f"attempt:{ticket.job_id}")
         self._attempts[key] = (attempt, task)
@@ -168,9 +172,12 @@ class Node:
         try:
             await self._run(attempt)
             outcome = attempt.failure.failure.value if attempt.failure else "done"
-            self._metrics.finished(attempt.ticket, outcome)
+            self._metrics.finished(attempt.ticket, attempt.quote, attempt.failure)
             log.info("job", job=attempt.ticket.job_id, pipeline=attempt.ticket.pipeline, outcome=outcome)
+            ended_at = time.monotonic()
             await attempt.delivered()
+            if attempt.acknowledged.is_set():
+                self._metrics.delivered(attempt.ticket, time.monotonic() - ended_at)
         finally:
             attempt.erase()
             del self._attempts[key]

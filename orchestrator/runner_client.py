@@ -20,6 +20,8 @@ from reelnet.errors import FailureClass, NodeError, PoisonError, ReelnetError, T
 from reelnet.jobs import Chunk, Licence, Preview, Progress, Started
 
 HEALTH_TIMEOUT_S = 5.0
+METRICS_BYTES = 64 * 1024
+"""Many times what a runner's metrics take; a longer answer is not read."""
 SILENCE_S = 20.0
 """A runner says something at least every 5 s while a job runs; after this long it is taken for dead."""
 BASE = "http://runner"
@@ -127,6 +129,16 @@ class RunnerClient:
             return _info(body)
         except (KeyError, TypeError) as error:
             raise ValueError(f"/info is not what it should be ({type(error).__name__})") from None
+
+    async def metrics(self, timeout_s: float) -> bytes:
+        """The runner's metrics, text of at most METRICS_BYTES. Raises one of NO_ANSWER."""
+        text, timeout = bytearray(), aiohttp.ClientTimeout(total=timeout_s)
+        async with self._http.get(f"{BASE}/metrics", timeout=timeout, raise_for_status=True) as answer:
+            async for piece in answer.content.iter_any():
+                text += piece
+                if len(text) > METRICS_BYTES:
+                    raise ValueError(f"/metrics has more than {METRICS_BYTES} bytes")
+        return bytes(text)
 
     @asynccontextmanager
     async def run(self, job: RunnerJob, on_stuck: Callable[[str], None]) -> AsyncIterator[JobStream]:

@@ -51,6 +51,8 @@ class SyntheticOptions(Section):
     """The synthetic backend: colour bars, for trying the API, for tests and for load."""
 
     unit_s: float = Field(0.001, ge=0, description="Seconds per work unit (megapixel × step).")
+    spread: float = Field(0, ge=0, le=2, description="Sigma of a job's lognormal time; unit_s is the median then.")
+    spread_seed: int = Field(0, ge=0, description="Makes nodes with the same spread draw other times.")
     faults: tuple[Fault, ...] = Field((), description="Faults by number of jobs.")
 
 
@@ -132,6 +134,7 @@ class Limits(Section):
     drain_s: float = Field(600, ge=0, description="Seconds that running jobs get when the node stops.")
     restart_backoff_s: float = Field(1, gt=0, description="First pause before a failed runner is started again.")
     restart_backoff_max_s: float = Field(60, gt=0, description="Longest such pause.")
+    metrics_s: float = Field(1, gt=0, le=5, description="Seconds a runner may take to answer a scrape of its metrics.")
     load_interval_s: float = Field(0.5, ge=0.05, description="Shortest time between two load reports to one watcher.")
 
 

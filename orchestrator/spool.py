@@ -20,7 +20,7 @@ class Spool:
 
     def __init__(self, folder: Path, budget_bytes: int) -> None:
         self.folder = folder
-        self._left = budget_bytes
+        self._budget = self._left = budget_bytes
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for leftover in folder.iterdir():  # of a start that was killed: nothing is kept after a job
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
@@ -28,6 +28,11 @@ class Spool:
     def open(self, limit_bytes: int, over_limit: ReelnetError) -> SpooledFile:
         """A new empty file; `over_limit` is raised by the write that passes `limit_bytes`."""
         return SpooledFile(self, limit_bytes, over_limit)
+
+    @property
+    def used_bytes(self) -> int:
+        """The bytes that are held now."""
+        return self._budget - self._left
 
     def take(self, count: int) -> None:
         """Takes bytes from the budget. Raises BusyError when none are left."""

@@ -93,7 +93,7 @@ class ReelnetError(Exception):
 
     @property
     def http_status(self) -> int:
-        """The HTTP status of this failure: the table's, unless a malformed request has a nearer one (400, 413, 415)."""
+        """The HTTP status of this failure: the table's, unless there is a nearer one (400, 401, 413, 415, 429)."""
         return self._http_status or STATUS[self.failure].http
 
     @property

@@ -76,7 +76,7 @@ async def test_memory_is_nobodys_fault_and_does_not_walk_through_the_pool(tmp_pa
         assert answer.json()["error"]["class"] == "oom"
         assert reputations(pool) == [1, 1, 1]
         attempts = await pool.http.get(f"http://127.0.0.1:{pool.broadcaster.metrics_port}/metrics")
-        assert 'reelnet_attempts_total{outcome="oom",pipeline="text-to-image"} 1.0' in attempts.text
+        assert 'reelnet_attempts_total{class="oom",outcome="failed",pipeline="text-to-image"} 1.0' in attempts.text
 
 
 async def test_a_job_that_fails_everywhere_ends(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ async def test_a_job_that_fails_everywhere_ends(tmp_path: Path) -> None:
         answer = await draw(pool, "boat !fail node")
         assert answer.status_code == 500
         metrics = await pool.http.get(f"http://127.0.0.1:{pool.broadcaster.metrics_port}/metrics")
-        assert 'reelnet_attempts_total{outcome="node",pipeline="text-to-image"} 3.0' in metrics.text
+        assert 'reelnet_attempts_total{class="node",outcome="failed",pipeline="text-to-image"} 3.0' in metrics.text
 
 
 async def test_a_full_queue_says_so_at_once(tmp_path: Path) -> None:

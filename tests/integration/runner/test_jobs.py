@@ -99,8 +99,8 @@ async def test_metrics_count_jobs_and_stages(runner: RunnerClient) -> None:
     await runner.run(params=FOX)
     await runner.run(params=FOX | {"prompt": "!fail node"})
     text = (await runner.http.get("/metrics")).text
-    assert 'reelnet_runner_jobs_total{outcome="done",pipeline="text-to-image"} 1.0' in text
-    assert 'reelnet_runner_jobs_total{outcome="node",pipeline="text-to-image"} 1.0' in text
+    assert 'reelnet_runner_jobs_total{class="none",outcome="ok",pipeline="text-to-image"} 1.0' in text
+    assert 'reelnet_runner_jobs_total{class="node",outcome="failed",pipeline="text-to-image"} 1.0' in text
     assert 'reelnet_runner_stage_seconds_count{pipeline="text-to-image",stage="encode"} 1.0' in text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -127,6 +128,67 @@ async def test_routes_need_a_key(keys: Keys) -> None:
         assert (status, set(body["detail"])) == (401, {"msg"}), path
     assert app.scopes == []
     assert (await ask(guard, authorization=f"Bearer {KEY}"))[0] == 200
+
+
+class Held(Reached):
+    """An application that answers when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered, self.released = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.entered.set()
+        await self.released.wait()
+        await super().__call__(scope, receive, send)
+
+
+async def test_a_key_has_so_many_jobs_under_way(keys: Keys) -> None:
+    """One job more gets 429 and a time to ask again; other keys, and what is no job, are not concerned."""
+    app = Held()
+    guard = KeyGuard(app, keys, jobs_per_key=1)
+    first = asyncio.create_task(ask(guard, authorization=f"Bearer {KEY}"))
+    await app.entered.wait()
+    status, body = await ask(guard, authorization=f"bearer  {KEY}")
+    assert (status, body["error"]["class"], body["error"]["code"]) == (429, "busy", "key_jobs")
+    assert body["error"]["retry_after_s"] > 0
+    assert KEY not in str(body)
+    app.released.set()
+    assert (await ask(guard, "/models", method="GET", authorization=f"Bearer {KEY}"))[0] == 200
+    assert (await ask(guard, authorization="Bearer other-key"))[0] == 200
+    assert (await first)[0] == 200
+    assert (await ask(guard, authorization=f"Bearer {KEY}"))[0] == 200, "its place is free again"
+
+
+async def test_a_job_that_fails_gives_its_place_back(keys: Keys) -> None:
+    """Also one whose application raises, or whose client leaves."""
+
+    async def fails(scope: Scope, receive: Receive, send: Send) -> None:
+        raise RuntimeError("broken")
+
+    guard = KeyGuard(fails, keys, jobs_per_key=1)
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            await ask(guard, authorization=f"Bearer {KEY}")
+
+
+async def test_a_place_is_free_before_the_last_bytes_are_read(keys: Keys) -> None:
+    """A client that has its answer may ask again at once, whatever is still to be done behind it."""
+    seen: list[int] = []
+
+    async def streams(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/again":
+            await Reached()(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{", "more_body": True})
+        seen.append((await ask(guard, "/again", authorization=f"Bearer {KEY}"))[0])
+        await send({"type": "http.response.body", "body": b"}"})
+        seen.append((await ask(guard, "/again", authorization=f"Bearer {KEY}"))[0])
+
+    guard = KeyGuard(streams, keys, jobs_per_key=1)
+    assert (await ask(guard, authorization=f"Bearer {KEY}"))[0] == 200
+    assert seen == [429, 200]
 
 
 async def test_results_and_health_are_open(keys: Keys) -> None:

@@ -78,6 +78,7 @@ def test_nodes_come_from_flags(tmp_path: Path) -> None:
         ("limits: {price: {upscale: '1e-6'}}", "is no amount"),
         ("limits: {job: 3}", "limits.job: unknown key; did you mean 'jobs'?"),
         ("limits: {attempts: 0}", "limits.attempts"),
+        ("limits: {jobs_per_key: 2}", "limits.jobs_per_key: without `keys_file` there is no key to count by"),
         ("selection: {sample: 0}", "selection.sample"),
         ("selection: {exploration: 1.5}", "selection.exploration"),
         ("catalogue: {a: {digest: []}}", "catalogue.a.digest: unknown key; did you mean 'digests'?"),
