@@ -26,6 +26,10 @@ class Synthetic(Section):
     """How the synthetic backend behaves."""
 
     unit_s: Seconds = Field(0.0, description="Seconds that one megapixel·step takes.")
+    spread: float = Field(
+        0.0, ge=0, le=2, description="Sigma of a job's lognormal time, drawn from its seed; unit_s is the median then."
+    )
+    spread_seed: int = Field(0, ge=0, description="Makes nodes with the same spread draw other times.")
     load_s: Seconds = Field(0.0, description="Seconds that loading the model takes.")
     faults: tuple[Fault, ...] = Field(
         (), description="Faults by count of finished jobs; the last that applies is taken."

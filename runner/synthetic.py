@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import platform
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
+from statistics import NormalDist
 from typing import Never
 
 import numpy as np
@@ -98,7 +100,8 @@ class SyntheticBackend:
         """Seconds of one step: its megapixels × unit_s, and a slow job's extra time spread over all steps."""
         extra_s = fault.seconds if fault else 0.0
         work = PIPELINES[job.pipeline].work(job.params, _source(job))
-        return (work.pixel_steps / 1e6 * self._options.unit_s + extra_s) / total_steps
+        usual_s = work.pixel_steps / 1e6 * self._options.unit_s
+        return (usual_s * spread_factor(self._options, job.seed) + extra_s) / total_steps
 
     def _strike(self, kind: faults.FaultKind) -> None:
         match kind:
@@ -122,6 +125,15 @@ class SyntheticBackend:
     def _die(self) -> Never:
         self._kill()
         raise NodeError("the runner should have died", code="undead")
+
+
+def spread_factor(options: Synthetic, seed: int) -> float:
+    """What a job's time is multiplied by: lognormal with median 1, the same for a seed each time."""
+    if options.spread == 0:
+        return 1.0
+    drawn = hashlib.sha256(f"{options.spread_seed}:{seed}".encode()).digest()
+    share = (int.from_bytes(drawn[:6]) + 0.5) / 2**48
+    return math.exp(options.spread * NormalDist().inv_cdf(share))
 
 
 def _source(job: RunnerJob) -> Size | None:
