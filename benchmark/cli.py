@@ -6,78 +6,100 @@ import asyncio
 import sys
 import tempfile
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmark import report
-from benchmark.client import BroadcasterClient
-from benchmark.drive import Run, drive
+from benchmark import options, report
+from benchmark.assessment import Assessment, assess
+from benchmark.document import document
 from benchmark.interruption import unless_stopped
-from benchmark.local_pool import Backend, LeftoverError, PoolPlan, use_or_start
-from benchmark.scenario import Request, choose_model, parse_pipeline, parse_size, plan
-from reelnet.errors import ConfigError, ReelnetError, StartError
-from reelnet.home import models_home
+from benchmark.local_pool import LeftoverError
+from benchmark.measurement import measure
+from benchmark.scenario import Request, plan
+from benchmark.targets import DEFAULT_URL, Aim, find
+from reelnet.errors import ConfigError
 from reelnet.lifecycle import EXIT_DONE, EXIT_FAILED
 from reelnet.lifecycle import report as report_error
 from reelnet.lifecycle import run as run_until_done
 
-DEFAULT_URL = "http://127.0.0.1:9935"
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """Where to run: a broadcaster that has to be there, or a local pool of that form when none is found."""
+class Task:
+    """What the command line asks for."""
 
-    url: str | None
-    backend: Backend
-    nodes: int
-    fresh: bool
+    aim: Aim
+    request: Request
+    model: str | None
+    reference: float | None
 
 
 @cli.command(epilog="Example: benchmark --pipeline image-to-video --runs 20 --concurrency 2 --json report.json")
 def benchmark(
     pipeline: Annotated[str, typer.Option(help="text-to-image, image-to-video, …", metavar="NAME")],
-    url: Annotated[str | None, typer.Option(help=f"Broadcaster; default: {DEFAULT_URL}, else a local pool.")] = None,
-    backend: Annotated[str, typer.Option(help="Of a local pool: tiny or synthetic.")] = "tiny",
-    nodes: Annotated[int, typer.Option(help="Of a local pool.", min=1, max=16)] = 1,
+    target: Annotated[
+        str, typer.Option(help="auto, broadcaster, orchestrator (nodes, side by side) or runner.", metavar="KIND")
+    ] = "auto",
+    url: Annotated[str | None, typer.Option(help=f"Broadcaster; default: {DEFAULT_URL}.")] = None,
+    node: Annotated[list[str] | None, typer.Option(help="A node's host:port or host:port#id; repeat it.")] = None,
+    runner: Annotated[list[Path] | None, typer.Option(help="A runner's Unix socket; repeat it.")] = None,
+    identity: Annotated[Path | None, typer.Option(help="Key that signs for --node; default: a new one.")] = None,
     local_pool: Annotated[bool, typer.Option("--local-pool", help="Start a pool even where one answers.")] = False,
+    backend: Annotated[str | None, typer.Option(help="Of a local pool: tiny or synthetic.")] = None,
+    nodes: Annotated[int | None, typer.Option(help="Of a local pool; default: 1.", min=1, max=16)] = None,
+    speeds: Annotated[str | None, typer.Option(help="A synthetic local pool, side by side: 1,1,2,4.")] = None,
     model: Annotated[str | None, typer.Option(help="Model id; default: the one most nodes serve.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     size: Annotated[str | None, typer.Option(help="WxH, pixels.", metavar="WxH")] = None,
     frames: Annotated[int | None, typer.Option(help="Frames of a clip.")] = None,
-    runs: Annotated[int, typer.Option(help="Jobs that count.", min=1)] = 5,
-    warmup: Annotated[int, typer.Option(help="Jobs before them that do not.", min=0)] = 1,
+    runs: Annotated[int | None, typer.Option(help="Jobs that count, for each node; default: 10.", min=1)] = None,
+    duration: Annotated[float | None, typer.Option(help="Seconds, instead of --runs.", min=0.1)] = None,
+    warmup: Annotated[int, typer.Option(help="Jobs before them that do not count.", min=0)] = 1,
     concurrency: Annotated[int, typer.Option(help="Jobs at a time.", min=1, max=1024)] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the first run; run i has seed + i.", min=0)] = 0,
+    reference: Annotated[
+        float | None, typer.Option(help="Mpx·steps/s that score 1; default: of the model.", min=1e-9)
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the whole report there.")] = None,
 ) -> None:
-    """Measures a pool over HTTP: throughput, latency by stage, failures, price; every output is decoded and checked.
+    """Measures a pool, nodes or runners: throughput, latency by stage, failures, price, score; checks every output.
 
-    Exit codes: 0 all runs good, 1 some failed, 2 usage, 3 cannot start.
+    Exit codes: 0 all runs good, 1 some failed or an output was wrong, 2 usage, 3 cannot start.
     """
     try:
-        known = parse_pipeline(pipeline)
-        asked = parse_size(size) if size else None
-        request = Request(known, steps, asked, frames, runs, warmup, concurrency, seed)
+        request = Request(
+            options.parse_pipeline(pipeline),
+            steps,
+            options.parse_size(size) if size else None,
+            frames,
+            options.runs_of(runs, duration),
+            warmup,
+            concurrency,
+            seed,
+            duration,
+        )
         plan(request, model or "")  # a wrong option is found before seconds are spent on a pool
-        target = Target(url, _backend(backend), nodes, local_pool)
-        _check_writable(json_file)
+        pool = options.PoolOptions(backend, nodes, speeds, local_pool)
+        aim = options.aim(
+            options.Named(target, url, tuple(node or ()), tuple(runner or ()), identity), pool, concurrency
+        )
+        options.check_writable(json_file)
     except ConfigError as error:
         raise typer.Exit(report_error(error)) from None
-    raise typer.Exit(_run(target, request, model, json_file))
+    raise typer.Exit(_run(Task(aim, request, model, reference), json_file))
 
 
-def _run(target: Target, request: Request, model: str | None, json_file: Path | None) -> int:
-    result: Run | None = None
+def _run(task: Task, json_file: Path | None) -> int:
+    result: Assessment | None = None
 
     async def main(stopping: asyncio.Event) -> None:
         nonlocal result
-        result = await unless_stopped(stopping, _measure(target, request, model))
+        result = await unless_stopped(stopping, _measure(task))
 
     try:
         if code := run_until_done(main):
@@ -90,48 +112,18 @@ def _run(target: Target, request: Request, model: str | None, json_file: Path | 
         return EXIT_FAILED
     report.show(result, Console())
     if json_file:
-        json_file.write_text(report.to_json(result), "utf-8")
-    return EXIT_DONE if result.summary.good == result.summary.runs else EXIT_FAILED
+        json_file.write_text(document(result, version("reelnet")).model_dump_json(indent=1) + "\n", "utf-8")
+    return EXIT_DONE if result.good else EXIT_FAILED
 
 
-async def _measure(target: Target, request: Request, model: str | None) -> Run:
+async def _measure(task: Task) -> Assessment:
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="reelnet-bench-") as folder:
-        if target.url:
-            return await _measure_at(target.url, request, model, Path(folder), console)
-        pool = PoolPlan(home=Path(folder, "pool"), models=models_home(), nodes=target.nodes, backend=target.backend)
-        async with use_or_start(
-            None if target.fresh else DEFAULT_URL, pool, lambda step: console.print(f"local pool: {step}")
-        ) as url:
-            console.print(f"measuring {url}", highlight=False)
-            return await _measure_at(url, request, model, Path(folder), console)
-
-
-async def _measure_at(url: str, request: Request, model: str | None, folder: Path, console: Console) -> Run:
-    scenario = plan(request, choose_model(request.pipeline, model, await _offers(url)))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("jobs", total=request.warmup + request.runs)
-        return await drive(url, scenario, folder, lambda sample: progress.advance(bar))
-
-
-async def _offers(url: str) -> dict[tuple[str, str], int]:
-    async with BroadcasterClient(url) as client:
-        try:
-            return await client.offers()
-        except ReelnetError as error:
-            raise StartError(f"{url}: {error.message}; is a broadcaster there?") from None
-
-
-def _backend(text: str) -> Backend:
-    if text in get_args(Backend):
-        return cast(Backend, text)
-    raise ConfigError(f"--backend: expected tiny or synthetic, found {text!r}")
-
-
-def _check_writable(file: Path | None) -> None:
-    if file is not None and not file.resolve().parent.is_dir():
-        raise ConfigError(f"--json: {file.parent} is no folder; make it first")
+        aim = options.placed(task.aim, Path(folder, "pool"))
+        async with find(aim, task.request, task.model, lambda step: console.print(step, highlight=False)) as found:
+            console.print(f"measuring {found.kind} {found.where}", highlight=False, soft_wrap=True)
+            measured = await measure(found, Path(folder), console, task.reference)
+    return await asyncio.to_thread(assess, measured)
 
 
 def main() -> None:

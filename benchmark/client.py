@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import httpx
 
+from reelnet.client import Address
 from reelnet.errors import NodeError, ReelnetError, TransientError, from_class
 from reelnet.pricing import parse_money
 
@@ -97,13 +98,30 @@ class BroadcasterClient:
 
     async def offers(self, timeout_s: float = CONNECT_TIMEOUT_S) -> dict[Offer, int]:
         """How many nodes serve each (pipeline, model) now."""
-        try:
-            answer = await self._http.get("/models", timeout=timeout_s)
-        except httpx.HTTPError as error:
-            raise _unreachable(error) from None
-        body = _checked(answer)
+        body = await self._models(timeout_s)
         try:
             return {(str(row["pipeline"]), str(row["model"])): int(row["nodes"]) for row in body["offers"]}
+        except (KeyError, TypeError, ValueError):
+            raise TransientError("what answers there is no broadcaster", code="no_broadcaster") from None
+
+    async def served(self, timeout_s: float = CONNECT_TIMEOUT_S) -> dict[str, frozenset[Offer]]:
+        """By id of each node that is up: what it serves now."""
+        body = await self._models(timeout_s)
+        try:
+            rows = [row for row in body["nodes"] if row["up"]]
+            return {
+                str(row["node"]): frozenset((str(c["pipeline"]), str(c["model"])) for c in row["serves"])
+                for row in rows
+            }
+        except (KeyError, TypeError):
+            raise TransientError("what answers there is no broadcaster", code="no_broadcaster") from None
+
+    async def nodes(self, timeout_s: float = CONNECT_TIMEOUT_S) -> list[Address]:
+        """Where the nodes answer that are up now, with their ids."""
+        body = await self._models(timeout_s)
+        try:
+            rows = [row for row in body["nodes"] if row["up"]]
+            return [Address.parse(f"{row['address']}#{row['node']}") for row in rows]
         except (KeyError, TypeError, ValueError):
             raise TransientError("what answers there is no broadcaster", code="no_broadcaster") from None
 
@@ -114,6 +132,12 @@ class BroadcasterClient:
         except httpx.HTTPError as error:
             raise _unreachable(error) from None
         return Answer.parse(_checked(answer))
+
+    async def _models(self, timeout_s: float) -> dict[str, Any]:
+        try:
+            return _checked(await self._http.get("/models", timeout=timeout_s))
+        except httpx.HTTPError as error:
+            raise _unreachable(error) from None
 
     async def events(self, job: JobSpec) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         """The job's server-sent events in their order, up to and with `result`; `error` is raised."""

@@ -8,8 +8,9 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -31,7 +32,6 @@ COMPONENTS = ("broadcaster", "orchestrator")
 POLL_S = 0.05
 DRAIN_S = 5
 STOP_GRACE_S = DRAIN_S + 10.0
-FIND_TIMEOUT_S = 1.0
 GONE_S = 10.0
 """Runners and file checkers end by themselves, at once, when their component has: this is patience."""
 
@@ -42,7 +42,8 @@ class PoolPlan:
 
     `home` is a folder of its own for state and logs; what an earlier pool left in it is removed. `models` is where
     tiny models are looked for, and made when they are missing. `broadcaster_port` 0 takes a free one. `unit_s` is
-    the synthetic backend's speed, seconds per megapixel·step.
+    the synthetic backend's speed, seconds per megapixel·step; `speeds` divides it, a number for each node, which are
+    then as many. `spread` is the sigma of a synthetic job's lognormal time, each node drawing its own.
     """
 
     home: Path
@@ -51,7 +52,14 @@ class PoolPlan:
     backend: Backend = "tiny"
     broadcaster_port: int = 0
     unit_s: float = 0.001
+    speeds: tuple[float, ...] = ()
+    spread: float = 0.0
     start_timeout_s: float = 180.0
+
+    @property
+    def size(self) -> int:
+        """How many nodes there are."""
+        return len(self.speeds) or self.nodes
 
     @property
     def offers(self) -> frozenset[Offer]:
@@ -69,6 +77,11 @@ class Member:
     pid: int
     address: str
     log: Path
+
+    @property
+    def node_id(self) -> str:
+        """A node's id; empty for the broadcaster."""
+        return self.address.partition("#")[2]
 
 
 class LeftoverError(Exception):
@@ -89,6 +102,8 @@ class LocalPool:
         self._stack = AsyncExitStack()
         self.members: list[Member] = []
         """The broadcaster first, then the nodes."""
+        self.ready_s: dict[str, float] = {}
+        """By node id: seconds from the pool's start, once its models are made, until it served all that it has to."""
 
     @property
     def url(self) -> str:
@@ -106,6 +121,11 @@ class LocalPool:
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
+
+    def labels(self) -> dict[str, str]:
+        """By node id: what a reader knows the node by, with its speed if it has one."""
+        speeds = [f" ×{speed:g}" for speed in self._plan.speeds] or [""] * self._plan.size
+        return {m.node_id: f"{m.name}{speed}" for m, speed in zip(self.members[1:], speeds, strict=True)}
 
     def processes(self) -> frozenset[ProcessId]:
         """Every live process of the pool: components, runners, file checkers."""
@@ -125,8 +145,9 @@ class LocalPool:
         try:
             async with asyncio.timeout(self._plan.start_timeout_s):
                 await self._make_models()
-                self._tell(f"starting {self._plan.nodes} node{'s' if self._plan.nodes > 1 else ''}")
-                nodes = [await self._start_node(f"node-{i + 1}") for i in range(self._plan.nodes)]
+                self._tell(f"starting {self._plan.size} node{'s' if self._plan.size > 1 else ''}")
+                began = time.monotonic()
+                nodes = [await self._start_node(i) for i in range(self._plan.size)]
                 addresses = [str((await self._ready("orchestrator", node))["address"]) for node in nodes]
                 self._tell("starting the broadcaster")
                 broadcaster = await self._start_broadcaster(addresses)
@@ -134,7 +155,7 @@ class LocalPool:
                 places = zip([broadcaster, *nodes], [url, *addresses], strict=True)
                 self.members = [Member(child.name, child.pid, address, child.log) for child, address in places]
                 self._tell("waiting until every node has loaded its models")
-                await self._complete(url)
+                await self._complete(url, began)
         except TimeoutError:
             raise StartError(self._late()) from None
 
@@ -151,13 +172,14 @@ class LocalPool:
             raise StartError(f"the tiny models cannot be made; {hint}\n{_obituary(maker)}")
         self._children.remove(maker)
 
-    async def _start_node(self, name: str) -> Child:
+    async def _start_node(self, number: int) -> Child:
+        name = f"node-{number + 1}"
         settings = {
             "name": name,
             "grpc": {"port": 0},
             "metrics": {"port": 0},
             "engine": "process",
-            "models": _models(self._plan),
+            "models": _models(self._plan, number),
             "limits": {"drain_s": DRAIN_S},
         }
         return await self._start_component("orchestrator", name, settings)
@@ -189,14 +211,17 @@ class LocalPool:
         facts: dict[str, Any] = json.loads(path.read_text("utf-8"))
         return facts
 
-    async def _complete(self, url: str) -> None:
-        """Until the broadcaster knows every offer of every node."""
-        wanted = dict.fromkeys(self._plan.offers, self._plan.nodes)
+    async def _complete(self, url: str, began: float) -> None:
+        """Until the broadcaster knows every offer of every node; when it first knew each node's."""
         async with BroadcasterClient(url) as client:
             while True:
                 self._check_alive()
                 try:
-                    if (await client.offers()).items() >= wanted.items():
+                    served = await client.served()
+                    whole = [node for node, offers in served.items() if offers >= self._plan.offers]
+                    for node in whole:
+                        self.ready_s.setdefault(node, time.monotonic() - began)
+                    if len(whole) == self._plan.size:
                         return
                 except ReelnetError:
                     pass  # it may not listen yet; the timeout around this bounds it
@@ -233,29 +258,11 @@ class LocalPool:
         return self._plan.home / "logs" / f"{name}.log"
 
 
-@asynccontextmanager
-async def use_or_start(url: str | None, plan: PoolPlan, tell: Callable[[str], None]) -> AsyncIterator[str]:
-    """The URL of the broadcaster at `url`, or, when none answers there, of a pool that lives as long as the block."""
-    if url and await _answers(url):
-        yield url
-    else:
-        async with LocalPool(plan, tell) as pool:
-            yield pool.url
-
-
-async def _answers(url: str) -> bool:
-    async with BroadcasterClient(url) as client:
-        try:
-            await client.offers(timeout_s=FIND_TIMEOUT_S)
-        except ReelnetError:
-            return False
-    return True
-
-
-def _models(plan: PoolPlan) -> list[dict[str, Any]]:
-    """The `models` of orchestrator.yaml."""
+def _models(plan: PoolPlan, number: int) -> list[dict[str, Any]]:
+    """The `models` of a node's orchestrator.yaml."""
     if plan.backend == "synthetic":
-        backend = {"synthetic": {"unit_s": plan.unit_s}}
+        speed = plan.speeds[number] if plan.speeds else 1.0
+        backend = {"synthetic": {"unit_s": plan.unit_s / speed, "spread": plan.spread, "spread_seed": number}}
         return [{"model": SYNTHETIC, "pipelines": {n: {"price": dict(PRICE)} for n in PIPELINES}, "backend": backend}]
     return [{"model": model, "pipelines": {name: {"price": dict(PRICE)}}} for name, model in TINY.items()]
 

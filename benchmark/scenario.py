@@ -1,8 +1,9 @@
-"""What is run: one pipeline with one model, the same work each time with another seed."""
+"""What is run: one pipeline with one model, the same work each time with another seed, prompt and picture."""
 
 from __future__ import annotations
 
 import io
+import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,21 +15,34 @@ from reelnet.errors import ConfigError, StartError, UserError, printable
 from reelnet.inspection import InputLimits
 from reelnet.pipelines import MAX_SEED, MediaSpec, Params, Pipeline, Size, Work, did_you_mean, explain, pipeline_named
 
-PROMPT = "a lighthouse on a cliff at dawn, waves below, oil on canvas"
+SUBJECTS = (
+    *("a lighthouse on a cliff", "a red fox in snow", "a city street in rain", "an old clock", "a mountain lake"),
+    *("a bowl of fruit", "a steam engine", "an owl on a branch", "a desert road", "a sailing boat", "a glass bridge"),
+)
+HOURS = ("at dawn", "at noon", "at dusk", "by moonlight", "in fog")
+STYLES = ("oil on canvas", "a photograph", "a woodcut", "watercolour", "pencil on paper", "a studio render")
 TINY_PREFIX = "reelnet/tiny-"
 TINY_DEFAULTS: Mapping[str, Mapping[str, int]] = {
-    "text-to-image": {"width": 512, "height": 512, "num_inference_steps": 20},
-    "image-to-video": {"width": 256, "height": 256, "num_inference_steps": 4},
+    "text-to-image": {"width": 256, "height": 256, "num_inference_steps": 10},
+    "image-to-video": {"width": 128, "height": 128, "num_inference_steps": 4},
 }
 """Parameters for models with random weights where none are named: seconds on a CPU instead of minutes."""
 INPUT_SIZE = Size(512, 512)
 """Size of the input picture of a pipeline that takes its size from there."""
+WARMUP_SEEDS = 10**9
+"""Warm-up jobs have seeds from the first seed + this on: a replay of one of them is seen too.
+
+Under 2**32: torch's generator takes the lower 32 bits of a seed, so that seed + 2**32 is the same noise.
+"""
 _SIZE = re.compile(r"(\d{1,5})[x×](\d{1,5})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the command line asks; None leaves the choice to the pipeline."""
+    """What the command line asks; None leaves the choice to the pipeline.
+
+    `runs` are jobs that count, for each node that is measured by itself; with `duration_s` they go on for so long.
+    """
 
     pipeline: Pipeline
     steps: int | None = None
@@ -38,6 +52,7 @@ class Request:
     warmup: int = 1
     concurrency: int = 1
     seed: int = 0
+    duration_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +63,6 @@ class Scenario:
     model: str
     params: Params
     source: Size | None
-    image: bytes | None
 
     @property
     def pipeline(self) -> Pipeline:
@@ -64,11 +78,32 @@ class Scenario:
         """What one run has to give."""
         return self.pipeline.promises(self.params, self.source)
 
+    @property
+    def results(self) -> int:
+        """Images or clips of one run."""
+        return len(self.promises)
+
+    @property
+    def noun(self) -> str:
+        """What a result is called."""
+        return "clips" if self.promises[0].kind == "video" else "images"
+
+    def complete(self, seed: int) -> Params:
+        """One run's parameters, with its seed and its own prompt."""
+        prompt = {"prompt": prompt_of(seed)} if "prompt" in type(self.params).model_fields else {}
+        return self.pipeline.parse({**self.params.model_dump(), **prompt, "seed": seed})
+
+    def picture(self, seed: int) -> bytes | None:
+        """One run's input picture, a PNG."""
+        return draw(self.source, seed) if self.source else None
+
     def job(self, seed: int) -> JobSpec:
         """One run's request: complete, so that a broadcaster's own defaults change nothing."""
-        fields = {name: value for name, value in self.params.model_dump().items() if value not in ("", {}, None)}
-        image = ("input.png", self.image) if self.image else None
-        return JobSpec(self.pipeline.name, {**fields, "seed": seed}, self.model, image)
+        fields = {
+            name: value for name, value in self.complete(seed).model_dump().items() if value not in ("", {}, None)
+        }
+        picture = self.picture(seed)
+        return JobSpec(self.pipeline.name, fields, self.model, ("input.png", picture) if picture else None)
 
 
 def parse_pipeline(name: str) -> Pipeline:
@@ -102,26 +137,38 @@ def choose_model(pipeline: Pipeline, asked: str | None, offers: Mapping[Offer, i
 
 def plan(request: Request, model: str) -> Scenario:
     """The scenario. Raises ConfigError for an option that the pipeline does not take or allow."""
-    if request.seed + request.runs + request.warmup > MAX_SEED:
-        raise ConfigError(f"--seed: at most {MAX_SEED} for the last run")
+    if request.seed + WARMUP_SEEDS + request.warmup > MAX_SEED:
+        raise ConfigError(f"--seed: at most {MAX_SEED - WARMUP_SEEDS - request.warmup}")
     try:
         params = request.pipeline.parse(_fields(request, model))
     except ValidationError as error:
         raise ConfigError(f"{request.pipeline.name}: {explain(error, request.pipeline.params)}") from None
-    source = _source(request, params)
-    return Scenario(request, model, params, source, draw(source) if source else None)
+    return Scenario(request, model, params, _source(request, params))
 
 
-def draw(size: Size) -> bytes:
-    """A PNG of that size, the same each time: two gradients and a disc, so that a model has something to move."""
+def prompt_of(seed: int) -> str:
+    """A prompt: the same for a seed each time, mostly another one for another."""
+    rng = random.Random(seed)  # noqa: S311  (no secret)
+    return f"{rng.choice(SUBJECTS)} {rng.choice(HOURS)}, {rng.choice(STYLES)}"
+
+
+def draw(size: Size, seed: int) -> bytes:
+    """A PNG of that size: soft patches of colour and discs, so that a model has something to move.
+
+    The same for a seed each time; those of two seeds look alike in nothing, so that a replayed output shows.
+    """
     import numpy as np
-    from PIL import Image
+    from PIL import Image, ImageDraw
 
-    y, x = np.mgrid[0 : size.height, 0 : size.width]
-    disc = (x - size.width * 0.6) ** 2 + (y - size.height * 0.4) ** 2 < (min(size.width, size.height) * 0.2) ** 2
-    bands = (x * 255 // size.width, y * 255 // size.height, np.where(disc, 240, 60))
+    rng = np.random.default_rng(seed)
+    patches = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
+    picture = patches.resize((size.width, size.height), Image.Resampling.BICUBIC)
+    pen = ImageDraw.Draw(picture)
+    for x, y, share in rng.uniform(0.1, 0.9, (4, 3)):
+        centre, radius = (x * size.width, y * size.height), share * min(size.width, size.height) / 5
+        pen.circle(centre, radius, fill=tuple(int(band) for band in rng.integers(0, 256, 3)))
     out = io.BytesIO()
-    Image.fromarray(np.dstack(bands).astype(np.uint8)).save(out, "PNG")
+    picture.save(out, "PNG", compress_level=1)
     return out.getvalue()
 
 
@@ -130,7 +177,7 @@ def _fields(request: Request, model: str) -> dict[str, object]:
     known = request.pipeline.params.model_fields
     fields: dict[str, object] = dict(TINY_DEFAULTS.get(request.pipeline.name, {})) if _is_tiny(model) else {}
     if "prompt" in known:
-        fields["prompt"] = PROMPT
+        fields["prompt"] = prompt_of(request.seed)
     if request.steps is not None:
         fields["num_inference_steps"] = request.steps
     if request.size is not None and "width" in known:

@@ -13,7 +13,7 @@ import grpc
 from PIL import Image
 
 from reelnet import codec
-from reelnet.codec import FrameValue, TicketFrame
+from reelnet.codec import FrameValue, InputChunk, TicketFrame
 from reelnet.identity import Identity
 from reelnet.jobs import (
     Accepted,
@@ -28,22 +28,26 @@ from reelnet.jobs import (
     Started,
     Ticket,
 )
+from reelnet.pipelines import PIPELINES
 from reelnet.pricing import Rates
 from reelnet.ticket import open_ticket, sign_description
 from reelnet.v1 import orchestrator_pb2 as pb
 from reelnet.v1.orchestrator_pb2_grpc import OrchestratorServiceServicer, add_OrchestratorServiceServicer_to_server
 
 Script = Callable[[Ticket], list[FrameValue]]
+InputScript = Callable[[Ticket, bytes], list[FrameValue]]
+"""A script that also gets the input's bytes: up to 1 MiB comes without being asked for."""
 
 
 @dataclass
 class LyingNode(OrchestratorServiceServicer):
     """Advertises a capability at top speed; `script` makes the frames that it sends for a ticket."""
 
-    script: Script
+    script: Script | InputScript
     capability: Capability
     identity: Identity = field(default_factory=Identity.generate)
     asked: int = 0
+    takes_input: bool = False
 
     async def Describe(self, request: Any, context: Any) -> pb.DescribeResponse:  # noqa: N802
         return pb.DescribeResponse(description=self._description())
@@ -58,10 +62,20 @@ class LyingNode(OrchestratorServiceServicer):
         self.asked += 1
         first = codec.frame_from_message(await anext(request_iterator))
         assert isinstance(first, TicketFrame)
-        for value in self.script(open_ticket(first.ticket)):
+        ticket = open_ticket(first.ticket)
+        read: Any = (await self._input(ticket, request_iterator),) if self.takes_input else ()
+        for value in self.script(ticket, *read):
             await context.write(codec.frame_to_message(value))
         with contextlib.suppress(StopAsyncIteration):
             await anext(request_iterator)
+
+    async def _input(self, ticket: Ticket, frames: Any) -> bytes:
+        data = b""
+        while len(data) < sum(ref.size for ref in ticket.inputs):
+            chunk = codec.frame_from_message(await anext(frames))
+            assert isinstance(chunk, InputChunk)
+            data += chunk.data
+        return data
 
     def _description(self) -> Any:
         description = Description(NodeId(self.identity.id), "epoch", 1, 1, 1, (self.capability,))
@@ -87,9 +101,9 @@ async def running(node: LyingNode) -> AsyncIterator[str]:
         await server.stop(0)
 
 
-def capability(digest: str = "0" * 64) -> Capability:
-    """What the lie is about: small pictures of the synthetic model, for nothing."""
-    return Capability("text-to-image", "text-to-image/sd@1", "synthetic/bars", digest, Rates(), slots=8)
+def capability(digest: str = "0" * 64, pipeline: str = "text-to-image") -> Capability:
+    """What the lie is about: small pictures or clips of the synthetic model, for nothing."""
+    return Capability(pipeline, PIPELINES[pipeline].schema, "synthetic/bars", digest, Rates(), slots=8)
 
 
 def png(width: int = 64, height: int = 64, colour: str = "red") -> bytes:

@@ -15,15 +15,17 @@ from pathlib import Path
 
 import pytest
 
+from benchmark.broadcaster_lane import broadcaster_lane
 from benchmark.client import BroadcasterClient, JobSpec
-from benchmark.drive import drive
+from benchmark.document import document
+from benchmark.drive import Drive
 from benchmark.local_pool import LocalPool, PoolPlan
-from benchmark.measure import Sample
 from benchmark.processes import ProcessId, alive, gone
-from benchmark.report import to_json
 from benchmark.scenario import Request, plan
+from benchmark.targets import Aim
 from reelnet.errors import StartError, UserError
 from reelnet.pipelines import PIPELINES, Size
+from tests.fakes.bench import measured
 
 PATIENCE_S = 60.0
 POOL = """
@@ -63,23 +65,24 @@ async def pool(tmp_path: Path) -> AsyncIterator[LocalPool]:
     assert not alive(before)
 
 
-async def test_jobs_are_driven_and_checked(pool: LocalPool, tmp_path: Path) -> None:
-    """Every run is timed by stage, priced, and decoded; both nodes get work; the report is whole; no file is left."""
-    scenario = plan(Request(PIPELINES["image-to-video"], 2, Size(128, 64), 4, 8, 2, 4), "synthetic/bars")
-    folder = tmp_path / "outputs"
-    folder.mkdir()
-    heard: list[Sample] = []
-    run = await drive(pool.url, scenario, folder, heard.append)
-    summary = run.summary
-    assert (summary.runs, summary.good, dict(summary.failures)) == (8, 8, {})
-    assert [sample.seed for sample in run.samples] == list(range(8))
-    assert len(heard) == 10
-    assert {"queue", "denoise", "encode", "run", "node_run", "download"} <= summary.stages_s.keys()
-    assert summary.price_nano == 295  # 128 × 64 pixels × 4 frames × 2 steps at $0.0000045 a megapixel·step, rounded up
-    assert summary.results_per_minute > 0
-    assert len(summary.nodes) == 2
-    assert json.loads(to_json(run))["summary"]["good"] == 8
-    assert list(folder.iterdir()) == []
+async def test_a_running_pool_is_measured_through_its_broadcaster(pool: LocalPool, tmp_path: Path) -> None:
+    """Every run is timed by stage, priced, and decoded; both nodes get work and are told apart; no file is left."""
+    request = Request(PIPELINES["image-to-video"], 2, Size(128, 64), 4, runs=8, warmup=2, concurrency=4)
+    assessed = await measured(Aim(PoolPlan(home=tmp_path, models=tmp_path), url=pool.url), request, tmp_path)
+    assert assessed.pool is not None
+    figures = assessed.pool.figures
+    assert (figures.runs, figures.good, dict(figures.failures), dict(figures.wrong)) == (8, 8, {}, {})
+    assert {"total", "queue", "denoise", "encode", "run", "node_run", "download"} <= figures.stages_s.keys()
+    assert figures.price_nano is not None
+    # 128 × 64 pixels × 4 frames × 2 steps at $0.0000045 a megapixel·step, rounded up
+    assert figures.price_nano.value == 295
+    assert (figures.results_per_minute.value or 0) > 0
+    assert sum(node.figures.runs for node in assessed.nodes) == 8
+    assert len(assessed.nodes) == 2
+    assert [sample.seed for sample in assessed.measurement.recorded[0].samples] == list(range(8))
+    assert assessed.good
+    assert document(assessed, "1").model_dump_json()
+    assert list((tmp_path / "outputs").iterdir()) == []
 
 
 async def test_a_wrong_job_is_a_typed_failure(pool: LocalPool, tmp_path: Path) -> None:
@@ -88,8 +91,9 @@ async def test_a_wrong_job_is_a_typed_failure(pool: LocalPool, tmp_path: Path) -
         with pytest.raises(UserError, match="width"):
             await client.run(JobSpec("text-to-image", {"prompt": "x", "width": 63}))
     scenario = plan(Request(PIPELINES["text-to-image"], runs=3, warmup=0), "no/such-model")
-    summary = (await drive(pool.url, scenario, tmp_path, lambda sample: None)).summary
-    assert dict(summary.failures) == {"user/params": 3}
+    async with broadcaster_lane(pool.url, 1) as lane:
+        (track,) = await Drive(scenario, tmp_path).run([lane])
+    assert [(job.sample.failure, job.sample.code) for job in track.jobs] == [("user", "params")] * 3
 
 
 async def test_events_tell_of_a_job_as_it_happens(pool: LocalPool) -> None:
@@ -117,7 +121,7 @@ async def test_a_port_in_use_is_said_before_anything_starts(tmp_path: Path) -> N
 
 async def test_a_component_that_does_not_start_shows_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of the log is in the message; what had started before is gone."""
-    monkeypatch.setattr("benchmark.local_pool._models", lambda plan: [{"modle": "x"}])
+    monkeypatch.setattr("benchmark.local_pool._models", lambda plan, number: [{"modle": "x"}])
     with pytest.raises(StartError, match=r"node-1 ended with exit code 2(?s:.*)did you mean 'model'"):
         async with LocalPool(synthetic(tmp_path / "pool", nodes=1)):
             pytest.fail("it started")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from typing import Any
 
@@ -14,7 +15,7 @@ from reelnet.errors import ConfigError, NodeError, UserError
 from reelnet.pipelines import PIPELINES, Size
 from runner.backend import Rendered, RunnerJob
 from runner.settings import Fault, Synthetic
-from runner.synthetic import SyntheticBackend
+from runner.synthetic import SyntheticBackend, spread_factor
 
 PROMPT = {"text-to-image": {"prompt": "a fox", "width": 128, "height": 64}, "image-to-image": {"prompt": "a fox"}}
 
@@ -129,3 +130,14 @@ def test_an_unknown_fault_is_found_at_the_start() -> None:
     """A mistake in the configuration does not wait for the third job."""
     with pytest.raises(ConfigError):
         SyntheticBackend("m", Synthetic(faults=(Fault(kind="explode"),)))
+
+
+def test_a_spread_is_lognormal_and_a_seeds_own() -> None:
+    """Known quantiles: the median is unit_s, and p90 lies sigma × 1.28 above it in the logarithm; a seed repeats."""
+    options = Synthetic(unit_s=1.0, spread=0.5)
+    factors = sorted(spread_factor(options, seed) for seed in range(4000))
+    for share, z in ((0.5, 0.0), (0.9, 1.2816), (0.99, 2.3263)):
+        assert math.log(factors[int(share * 4000)]) == pytest.approx(0.5 * z, abs=0.06)
+    assert spread_factor(options, 7) == spread_factor(options, 7)
+    assert spread_factor(options, 7) != spread_factor(Synthetic(spread=0.5, spread_seed=1), 7)
+    assert spread_factor(Synthetic(), 7) == 1.0
