@@ -16,6 +16,7 @@ pool: ## A pool to try: make pool NODES=2 BACKEND=tiny|synthetic
 
 test: ## All tests but gpu and load
 	@scripts/bootstrap full
+	@scripts/bootstrap clients
 	@PYTHON=$(PY) scripts/test
 
 check: ## Format, lint, types, import contracts, drift of generated files

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from hypothesis import settings
@@ -14,21 +16,27 @@ settings.register_profile("repeatable", deadline=None, derandomize=True, databas
 settings.load_profile("repeatable")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """In CI nothing that belongs to `make test` is skipped: a missing tool is a failure, not a pass."""
-    if os.environ.get("CI") == "true":
-        for item in items:
-            item.add_marker(pytest.mark.usefixtures("no_skips"))
+    return _no_skip((yield))
 
 
-@pytest.fixture
-def no_skips(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes pytest.skip a failure."""
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Nor is a whole file."""
+    return _no_skip((yield))
 
-    def refuse(reason: str = "", **_: object) -> None:
-        pytest.fail(f"skipped in CI: {reason}")
 
-    monkeypatch.setattr(pytest, "skip", refuse)
+Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+
+
+def _no_skip(report: Report) -> Report:
+    if os.environ.get("CI") == "true" and report.outcome == "skipped" and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"in CI nothing may be skipped: {reason}"
+    return report
 
 
 @pytest.fixture(scope="session")
