@@ -76,12 +76,12 @@ async def _running(settings: BroadcasterSettings, folder: Path) -> AsyncIterator
     registry = Registry([Address.parse(a) for a in settings.orchestrators], settings.rpc, scores, rng)
     prometheus = new_registry("broadcaster")
     metrics = BroadcasterMetrics(prometheus, registry.nodes, settings.catalogue)
-    media = MediaStore(folder / "media", settings.media)
+    media = MediaStore(folder / "media", settings.media, behind=settings.journal == "behind")
     await media.start()
     async with (
         Journal(database_url(settings.database, folder), mode=Mode(settings.journal)) as journal,
         CountedInspector(settings.inspection, metrics) as inspector,
-        _background(registry.run(), _sweep(media, metrics)),
+        _background(registry.run(), media.run(), _sweep(media, metrics)),
     ):
         metrics.watch_journal(journal)
         gateway = Gateway(

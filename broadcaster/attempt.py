@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import structlog
 
@@ -64,13 +64,14 @@ async def run_attempt(
     ticket = make_ticket(context, record, candidate, job)
     inputs = [item.data for item in job.request.inputs]
     quote = price(ticket.work, ticket.rates)
-    async with AsyncExitStack() as stack:
-        delivery = Delivery(context, job.request, stack)
-        attempt = await stack.enter_async_context(
-            record.client.generate(sign_ticket(context.identity, ticket), inputs, job.request.left_s())
-        )
-        async for event in _not_silent(attempt, context.limits.silence_s):
-            await _take(event, delivery, job, listener)
+    signed = sign_ticket(context.identity, ticket)
+    async with (
+        Delivery(context, job.request) as delivery,
+        record.client.generate(signed, inputs, job.request.left_s()) as attempt,
+    ):
+        while not delivery.complete:
+            for event in await _not_silent(attempt, context.limits.silence_s):
+                await _take(event, delivery, job, listener)
         await delivery.check(ticket)
         results = await delivery.keep()
         await attempt.acknowledge()
@@ -81,18 +82,13 @@ async def run_attempt(
         job.stages_s = delivery.stages((now_ms() - job.created_ms) / 1000)
 
 
-async def _not_silent(attempt: AttemptStream, limit_s: float) -> AsyncIterator[Event]:
-    """The attempt's events. A node repeats its last one while nothing happens: silence means that it is not there."""
-    events = aiter(attempt)
-    while True:
-        try:
-            async with asyncio.timeout(limit_s):
-                event = await anext(events, None)
-        except TimeoutError:
-            raise NodeError(f"the node said nothing for {limit_s:g} s", code="silent") from None
-        if event is None:
-            return
-        yield event
+async def _not_silent(attempt: AttemptStream, limit_s: float) -> list[Event]:
+    """The next events. A node repeats its last one while nothing happens: silence means that it is not there."""
+    try:
+        async with asyncio.timeout(limit_s):
+            return await attempt.read()
+    except TimeoutError:
+        raise NodeError(f"the node said nothing for {limit_s:g} s", code="silent") from None
 
 
 def make_ticket(context: AttemptContext, record: NodeRecord, candidate: Candidate, job: JobProgress) -> Ticket:
@@ -133,7 +129,7 @@ async def _take(event: Event, delivery: Delivery, job: JobProgress, listener: Ca
             job.to(JobState.RUNNING)
         case Output():
             _expect(job, JobState.RUNNING, event)
-            await delivery.begin(event)
+            delivery.begin(event)
         case Queued() | Progress() | Preview() if job.state is JobState.QUEUED:
             raise NodeError("the node spoke before it accepted the job", code="protocol")
         case Chunk(data=data):
@@ -153,10 +149,9 @@ def _expect(job: JobProgress, state: JobState, event: Event) -> None:
 class Delivery:
     """What a node delivers, as it arrives: nothing of it is believed before it is checked."""
 
-    def __init__(self, context: AttemptContext, request: JobRequest, stack: AsyncExitStack) -> None:
+    def __init__(self, context: AttemptContext, request: JobRequest) -> None:
         self._context = context
         self._request = request
-        self._stack = stack
         self._arrived: list[tuple[Output, Incoming]] = []
         self._clock = time.monotonic  # uvloop's own clock counts whole milliseconds
         self._started_at: float | None = None
@@ -164,24 +159,33 @@ class Delivery:
         self._run_s = 0.0
         self._done: Done | None = None
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *failure: object) -> None:
+        for _, incoming in self._arrived:
+            await incoming.close()
+
+    @property
+    def complete(self) -> bool:
+        """Whether the node says that it has delivered everything."""
+        return self._done is not None
+
     def started(self) -> None:
         """The node says that a runner works on the job."""
         self._started_at = self._started_at or self._clock()
 
-    async def begin(self, output: Output) -> None:
+    def begin(self, output: Output) -> None:
         """The next output begins; outputs come complete and in order."""
-        await self._check_whole()
+        self._check_whole()
         self._output_at = self._clock()
         expected = len(self._arrived)
         if output.index != expected or expected >= len(self._request.promises):
             raise NodeError(f"output {output.index} came where {expected} was expected", code="count")
         if output.size > self._context.limits.output_bytes:
             raise NodeError(f"output {output.index} claims {output.size} bytes", code="bytes")
-        incoming = await self._stack.enter_async_context(
-            self._context.media.receive(
-                self._request.id, output.index, output.media_type, max_bytes=self._context.limits.output_bytes
-            )
-        )
+        limit = self._context.limits.output_bytes
+        incoming = self._context.media.open(self._request.id, output.index, output.media_type, limit)
         self._arrived.append((output, incoming))
 
     async def write(self, data: bytes) -> None:
@@ -201,7 +205,7 @@ class Delivery:
 
     async def check(self, ticket: Ticket) -> None:
         """The hard checks. Raises NodeError with the first that fails; soft marks go to the log for an audit."""
-        await self._check_whole()
+        self._check_whole()
         promises = self._request.promises
         if self._done is None or len(self._arrived) != len(promises):
             raise NodeError(f"{len(self._arrived)} outputs instead of {len(promises)}", code="count")
@@ -210,7 +214,7 @@ class Delivery:
         prints = [item.facts.fingerprint for item in self._request.inputs]
         for (output, incoming), spec in zip(self._arrived, promises, strict=True):
             limit = self._context.limits.output_bytes
-            facts = await self._context.inspector.output(incoming.path, output.media_type, spec, limit)
+            facts = await self._context.inspector.output(await incoming.content(), output.media_type, spec, limit)
             marks = {"constant": facts.constant, "still": facts.still, "repeated": facts.fingerprint in prints}
             if any(marks.values()):
                 log.warning("audit", job=ticket.job_id, node=short(ticket.node_id), output=output.index, **marks)
@@ -237,8 +241,8 @@ class Delivery:
             "check": now - self._done_at,
         }
 
-    async def _check_whole(self) -> None:
+    def _check_whole(self) -> None:
         if self._arrived:
             output, incoming = self._arrived[-1]
-            if (incoming.size, await incoming.flush()) != (output.size, output.sha256):
+            if (incoming.size, incoming.sha256) != (output.size, output.sha256):
                 raise NodeError(f"output {output.index} is not what it says (size or digest)", code="digest")

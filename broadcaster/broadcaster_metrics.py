@@ -219,10 +219,10 @@ class CountedInspector(Inspector):
         self._metrics.checked("picture", None)
         return facts
 
-    async def output(self, path: Path, media_type: str, spec: MediaSpec, max_bytes: int) -> OutputFacts:
+    async def output(self, source: Path | bytes, media_type: str, spec: MediaSpec, max_bytes: int) -> OutputFacts:
         """As the inspector's."""
         try:
-            facts = await super().output(path, media_type, spec, max_bytes)
+            facts = await super().output(source, media_type, spec, max_bytes)
         except ReelnetError as error:
             self._metrics.checked("output", error)
             raise

@@ -98,6 +98,8 @@ class Gateway:
         """Why no job would be taken now; None when one would."""
         if self._p.recorder.failing:
             return "the journal cannot be written"
+        if self._p.media.failing:
+            return "results cannot be written"
         return "draining" if self.draining else None
 
     def _let_in(self, request: JobRequest) -> JobProgress:
@@ -149,20 +151,25 @@ class Gateway:
     async def _finish(self, job: JobProgress, error: ReelnetError | None) -> None:
         if error:
             job.to(_END_STATE.get(error.failure, JobState.FAILED))
+        if error:
+            self._count(job, error)
+        else:  # when the answer is on its way, and before the next request is read
+            asyncio.get_running_loop().call_soon(self._count, job, None)
+        await self._p.recorder.finished(job, error)
+
+    def _count(self, job: JobProgress, error: ReelnetError | None) -> None:
         request = job.request
-        outcome = error.failure.value if error else "ok"
         self._p.metrics.finished(job, error)
         log.info(
             "job",
             job=request.id,
             pipeline=request.pipeline.name,
             model=request.model,
-            outcome=outcome,
+            outcome=error.failure.value if error else "ok",
             code=error.code if error else None,
             attempts=job.attempts,
             node=short(job.node_id),
         )
-        await self._p.recorder.finished(job, error)
 
     async def _fail_over(self, job: JobProgress, listener: Listener) -> None:
         failover = Failover(self._p.settings.limits.attempts)

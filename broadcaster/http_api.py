@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,6 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.types import ASGIApp
 
 from broadcaster.errors_http import error_response
 from broadcaster.gateway import Gateway
@@ -23,6 +25,7 @@ from broadcaster.media import MediaStore
 from broadcaster.openapi import describe_pipeline, error_schemas
 from broadcaster.registry import Registry, short
 from reelnet.errors import BusyError, CanceledError, NodeError, ReelnetError, UserError
+from reelnet.http_routes import Direct, Handler
 from reelnet.pipelines import PIPELINES, Pipeline, did_you_mean
 from reelnet.pricing import format_money
 
@@ -49,37 +52,51 @@ class HttpParts:
     jobs_per_key: int | None = None
 
 
-def make_app(parts: HttpParts) -> FastAPI:
-    """The ASGI application. A path in `public_url` is served too, as behind a proxy that keeps it."""
+def make_app(parts: HttpParts) -> ASGIApp:
+    """The ASGI application. A path in `public_url` is served too, as behind a proxy that keeps it.
+
+    The guards stand before everything; a job or a result then goes straight to its function, the rest through FastAPI.
+    """
+    routes = _routes(parts)
+    app: ASGIApp = Direct(make_api(parts, routes), routes, on_error=_on_failure, on_fault=_on_fault)
+    app = BodyLimit(app, limit_bytes=parts.body_bytes)
+    if parts.keys.asked:
+        app = KeyGuard(app, keys=parts.keys, jobs_per_key=parts.jobs_per_key)
+    if prefix := urlsplit(parts.public_url or "").path.rstrip("/"):
+        app = Prefix(app, prefix=prefix)
+    if parts.cors_origins:
+        anything, shown = ["*"], ["Retry-After"]
+        origins = list(parts.cors_origins)
+        app = CORSMiddleware(app, origins, allow_methods=anything, allow_headers=anything, expose_headers=shown)
+    return OriginGuard(app, origins=parts.cors_origins, own_host=urlsplit(parts.public_url or "").netloc)
+
+
+def make_api(parts: HttpParts, routes: Mapping[tuple[str, str], Handler] | None = None) -> FastAPI:
+    """Every route with its documentation, without the guards; `routes` are those of jobs and media."""
+    routes = routes or _routes(parts)
     app = FastAPI(title="Reelnet broadcaster", version="1", redoc_url=None, docs_url=None)
     for pipeline in PIPELINES.values():
         app.add_api_route(
             f"/{pipeline.name}",
-            _pipeline_route(parts, pipeline),
+            routes["POST", f"/{pipeline.name}"],
             methods=["POST"],
             name=pipeline.name,
             summary=pipeline.params.__doc__,
             responses=error_schemas(),
             openapi_extra=describe_pipeline(pipeline),
         )
-    app.add_api_route("/media/{name}", _media_route(parts), methods=["GET"], summary="A result's bytes.")
+    app.add_api_route("/media/{name}", routes["GET", "/media/{name}"], methods=["GET"], summary="A result's bytes.")
     app.add_api_route("/models", _models_route(parts), methods=["GET"], summary="What the pool serves, and where.")
     app.add_api_route("/healthz", _health_route(parts), methods=["GET"], summary="Whether jobs are taken.")
     app.add_exception_handler(ReelnetError, _on_failure)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_fault)
-    app.add_middleware(BodyLimit, limit_bytes=parts.body_bytes)
-    app.add_middleware(KeyGuard, keys=parts.keys, jobs_per_key=parts.jobs_per_key)
-    app.add_middleware(Prefix, prefix=_prefix(parts.public_url))
-    app.add_middleware(
-        CORSMiddleware,
-        allow_origins=list(parts.cors_origins),
-        allow_methods=["*"],
-        allow_headers=["*"],
-        expose_headers=["Retry-After"],
-    )
-    app.add_middleware(OriginGuard, origins=parts.cors_origins, own_host=urlsplit(parts.public_url or "").netloc)
     return app
+
+
+def _routes(parts: HttpParts) -> dict[tuple[str, str], Handler]:
+    jobs = {("POST", f"/{pipeline.name}"): _pipeline_route(parts, pipeline) for pipeline in PIPELINES.values()}
+    return {**jobs, ("GET", "/media/{name}"): _media_route(parts)}
 
 
 def _pipeline_route(parts: HttpParts, pipeline: Pipeline) -> Callable[[Request], Awaitable[Response]]:
@@ -93,20 +110,22 @@ def _pipeline_route(parts: HttpParts, pipeline: Pipeline) -> Callable[[Request],
     return generate
 
 
-async def _unless_client_leaves(request: Request, work: Any) -> JobProgress:
+async def _unless_client_leaves(request: Request, work: Awaitable[JobProgress]) -> JobProgress:
     """Runs a job for as long as its client waits for it: a client that leaves cancels it, down to the GPU."""
-    task: asyncio.Task[JobProgress] = asyncio.ensure_future(work)
     leaves = asyncio.ensure_future(_left(request))
     try:
-        await asyncio.wait((task, leaves), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            task.cancel()
-            await asyncio.wait((task,))
-            raise CanceledError("the client left")
-        return task.result()
+        async with asyncio.timeout(None) as patience:
+            leaves.add_done_callback(lambda _: _expire(patience))
+            return await work
+    except TimeoutError:
+        raise CanceledError("the client left") from None
     finally:
         leaves.cancel()
-        task.cancel()
+
+
+def _expire(patience: asyncio.Timeout) -> None:
+    with suppress(RuntimeError):  # the work has ended in the same moment
+        patience.reschedule(asyncio.get_running_loop().time())
 
 
 async def _left(request: Request) -> None:
@@ -133,16 +152,21 @@ def result_body(job: JobProgress, base: str) -> dict[str, Any]:
     }
 
 
-def _media_route(parts: HttpParts) -> Callable[[str], Awaitable[Response]]:
-    async def media(name: str) -> Response:
-        path, media_type = parts.media.open_path(name)
-        return FileResponse(path, media_type=media_type, headers=MEDIA_HEADERS)
+def _media_route(parts: HttpParts) -> Callable[[Request], Awaitable[Response]]:
+    async def media(request: Request) -> Response:
+        name = request.path_params["name"]
+        content, media_type = parts.media.read(name)
+        headers = {**MEDIA_HEADERS, "ETag": f'"{name}"', "Accept-Ranges": "bytes"}
+        if isinstance(content, bytes) and "range" not in request.headers:
+            return Response(content, media_type=media_type, headers=headers)
+        path, _ = await parts.media.file(name)
+        return FileResponse(path, media_type=media_type, headers=headers)
 
     return media
 
 
-def _models_route(parts: HttpParts) -> Callable[[], Awaitable[Response]]:
-    async def models() -> Response:
+def _models_route(parts: HttpParts) -> Callable[[Request], Awaitable[Response]]:
+    async def models(request: Request) -> Response:
         nodes = [
             {
                 "node": record.node_id,
@@ -173,8 +197,8 @@ def _models_route(parts: HttpParts) -> Callable[[], Awaitable[Response]]:
     return models
 
 
-def _health_route(parts: HttpParts) -> Callable[[], Awaitable[Response]]:
-    async def healthz() -> Response:
+def _health_route(parts: HttpParts) -> Callable[[Request], Awaitable[Response]]:
+    async def healthz(request: Request) -> Response:
         up = [short(record.node_id) for record in parts.registry.nodes() if record.up]
         if parts.gateway.draining:
             raise BusyError("the broadcaster is stopping", code="draining", retry_after_s=30)
@@ -204,8 +228,8 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 def _base(parts: HttpParts, request: Request) -> str:
     """The base of media links: the configured one, else the address that the client called."""
-    return (parts.public_url or str(request.base_url)).rstrip("/")
-
-
-def _prefix(public_url: str | None) -> str:
-    return urlsplit(public_url or "").path.rstrip("/")
+    if parts.public_url:
+        return parts.public_url.rstrip("/")
+    host = request.headers.get("host")
+    scope = request.scope
+    return f"{scope['scheme']}://{host}{scope.get('root_path', '')}" if host else str(request.base_url).rstrip("/")

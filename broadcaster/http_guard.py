@@ -120,6 +120,11 @@ class Keys:
             raise ConfigError(f"keys_file: {path} holds no key; write one a line, or leave `keys_file` out")
         return cls(frozenset(_digest(key) for key in keys))
 
+    @property
+    def asked(self) -> bool:
+        """Whether a key is asked for at all."""
+        return self._digests is not None
+
     def check(self, authorization: str) -> bytes | None:
         """The digest of the header's key, None where no key is asked for. Raises RefusedError (401) for any other."""
         if self._digests is None:

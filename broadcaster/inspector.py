@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import json
 import os
+import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import structlog
 from pydantic import Field
@@ -23,10 +24,14 @@ from reelnet.pipelines import MediaSpec
 from reelnet.settings import Section
 
 _START_TIMEOUT_S = 30.0
+_LINE_BYTES = 64 * 1024
 _KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR")
 """What a child gets to see of our environment: nothing that could be a secret."""
+_SPEC_FIELDS = tuple(field.name for field in fields(MediaSpec))
 _WORKER = "reelnet.inspection_worker"
 _INPUT_LIMITS = InputLimits()
+PIPE_BYTES = 32 * 1024
+"""More bytes go to a child by its box: a socket would carry them in pieces, two switches of process each."""
 log = structlog.get_logger()
 
 
@@ -38,7 +43,7 @@ class InspectionSettings(Section):
     cpu_s: int = Field(20, ge=1, description="CPU seconds of one check.")
     timeout_s: float = Field(30.0, gt=0, description="Seconds of one check, waiting for a free child not included.")
     file_bytes: int = Field(2**28, ge=2**20, description="Most bytes of a file that a child writes.")
-    requests_per_worker: int = Field(500, ge=1, description="Checks after which a child is replaced by a fresh one.")
+    requests_per_worker: int = Field(5000, ge=1, description="Checks after which a child is replaced by a fresh one.")
 
     def worker_limits(self) -> WorkerLimits:
         """What a child is told at its start."""
@@ -49,21 +54,60 @@ class _LostError(Exception):
     """The child died, hung or spoke nonsense over this request."""
 
 
-class _Child:
-    """One worker process. `fit` says that it can take a request."""
+class _Line(asyncio.Protocol):
+    """The parent's end of a child's socket: bytes go out, and lines come back, one at a time."""
 
-    def __init__(self, process: asyncio.subprocess.Process, requests: int) -> None:
+    def __init__(self) -> None:
+        self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._received = b""
+        self._transport: asyncio.WriteTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.WriteTransport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        if self._received.endswith(b"\n") and not self.answer.done():
+            self.answer.set_result(self._received)
+            self._received = b""
+        elif len(self._received) > _LINE_BYTES:
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(_LostError())
+            self.answer.exception()  # nobody may wait for it yet
+
+    def send(self, *parts: bytes) -> None:
+        """Sends a request; `answer` is the one to it."""
+        assert self._transport
+        if not self._transport.is_closing():
+            self.answer = asyncio.get_running_loop().create_future()
+            self._transport.writelines(parts)
+
+    def close(self) -> None:
+        """Ends the connection, and with it the child."""
+        if self._transport:
+            self._transport.close()
+
+
+class _Child:
+    """One worker process. `fit` says that it can take a request.
+
+    `box` is a file in memory that both sides hold: the larger outputs lie there, one at a time.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process, line: _Line, box: int, requests: int) -> None:
         self._process = process
+        self._line = line
+        self._box = box
         self._left = requests
         self._asking = False
 
     @classmethod
     async def start(cls, settings: InspectionSettings) -> _Child:
         """A child that said it is ready. Raises StartError."""
-        command = (sys.executable, "-P", "-m", _WORKER, json.dumps(asdict(settings.worker_limits())))
-        pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, env=_environment())
-        child = cls(process, settings.requests_per_worker)
+        child = await cls._spawn(settings)
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
                 await child._read()
@@ -74,30 +118,54 @@ class _Child:
             raise
         return child
 
+    @classmethod
+    async def _spawn(cls, settings: InspectionSettings) -> _Child:
+        limits = json.dumps(asdict(settings.worker_limits()))
+        ours, theirs = socket.socketpair()
+        box = os.memfd_create("box")
+        command = (sys.executable, "-P", "-m", _WORKER, limits, str(box))
+        loop = asyncio.get_running_loop()
+        try:
+            _, line = await loop.create_unix_connection(_Line, sock=ours)
+            process = await asyncio.create_subprocess_exec(
+                *command, stdin=theirs.fileno(), stdout=theirs.fileno(), env=_environment(), pass_fds=(box,)
+            )
+        except BaseException:
+            ours.close()
+            os.close(box)
+            raise
+        finally:
+            theirs.close()
+        return cls(process, line, box, settings.requests_per_worker)
+
     @property
     def fit(self) -> bool:
         return not self._asking and self._left > 0 and self._process.returncode is None
 
-    async def ask(self, request: bytes, timeout_s: float) -> dict[str, Any]:
-        """The answer to one request. When it raises anything the child is no longer fit. Raises _LostError."""
-        assert self._process.stdin
+    async def ask(self, request: Mapping[str, Any], data: bytes, timeout_s: float) -> dict[str, Any]:
+        """The answer to one request and the bytes that belong to it.
+
+        When it raises anything the child is no longer fit. Raises _LostError.
+        """
         self._asking = True
         self._left -= 1
+        boxed = len(data) > PIPE_BYTES
+        if boxed:
+            os.pwrite(self._box, data, 0)
+        head = json.dumps({**request, "bytes": len(data), "boxed": boxed}).encode() + b"\n"
+        self._line.send(head, b"" if boxed else data)
         try:
             async with asyncio.timeout(timeout_s):
-                self._process.stdin.write(request)
-                await self._process.stdin.drain()
                 answer = await self._read()
-        except (TimeoutError, ConnectionError):
+        except TimeoutError:
             raise _LostError from None
         self._asking = False
         return answer
 
     async def _read(self) -> dict[str, Any]:
-        assert self._process.stdout
         try:
-            answer = json.loads(await self._process.stdout.readline())
-        except ValueError:  # the end of the stream, no JSON, or a line without end
+            answer = json.loads(await self._line.answer)
+        except ValueError:
             raise _LostError from None
         if not isinstance(answer, dict):
             raise _LostError
@@ -110,9 +178,11 @@ class _Child:
 
     async def end(self) -> None:
         """Kills the process and waits until nothing of it is left."""
-        assert self._process.stdin
         self.kill()
-        self._process.stdin.close()
+        self._line.close()
+        if self._box >= 0:
+            os.close(self._box)
+            self._box = -1
         await self._process.wait()
 
 
@@ -171,23 +241,26 @@ class Inspector:
             _remove(stripped_to)
             raise
 
-    async def output(self, path: Path, media_type: str, spec: MediaSpec, max_bytes: int) -> OutputFacts:
-        """The facts of a node's output that passed `reelnet.inspection.check_output`. Raises NodeError as it does."""
+    async def output(self, source: Path | bytes, media_type: str, spec: MediaSpec, max_bytes: int) -> OutputFacts:
+        """The facts of a node's output, a file or its bytes, that passed `reelnet.inspection.check_output`.
+
+        Raises NodeError as it does.
+        """
+        data = source if isinstance(source, bytes) else b""
         request = {
             "check": "output",
-            "path": str(path),
+            "path": "" if isinstance(source, bytes) else str(source),
             "media_type": media_type,
-            "spec": asdict(spec),
+            "spec": {name: getattr(spec, name) for name in _SPEC_FIELDS},
             "max_bytes": max_bytes,
         }
         over = NodeError("the output could not be decoded within the limits", code="over_limits")
-        return OutputFacts(**await self._check(request, over))
+        return OutputFacts(**await self._check(request, over, data))
 
-    async def _check(self, request: Mapping[str, Any], over: ReelnetError) -> dict[str, Any]:
-        line = json.dumps(request).encode() + b"\n"
+    async def _check(self, request: Mapping[str, Any], over: ReelnetError, data: bytes = b"") -> dict[str, Any]:
         try:
             async with self._lease() as child:
-                answer = await child.ask(line, self._settings.timeout_s)
+                answer = await child.ask(request, data, self._settings.timeout_s)
         except _LostError:
             if self._closing:
                 raise TransientError("the broadcaster stops", code="stopping") from None

@@ -17,7 +17,7 @@ from typing import Any
 from fastapi import Request
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
 
 from broadcaster.inspector import Inspector
 from broadcaster.job import JobInput, JobRequest, new_job_id, now_ms
@@ -155,8 +155,8 @@ async def _read_form(request: Request) -> tuple[dict[str, Any], dict[str, bytes]
                     files[name] = await value.read()
                 else:
                     fields[name] = value
-    except HTTPException as error:  # what Starlette makes of a form that does not parse
-        raise UserError(f"the form cannot be read: {error.detail}", code="form", http_status=400) from None
+    except MultiPartException as error:
+        raise UserError(f"the form cannot be read: {error.message}", code="form", http_status=400) from None
     return fields, files
 
 

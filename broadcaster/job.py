@@ -35,21 +35,16 @@ class JobRequest:
     deadline_ms: int
     ceiling_nano: int | None
     digests: tuple[str, ...] = ()
+    work: Work = field(init=False)
+    """The job's work units."""
+    promises: tuple[MediaSpec, ...] = field(init=False)
+    """What its outputs have to be."""
 
-    @property
-    def source(self) -> Size | None:
-        """The input picture's size."""
-        return Size(self.inputs[0].facts.width, self.inputs[0].facts.height) if self.inputs else None
-
-    @property
-    def work(self) -> Work:
-        """The job's work units."""
-        return self.pipeline.work(self.params, self.source)
-
-    @property
-    def promises(self) -> tuple[MediaSpec, ...]:
-        """What its outputs have to be."""
-        return self.pipeline.promises(self.params, self.source)
+    def __post_init__(self) -> None:
+        facts = self.inputs[0].facts if self.inputs else None
+        work, promises = self.pipeline.measure(self.params, Size(facts.width, facts.height) if facts else None)
+        object.__setattr__(self, "work", work)
+        object.__setattr__(self, "promises", promises)
 
     def left_s(self) -> float:
         """Seconds until the deadline; not negative."""

@@ -132,8 +132,9 @@ class Journal:
             if len(self._pending) >= self._capacity and _is_new(row):
                 raise BusyError("the journal is behind; try again later", code="journal_full", retry_after_s=RETRY_S)
             self._pending.append((row, future))
+            if len(self._pending) == 1 or (future and not self._urgent):
+                self._condition.notify()  # the thread waits for a first row, or for an urgent one
             self._urgent = self._urgent or future is not None
-            self._condition.notify()
         return future or _DONE
 
     async def job(self, job_id: str) -> JobRow | None:

@@ -6,7 +6,7 @@ Money is nano-dollars, times are Unix milliseconds. Prompts and parameters have 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text, Update, and_, update
@@ -127,8 +127,11 @@ def newest_jobs(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [_job_values(row) for row in newest.values()]
 
 
+_JOB_FIELDS = tuple(field.name for field in fields(JobRow))
+
+
 def _job_values(row: JobRow) -> dict[str, Any]:
-    values = asdict(row)
+    values = {name: getattr(row, name) for name in _JOB_FIELDS}  # asdict copies each value deeply
     values["state"] = row.state.value
     values["failure_class"] = row.failure_class.value if row.failure_class else None
     if row.failure_message is not None:

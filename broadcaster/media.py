@@ -1,4 +1,8 @@
-"""Where results are kept: files with unguessable names in one private folder, for a time and up to a size."""
+"""Where results are kept: files with unguessable names in one private folder, for a time and up to a size.
+
+A result that fits into memory is served from there at once; its file is written behind, with others, within moments,
+as the journal's rows are. A store that is not `behind` writes first.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,13 @@ import os
 import re
 import secrets
 import shutil
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import structlog
 from pydantic import Field
 
 from reelnet.errors import NodeError, UserError, printable
@@ -22,7 +28,10 @@ from reelnet.settings import Section
 
 MAX_OUTPUT_BYTES = 512 * 2**20
 BATCH_BYTES = 2**20
-"""So much is held in memory before a thread writes it: a smaller output costs one hop to a thread, not one a chunk."""
+"""So much of an output is held in memory; a larger one goes to its file in pieces of this size."""
+FLUSH_S = 0.02
+RETRY_S = 1.0
+log = structlog.get_logger()
 _INCOMING = "incoming"
 _TOKEN_BYTES = 16
 _MEDIA_TYPES = {extension: media_type for media_type, extension in EXTENSIONS.items()}
@@ -34,6 +43,8 @@ class MediaSettings(Section):
 
     ttl_s: float = Field(86_400.0, gt=0, description="Seconds after which a result is deleted.")
     max_bytes: int = Field(10 * 2**30, gt=0, description="Bytes of all results; beyond it the oldest are deleted.")
+    memory_bytes: int = Field(64 * 2**20, ge=0, description="Bytes of small results that are kept in memory too.")
+    unwritten_bytes: int = Field(64 * 2**20, ge=0, description="Bytes of results that may wait to be written.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +75,10 @@ class _File(NamedTuple):
 class Incoming:
     """An output that is being received. Not for concurrent use: one task writes and commits."""
 
-    def __init__(self, folder: Path, media_type: str, label: str, max_bytes: int) -> None:
-        token = secrets.token_hex(_TOKEN_BYTES)
-        self.path = folder / _INCOMING / token
-        """The temporary file (mode 0600). It holds everything received after `flush`, for a check before `commit`."""
-        self._kept = folder / f"{token}.{EXTENSIONS[media_type]}"
+    def __init__(self, store: MediaStore, media_type: str, label: str, max_bytes: int) -> None:
+        self._token = secrets.token_hex(_TOKEN_BYTES)
+        self._name = f"{self._token}.{EXTENSIONS[media_type]}"
+        self._store = store
         self._media_type = media_type
         self._label = label
         self._max_bytes = max_bytes
@@ -81,71 +91,116 @@ class Incoming:
         self.size = 0
         """Bytes received so far."""
 
+    @property
+    def sha256(self) -> str:
+        """The digest (hex) of the bytes received so far."""
+        return self._sha256.hexdigest()
+
+    @property
+    def _path(self) -> Path:
+        return self._store.folder / _INCOMING / self._token
+
+    @property
+    def _kept(self) -> Path:
+        return self._store.folder / self._name
+
     async def write(self, chunk: bytes) -> None:
         """Takes the next bytes. Raises NodeError `bytes` when there are more than allowed."""
         self.size += len(chunk)
         if self.size > self._max_bytes:
             raise NodeError(f"{self._label} has more than {self._max_bytes} bytes", code="bytes")
+        self._sha256.update(chunk)
         self._batch.append(chunk)
         self._batched += len(chunk)
         if self._batched >= BATCH_BYTES:
-            await self.flush()
+            await self._flush()
 
-    async def flush(self) -> str:
-        """Writes what is held in memory; the sha256 (hex) of everything so far."""
-        if self._batch or not self._on_disk:
-            batch, self._batch, self._batched = self._batch, [], 0
-            await asyncio.to_thread(self._append, batch)
-            self._on_disk = True
-        return self._sha256.hexdigest()
+    async def content(self) -> Path | bytes:
+        """What was received, for a check before `commit`: its bytes, or a temporary file (mode 0600)."""
+        if not self._on_disk:
+            return self._joined()
+        await self._flush()
+        return self._path
 
     async def commit(self) -> StoredMedia:
         """Keeps the output under its name. Raises ValueError outside the `receive` scope or a second time."""
-        sha256 = await self.flush()
         if self._closed:
             raise ValueError("the output is committed or dropped already")
-        await asyncio.to_thread(self._keep)
+        if self._on_disk:
+            await self._flush()
+            await asyncio.to_thread(self._keep)
+        else:
+            await self._store.keep(self._name, self._joined())
         self._committed = self._closed = True
-        return StoredMedia(self._kept.name, self._media_type, self.size, sha256)
+        return StoredMedia(self._name, self._media_type, self.size, self.sha256)
 
     async def close(self) -> None:
         """Removes the file, unless it is committed; also when a thread is only about to write or to keep it."""
         self._closed = True
-        if not self._committed:
+        if self._on_disk and not self._committed:
             await asyncio.to_thread(self._remove)
+
+    async def _flush(self) -> None:
+        batch, self._batch, self._batched = self._batch, [], 0
+        self._on_disk = True
+        await asyncio.to_thread(self._append, batch)
+
+    def _joined(self) -> bytes:
+        self._batch = [b"".join(self._batch)]
+        return self._batch[0]
 
     # In a thread. A cancelled caller leaves it running, so each step cleans up behind a `close` that came first.
 
     def _remove(self) -> None:
-        self.path.unlink(missing_ok=True)
+        self._path.unlink(missing_ok=True)
         self._kept.unlink(missing_ok=True)
 
     def _keep(self) -> None:
-        os.rename(self.path, self._kept)
+        os.rename(self._path, self._kept)
         if self._closed:
             self._remove()
 
     def _append(self, batch: list[bytes]) -> None:
         if self._closed:
             return
-        with open(self.path, "ab", opener=_private) as file:
-            for chunk in batch:
-                self._sha256.update(chunk)
-                file.write(chunk)
+        with open(self._path, "ab", opener=_private) as file:
+            file.writelines(batch)
         if self._closed:
             self._remove()
 
 
 class MediaStore:
-    """Media in a local folder, which is its own: `start` empties what an earlier run left unfinished in it."""
+    """Media in a local folder, which is its own: `start` empties what an earlier run left unfinished in it.
 
-    def __init__(self, folder: Path, settings: MediaSettings | None = None) -> None:
-        self._folder = folder
+    With `behind`, `run` has to run beside it: small results are written there, a few at a time.
+    """
+
+    def __init__(self, folder: Path, settings: MediaSettings | None = None, *, behind: bool = False) -> None:
+        self.folder = folder
+        self.failing = False
+        """Whether the disk refused the last write; it is tried again until it succeeds."""
         self._settings = settings or MediaSettings()
+        self._behind = behind
+        self._recent: OrderedDict[str, bytes] = OrderedDict()
+        self._recent_bytes = 0
+        self._unwritten: dict[str, bytes] = {}
+        self._unwritten_bytes = 0
+        self._arrived, self._written = asyncio.Event(), asyncio.Event()
 
     async def start(self) -> None:
         """Makes the folders (mode 0700) and removes leftovers of outputs that were not received whole."""
         await asyncio.to_thread(self._prepare)
+
+    async def run(self) -> None:
+        """Writes small results to their files until it is canceled, and then what is left."""
+        try:
+            while True:
+                await self._arrived.wait()
+                await asyncio.sleep(RETRY_S if self.failing else FLUSH_S)
+                self._arrived.clear()
+                await self._write_behind()
+        finally:
+            self._write(dict(self._unwritten))
 
     @contextlib.asynccontextmanager
     async def receive(
@@ -155,49 +210,117 @@ class MediaStore:
 
         Raises NodeError `media_type` for a type that is not kept.
         """
-        if media_type not in EXTENSIONS:
-            raise NodeError(f"{printable(media_type, 64)} is no media type of an output", code="media_type")
-        incoming = Incoming(self._folder, media_type, f"output {index} of job {job_id}", max_bytes)
+        incoming = self.open(job_id, index, media_type, max_bytes)
         try:
             yield incoming
         finally:
             await incoming.close()
 
-    def open_path(self, name: str) -> tuple[Path, str]:
-        """The path and media type of a kept file. Raises UserError, HTTP status 404, for any other name."""
+    def open(self, job_id: str, index: int, media_type: str, max_bytes: int) -> Incoming:
+        """As `receive`, for a caller that closes it by itself."""
+        if media_type not in EXTENSIONS:
+            raise NodeError(f"{printable(media_type, 64)} is no media type of an output", code="media_type")
+        return Incoming(self, media_type, f"output {index} of job {job_id}", max_bytes)
+
+    async def keep(self, name: str, data: bytes) -> None:
+        """Keeps a small result; written when this returns, or soon where the store is `behind` and not too far."""
+        if self._behind and not self.failing and self._unwritten_bytes + len(data) <= self._settings.unwritten_bytes:
+            self._unwritten[name] = data
+            self._unwritten_bytes += len(data)
+            self._arrived.set()
+        else:
+            await asyncio.to_thread(self._write, {name: data})
+        self._remember(name, data)
+
+    def read(self, name: str) -> tuple[Path | bytes, str]:
+        """A kept result's bytes, or its file when it is not in memory, and its media type. Raises as `open_path`."""
         match = _NAME.fullmatch(name)
-        path = self._folder / name  # one look at a local folder: no hop to a thread for that
+        if match and (data := self._unwritten.get(name) or self._recent.get(name)):
+            return data, _MEDIA_TYPES[match[1]]
+        return self.open_path(name)
+
+    async def file(self, name: str) -> tuple[Path, str]:
+        """A kept result's file and its media type; waits until it is written. Raises as `open_path`."""
+        while name in self._unwritten:
+            await self._written.wait()
+        return self.open_path(name)
+
+    def open_path(self, name: str) -> tuple[Path, str]:
+        """The path and media type of a written file. Raises UserError, HTTP status 404, for any other name."""
+        match = _NAME.fullmatch(name)
+        path = self.folder / name  # one look at a local folder: no hop to a thread for that
         if match is None or not path.is_file():
             raise UserError("there is no such media; it may have expired", code="not_found", http_status=404)
         return path, _MEDIA_TYPES[match[1]]
 
     async def sweep(self, now_s: float) -> Swept:
         """Deletes what is older than `ttl_s` at Unix time `now_s`, then the oldest until `max_bytes` hold the rest."""
-        return await asyncio.to_thread(self._sweep, now_s)
+        swept, deleted = await asyncio.to_thread(self._sweep, now_s)
+        for name in deleted:
+            self._forget(name)
+        return swept
+
+    async def _write_behind(self) -> None:
+        taken = dict(self._unwritten)
+        try:
+            await asyncio.to_thread(self._write, taken)
+        except OSError as error:
+            self.failing = True
+            self._arrived.set()
+            log.warning("media cannot be written", files=len(taken), error=str(error))
+            return
+        self.failing = False
+        for name, data in taken.items():
+            del self._unwritten[name]
+            self._unwritten_bytes -= len(data)
+        self._written.set()
+        self._written = asyncio.Event()
+
+    def _write(self, results: dict[str, bytes]) -> None:
+        # Bare calls: each call of a file object lets the event loop's thread in and waits to come back.
+        for name, data in results.items():
+            file = _private(f"{self.folder}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            try:
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(file, view) :]
+            finally:
+                os.close(file)
+
+    def _remember(self, name: str, data: bytes) -> None:
+        self._recent[name] = data
+        self._recent_bytes += len(data)
+        while self._recent_bytes > self._settings.memory_bytes:
+            _, oldest = self._recent.popitem(last=False)
+            self._recent_bytes -= len(oldest)
+
+    def _forget(self, name: str) -> None:
+        if data := self._recent.pop(name, None):
+            self._recent_bytes -= len(data)
 
     def _prepare(self) -> None:
-        incoming = self._folder / _INCOMING
+        incoming = self.folder / _INCOMING
         shutil.rmtree(incoming, ignore_errors=True)
-        for folder in (self._folder, incoming):
+        for folder in (self.folder, incoming):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.chmod(0o700)
 
-    def _sweep(self, now_s: float) -> Swept:
+    def _sweep(self, now_s: float) -> tuple[Swept, list[str]]:
         files = sorted(self._files())
         total = kept = sum(file.size for file in files)
-        deleted = 0
+        deleted = []
         for file in files:
             if file.mtime_s >= now_s - self._settings.ttl_s and kept <= self._settings.max_bytes:
                 break
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(file.path)
-            deleted += 1
+            deleted.append(os.path.basename(file.path))
             kept -= file.size
-        return Swept(deleted, total - kept, kept)
+        return Swept(len(deleted), total - kept, kept), deleted
 
     def _files(self) -> list[_File]:
         found = []
-        with os.scandir(self._folder) as entries:
+        with os.scandir(self.folder) as entries:
             for entry in entries:
                 if _NAME.fullmatch(entry.name):
                     with contextlib.suppress(FileNotFoundError):

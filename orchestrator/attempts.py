@@ -8,22 +8,14 @@ it, and outputs wait in the spool after it, so that a stalled broadcaster holds 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import math
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
-from orchestrator.runner_client import (
-    JobStream,
-    OutputBegin,
-    OutputEnd,
-    RunnerClient,
-    RunnerDone,
-    RunnerEvent,
-    RunnerJob,
-    Tick,
-)
+from orchestrator.runner_client import JobStream, RunnerClient, RunnerJob
+from orchestrator.runner_events import OutputBegin, OutputEnd, RunnerDone, RunnerEvent, Tick
 from orchestrator.settings import Limits
 from orchestrator.slots import Reservation, Slot, SlotTable
 from orchestrator.spool import Spool, SpooledFile
@@ -37,7 +29,11 @@ from reelnet.errors import (
     UserError,
 )
 from reelnet.jobs import Accepted, Chunk, Done, Event, Output, Preview, Progress, Queued, Started, Ticket
+from reelnet.rpc import CHUNK_BYTES
 
+Tell = Callable[[list[Event]], Awaitable[None]]
+"""Sends events that go together to a follower."""
+MIN_WAIT_S = 0.001
 LOW_PRIORITY = (Progress, Queued, Preview)
 """Events of which a slow follower needs only the last."""
 
@@ -81,49 +77,62 @@ class Attempt:
             site.spool.open(ref.size, UserError(f"more bytes than the ticket names for {ref.name}", code="input"))
             for ref in ticket.inputs
         ]
+        self._input_digests = [hashlib.sha256() for _ in ticket.inputs]
         self._input_complete = asyncio.Event()
         self._complete_at = 0.0
         self._outputs: dict[int, SpooledFile] = {}
         self._begun: OutputBegin | None = None
         self._output_room = limits.output_bytes
-        self._milestones: list[Event] = [Accepted(max(0, reservation.position), site.table.wait_s(ticket.model), quote)]
+        self._milestones: list[Event] = [Accepted(reservation.position, site.table.wait_s(ticket.model), quote)]
         self._latest: Event | None = None
+        self._position = reservation.position
         self._changed = asyncio.Event()
         self._ended = False
         self._followers = 0
         self._lingering: asyncio.TimerHandle | None = None
         self._settled = asyncio.Event()
-        self._canceled = asyncio.Event()
-        reservation.on_move = self.move
+        self._scope: asyncio.Timeout | None = None
+        self._canceled = False
         if not ticket.inputs:
             self._finish_input()
 
     async def run(self) -> None:
         """The attempt from accepted to its end; its failure is kept for the followers, never raised."""
         try:
-            async with asyncio.timeout(self._left_s()):
-                await self._until_canceled(self._work())
-        except TimeoutError:
-            self.failure = DeadlineError("the deadline passed before the job was done")
-        except ReelnetError as error:
-            self.failure = error
+            async with asyncio.timeout(self._left_s()) as self._scope:
+                if self._canceled:
+                    raise CanceledError("the job was canceled")
+                await self._work()
+        except (TimeoutError, ReelnetError) as error:
+            self.failure = self.failure or self._why(error)
         finally:
+            self._scope = None
             self._site.table.withdraw(self._reservation)
             self._ended = True
-            self._notify()
+            self._changed.set()
+
+    def _why(self, error: TimeoutError | ReelnetError) -> ReelnetError:
+        if self._canceled:
+            return CanceledError("the job was canceled")
+        return (
+            error if isinstance(error, ReelnetError) else DeadlineError("the deadline passed before the job was done")
+        )
 
     async def feed(self, index: int, data: bytes) -> None:
         """The next bytes of input `index`. Raises UserError when they are not what the ticket names."""
         if index >= len(self._inputs) or self._input_complete.is_set():
             raise UserError("more input than the ticket names", code="input")
         await self._inputs[index].write(data)
+        self._input_digests[index].update(data)
         if all(file.size == ref.size for file, ref in zip(self._inputs, self.ticket.inputs, strict=True)):
             self._check_digests()
             self._finish_input()
 
     def cancel(self) -> None:
         """Stops the attempt; the runner is told within one step."""
-        self._canceled.set()
+        self._canceled = True
+        if self._scope and not self._scope.expired():
+            self._scope.reschedule(asyncio.get_running_loop().time())
 
     def fail(self, error: ReelnetError) -> None:
         """Stops the attempt because its stream brought something wrong."""
@@ -157,68 +166,98 @@ class Attempt:
         self._settled.set()
         self.cancel()
 
-    def move(self, position: int) -> None:
-        """The place in the queue changed."""
-        self._tell(Queued(position, self._site.table.wait_s(self.ticket.model)))
-
     def erase(self) -> None:
         """Removes every byte of the job from this node."""
         for file in (*self._inputs, *self._outputs.values()):
             file.erase()
 
-    async def follow(self, resume_from: tuple[int, int] = (0, 0)) -> AsyncIterator[Event]:
-        """The attempt's events until and with Done, outputs from (index, offset) on. Raises its failure.
+    async def follow(self, tell: Tell, resume_from: tuple[int, int] = (0, 0)) -> None:
+        """Tells the attempt's events until and with Done, those that go together in one list.
 
-        Where nothing happens for a while the last event of progress comes again: the node is still there.
+        Outputs are told from (index, offset) on. What nobody waits for is held back for a moment, to go with what
+        follows; of progress and places in the queue only the newest is told. Where nothing happens for a while the
+        last of these comes again: the node is still there. Raises the attempt's failure.
         """
+        parcel = Parcel(self._site.limits)
         told = 0
-        heartbeat: Event = Queued(max(0, self._reservation.position), 0.0)
         while True:
-            changed = self._changed
             for event in self._milestones[told:]:
                 told += 1
-                heartbeat = Progress("start", 0, 1) if isinstance(event, Started) else heartbeat
-                yield event
+                parcel.add(event, urgent=self._is_urgent(event))
                 if isinstance(event, Output) and event.index >= resume_from[0]:
                     offset = resume_from[1] if event.index == resume_from[0] else 0
-                    async for piece in self._outputs[event.index].chunks(offset):
-                        yield Chunk(piece)
-            latest, self._latest = self._latest, None
-            if latest:
-                heartbeat = latest
-                yield latest
-            if told < len(self._milestones) or self._latest:
+                    await self._tell_output(self._outputs[event.index], offset, parcel, tell)
+            parcel.latest = self._news() or parcel.latest
+            if told < len(self._milestones):
                 continue
-            if self._ended:
-                break
-            if not await _set_within(changed, self._site.limits.heartbeat_s):
-                yield heartbeat
+            if self._ended or parcel.due:
+                if events := parcel.take():
+                    await tell(events)
+                if self._ended and told == len(self._milestones):
+                    break
+                continue
+            await self._change_within(parcel.patience_s(queued=self._reservation.started_at is None))
+            parcel.beat()
         if self.failure:
             raise self.failure
 
+    async def _tell_output(self, file: SpooledFile, offset: int, parcel: Parcel, tell: Tell) -> None:
+        while piece := await file.read(offset):
+            if parcel.bytes + len(piece) > CHUNK_BYTES:
+                await tell(parcel.take())
+            parcel.add(Chunk(piece), urgent=True)
+            offset += len(piece)
+
+    async def _change_within(self, limit_s: float) -> None:
+        """Returns at the next change, or after `limit_s`, when each follower looks: one more look does no harm."""
+        self._changed.clear()
+        timer = asyncio.get_running_loop().call_later(limit_s, self._changed.set)
+        try:
+            await self._changed.wait()
+        finally:
+            timer.cancel()
+
+    def _is_urgent(self, event: Event) -> bool:
+        """Whether the broadcaster waits for this: for Accepted only while it has input to send."""
+        return isinstance(event, Output | Done) or (isinstance(event, Accepted) and not self._input_complete.is_set())
+
+    def _news(self) -> Event | None:
+        """The newest progress, or the place in the queue, when it has not been told."""
+        latest, self._latest = self._latest, None
+        place = self._reservation
+        if latest is None and place.position != self._position and place.started_at is None:
+            self._position = place.position
+            latest = Queued(place.position, self._site.table.wait_s(self.ticket.model))
+        return latest
+
     async def _work(self) -> None:
+        if not self._input_complete.is_set():
+            await self._wait_for_input()
+        slot = await self._reservation.granted
+        self._count_waits()
+        runner = self._site.runner_of(slot)
+        if runner is None:
+            raise TransientError("the runner is gone", code="runner_gone")
+        runner.busy(True)
+        try:
+            done = await self._run_on(runner)
+        except (NodeError, OutOfMemoryError):
+            runner.suspect()
+            raise
+        finally:
+            runner.busy(False)
+            self._site.table.withdraw(self._reservation)
+        if done.model_digest != self.ticket.model_digest:
+            raise NodeError("the runner used other weights than the ticket names", code="digest")
+        queued_s = (self._reservation.started_at or 0.0) - self._reservation.reserved_at
+        self._add(Done({"queue": queued_s, **done.timings_s}, self.quote, done.model_digest, done.facts))
+
+    async def _wait_for_input(self) -> None:
         try:
             async with asyncio.timeout(self._site.limits.input_s):
                 await self._input_complete.wait()
         except TimeoutError:
             raise TransientError("the input did not arrive in time", code="input_timeout") from None
-        async with self._site.table.lease(self._reservation) as slot:
-            self._count_waits()
-            runner = self._site.runner_of(slot)
-            if runner is None:
-                raise TransientError("the runner is gone", code="runner_gone")
-            runner.busy(True)
-            try:
-                done = await self._run_on(runner)
-            except (NodeError, OutOfMemoryError):
-                runner.suspect()
-                raise
-            finally:
-                runner.busy(False)
-        if done.model_digest != self.ticket.model_digest:
-            raise NodeError("the runner used other weights than the ticket names", code="digest")
-        queued_s = (self._reservation.started_at or 0.0) - self._reservation.reserved_at
-        self._tell(Done({"queue": queued_s, **done.timings_s}, self.quote, done.model_digest, done.facts))
 
     def _count_waits(self) -> None:
         """Says how long the input took, and how long the job has waited for its slot since."""
@@ -256,14 +295,14 @@ class Attempt:
             case OutputEnd():
                 self._finish_output(event)
             case Started() | Progress() | Preview():
-                self._tell(event)
+                self._add(event)
 
     def _finish_output(self, end: OutputEnd) -> None:
         begun, file = self._begun_output()
-        if (end.size, end.sha256) != (file.size, file.sha256):
-            raise NodeError("an output was damaged on its way from the runner", code="digest")
+        if end.size != file.size:
+            raise NodeError("an output was cut on its way from the runner", code="protocol")
         self._output_room -= file.size
-        self._tell(Output(begun.index, begun.media_type, file.size, file.sha256, begun.seed, begun.nsfw))
+        self._add(Output(begun.index, begun.media_type, file.size, end.sha256, begun.seed, begun.nsfw))
 
     def _begun_output(self) -> tuple[OutputBegin, SpooledFile]:
         if self._begun is None:
@@ -279,24 +318,9 @@ class Attempt:
         """Seconds until the ticket's deadline, and at most what a job may take here."""
         return min(self._site.limits.job_s, max(0.0, (self.ticket.deadline_ms - self._site.now_ms()) / 1000))
 
-    async def _until_canceled(self, work: Coroutine[Any, Any, None]) -> None:
-        """Runs `work`; a cancel stops it and is the attempt's failure, unless one is known already."""
-        task = asyncio.ensure_future(work)
-        watcher = asyncio.ensure_future(self._canceled.wait())
-        try:
-            await asyncio.wait((task, watcher), return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                raise self.failure or CanceledError("the job was canceled")
-            await task
-        finally:
-            watcher.cancel()
-            task.cancel()
-            with suppress(asyncio.CancelledError, ReelnetError):
-                await task
-
     def _check_digests(self) -> None:
-        for file, ref in zip(self._inputs, self.ticket.inputs, strict=True):
-            if file.sha256 != ref.sha256:
+        for digest, ref in zip(self._input_digests, self.ticket.inputs, strict=True):
+            if digest.hexdigest() != ref.sha256:
                 raise UserError(f"the bytes of {ref.name} are not those that the ticket names", code="input_digest")
 
     def _finish_input(self) -> None:
@@ -304,21 +328,69 @@ class Attempt:
         self._input_complete.set()
         self._site.table.input_complete(self._reservation)
 
-    def _tell(self, event: Event) -> None:
+    def _add(self, event: Event) -> None:
         if isinstance(event, LOW_PRIORITY):
             self._latest = event
         else:
             self._latest = None
             self._milestones.append(event)
-        self._notify()
-
-    def _notify(self) -> None:
         self._changed.set()
-        self._changed = asyncio.Event()
 
 
-async def _set_within(event: asyncio.Event, limit_s: float) -> bool:
-    with suppress(TimeoutError):
-        async with asyncio.timeout(limit_s):
-            await event.wait()
-    return event.is_set()
+class Parcel:
+    """Events on their way to one follower: when they go, and which go together.
+
+    `latest` is the newest progress that is not told yet, `bytes` the size of the chunks.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.latest: Event | None = None
+        self._limits = limits
+        self._events: list[Event] = []
+        self.bytes = 0
+        self._goes_at = math.inf
+        self._told_at = time.monotonic()
+        self._latest_goes_at = self._told_at + limits.progress_s
+        self._again: Event = Queued(0, 0.0)
+
+    @property
+    def due(self) -> bool:
+        """Whether it is to go now."""
+        now = time.monotonic()
+        return self._goes_at <= now or (self.latest is not None and self._latest_goes_at <= now)
+
+    def add(self, event: Event, *, urgent: bool) -> None:
+        """Adds an event; what is not urgent waits a moment for others."""
+        if isinstance(event, Started):
+            self._again = Progress("start", 0, 1)
+        held_s = self._limits.progress_s if isinstance(event, Accepted) else self._limits.hold_s
+        if not isinstance(event, Chunk):
+            self.latest = None  # progress before a milestone is history
+        self._events.append(event)
+        self.bytes += len(event.data) if isinstance(event, Chunk) else 0
+        self._goes_at = min(self._goes_at, 0.0 if urgent else time.monotonic() + held_s)
+
+    def beat(self) -> None:
+        """When nothing was told for the heartbeat's time, the last progress is to come again."""
+        if time.monotonic() - self._told_at >= self._limits.heartbeat_s:
+            self.latest = self.latest or self._again
+            self._latest_goes_at = 0.0
+
+    def patience_s(self, *, queued: bool) -> float:
+        """Seconds until something may be due. A place in the queue changes without a call: it is looked at."""
+        now = time.monotonic()
+        until = min(self._goes_at, self._told_at + self._limits.heartbeat_s)
+        if self.latest is not None or queued:
+            until = min(until, max(self._latest_goes_at, now + MIN_WAIT_S))
+        return max(MIN_WAIT_S, until - now)
+
+    def take(self) -> list[Event]:
+        """What goes now."""
+        events, self._events = self._events, []
+        if self.latest is not None:
+            events.append(self.latest)
+            self._again, self.latest = self.latest, None
+        now = time.monotonic()
+        self.bytes, self._goes_at, self._told_at = 0, math.inf, now
+        self._latest_goes_at = now + self._limits.progress_s
+        return events

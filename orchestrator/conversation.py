@@ -7,15 +7,17 @@ way to send them, and nothing of who opened the connection.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 
-from orchestrator.attempts import Attempt
+from orchestrator.attempts import Attempt, Tell
 from orchestrator.node import Node
 from orchestrator.settings import Limits
 from reelnet.codec import Acknowledge, Cancel, FrameValue, InputChunk, TicketFrame
 from reelnet.errors import ReelnetError, TransientError, UserError
+from reelnet.jobs import Event
 
-Send = Callable[[FrameValue], Awaitable[None]]
+Send = Callable[[Sequence[FrameValue]], Awaitable[None]]
 
 
 async def converse(node: Node, frames: AsyncIterator[FrameValue], send: Send) -> None:
@@ -26,9 +28,10 @@ async def converse(node: Node, frames: AsyncIterator[FrameValue], send: Send) ->
     attempt.joined()
     listener = asyncio.create_task(_listen(attempt, frames), name=f"listen:{attempt.ticket.job_id}")
     try:
-        async for event in attempt.follow(first.resume_from):
-            await _send(send, event, limits)
-        await _acknowledged(attempt, listener, limits)
+        await attempt.follow(_teller(send, first.batches, limits), first.resume_from)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limits.acknowledge_s):
+                await listener
     finally:
         listener.cancel()
         attempt.left()
@@ -37,7 +40,9 @@ async def converse(node: Node, frames: AsyncIterator[FrameValue], send: Send) ->
 async def _first_frame(frames: AsyncIterator[FrameValue], limit_s: float) -> TicketFrame:
     try:
         async with asyncio.timeout(limit_s):
-            frame = await anext(frames, None)
+            frame: FrameValue | None = await anext(frames)
+    except StopAsyncIteration:
+        frame = None
     except TimeoutError:
         raise UserError(f"no ticket within {limit_s:g} s", code="protocol") from None
     if not isinstance(frame, TicketFrame):
@@ -46,7 +51,7 @@ async def _first_frame(frames: AsyncIterator[FrameValue], limit_s: float) -> Tic
 
 
 async def _listen(attempt: Attempt, frames: AsyncIterator[FrameValue]) -> None:
-    """What the broadcaster sends while the job runs: input, cancel, acknowledgement."""
+    """What the broadcaster sends: input and cancel while the job runs, and its acknowledgement, which ends it."""
     try:
         async for frame in frames:
             match frame:
@@ -56,24 +61,22 @@ async def _listen(attempt: Attempt, frames: AsyncIterator[FrameValue]) -> None:
                     attempt.abandon()
                 case Acknowledge():
                     attempt.acknowledge()
+                    return
                 case _:
                     attempt.fail(UserError("an unexpected frame", code="protocol"))
     except ReelnetError as error:
         attempt.fail(error)
 
 
-async def _send(send: Send, value: FrameValue, limits: Limits) -> None:
-    try:
-        async with asyncio.timeout(limits.write_stall_s):
-            await send(value)
-    except TimeoutError:
-        raise TransientError("the broadcaster does not read", code="stalled") from None
+def _teller(send: Send, batches: bool, limits: Limits) -> Tell:
+    """Sends events that go together: in one message where the broadcaster reads batches."""
 
+    async def tell(events: list[Event]) -> None:
+        try:
+            async with asyncio.timeout(limits.write_stall_s):
+                for message in [events] if batches else [[event] for event in events]:
+                    await send(message)
+        except TimeoutError:
+            raise TransientError("the broadcaster does not read", code="stalled") from None
 
-async def _acknowledged(attempt: Attempt, listener: asyncio.Task[None], limits: Limits) -> None:
-    """Waits until the broadcaster has kept the outputs, has left, or the time for it is over."""
-    kept = asyncio.create_task(attempt.acknowledged.wait(), name="acknowledged")
-    try:
-        await asyncio.wait((kept, listener), timeout=limits.acknowledge_s, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        kept.cancel()
+    return tell

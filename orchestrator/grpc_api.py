@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -58,19 +59,32 @@ class OrchestratorService(OrchestratorServiceServicer):
     async def Generate(  # type: ignore[override]  # noqa: N802  (frames are written, not yielded)
         self, request_iterator: AsyncIterator[types.Frame], context: Context
     ) -> None:
-        async def send(value: FrameValue) -> None:
-            await context.write(codec.frame_to_message(value))
+        async def send(values: Sequence[FrameValue]) -> None:
+            await context.write(codec.frames_to_message(values))
 
         try:
-            await converse(self._node, _values(request_iterator), send)
+            await converse(self._node, _Frames(context), send)
         except ReelnetError as error:
             await abort(context, error)
 
 
-async def _values(frames: AsyncIterator[types.Frame]) -> AsyncIterator[FrameValue]:
-    async for frame in frames:
-        if (value := codec.frame_from_message(frame)) is not None:
-            yield value
+class _Frames:
+    """The frames of a call, read from it one message at a time: an async generator around each would cost more."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._values: deque[FrameValue] = deque()
+
+    def __aiter__(self) -> _Frames:
+        return self
+
+    async def __anext__(self) -> FrameValue:
+        while not self._values:
+            message = await self._context.read()
+            if message is grpc.aio.EOF:
+                raise StopAsyncIteration
+            self._values += codec.frames_from_message(message)
+        return self._values.popleft()
 
 
 @asynccontextmanager

@@ -30,6 +30,8 @@ from reelnet.pricing import Rates
 from reelnet.rpc import PROTOCOL
 from reelnet.ticket import open_ticket, sign_description
 
+FORGET_INTERVAL_MS = 10_000
+"""Expired tickets are forgotten this often: a look at each after every job would cost more with every job."""
 log = structlog.get_logger()
 
 
@@ -62,8 +64,9 @@ class Node:
         self._capabilities: dict[tuple[str, str], Capability] = {}
         self._attempts: dict[tuple[str, str, int], tuple[Attempt, asyncio.Task[None]]] = {}
         self._closed: dict[tuple[str, str, int], int] = {}
+        self._forget_at_ms = 0
         self._estimates = Estimates()
-        self._changed = asyncio.Event()
+        self._changed: asyncio.Event | None = None
         self._sequence = 0
         self._description = self._sign()
         self.table = SlotTable(parts.slots, {m.model_id: m.queue for m in settings.models}, time.monotonic)
@@ -133,12 +136,14 @@ class Node:
 
     def changed(self) -> asyncio.Event:
         """Set at the next change of description or load; take it before reading them."""
+        self._changed = self._changed or asyncio.Event()
         return self._changed
 
     def notify(self) -> None:
         """Wakes whoever watches."""
-        self._changed.set()
-        self._changed = asyncio.Event()
+        if self._changed:
+            self._changed.set()
+            self._changed = None
 
     def not_ready(self) -> str | None:
         """Why the node would not take a job now; None when it would."""
@@ -193,7 +198,9 @@ class Node:
     def _close(self, key: tuple[str, str, int], expires_ms: int) -> None:
         """Remembers a used ticket until it expires: it is good for one attempt."""
         now = now_ms()
-        self._closed = {k: until for k, until in self._closed.items() if until > now}
+        if now >= self._forget_at_ms:
+            self._closed = {k: until for k, until in self._closed.items() if until > now}
+            self._forget_at_ms = now + FORGET_INTERVAL_MS
         self._closed[key] = expires_ms
 
     async def _drain(self) -> None:

@@ -1,7 +1,6 @@
 """The node's side of the runner contract: HTTP over the runner's Unix socket, one small client a runner.
 
-A job is one POST whose answer is a stream of newline-ended JSON events; a `chunk` or `preview` line is followed by
-exactly `size` raw bytes. See docs/runner-contract.md.
+A job is one POST whose answer is a stream of events. See docs/runner-contract.md.
 """
 
 from __future__ import annotations
@@ -15,57 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from yarl import URL
 
+from orchestrator.runner_events import EventReader, RunnerEvent
 from reelnet.errors import FailureClass, NodeError, PoisonError, ReelnetError, TransientError, from_class, printable
-from reelnet.jobs import Chunk, Licence, Preview, Progress, Started
+from reelnet.jobs import Licence
 
 HEALTH_TIMEOUT_S = 5.0
 METRICS_BYTES = 64 * 1024
 """Many times what a runner's metrics take; a longer answer is not read."""
 SILENCE_S = 20.0
 """A runner says something at least every 5 s while a job runs; after this long it is taken for dead."""
-BASE = "http://runner"
+BASE = URL("http://runner")
+JOBS = BASE / "jobs"
+_HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=HEALTH_TIMEOUT_S)
+_JOB_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_read=SILENCE_S)
 IDLE_POLL_S = 0.02
 NO_ANSWER = (aiohttp.ClientError, TimeoutError, OSError, ValueError)
 """What `health` and `info` raise when a runner does not answer, or not sensibly."""
-
-
-@dataclass(frozen=True, slots=True)
-class OutputBegin:
-    """An output's bytes follow as chunks."""
-
-    index: int
-    media_type: str
-    seed: int
-    nsfw: bool
-
-
-@dataclass(frozen=True, slots=True)
-class OutputEnd:
-    """An output is complete: its size in bytes and sha256 as the runner computed them."""
-
-    index: int
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Nothing new: `idle_s` since the last real progress."""
-
-    idle_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class RunnerDone:
-    """The job is done."""
-
-    timings_s: Mapping[str, float]
-    model_digest: str
-    facts: Mapping[str, str]
-
-
-RunnerEvent = Started | Progress | Preview | OutputBegin | Chunk | OutputEnd | Tick | RunnerDone
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +71,13 @@ class RunnerClient:
     def __init__(self, socket: Path, cancel_s: float) -> None:
         self._cancel_s = cancel_s
         connector = aiohttp.UnixConnector(str(socket), limit=8, keepalive_timeout=30)
-        self._http = aiohttp.ClientSession(connector=connector, read_bufsize=512 * 1024, auto_decompress=False)
+        self._http = aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
+            read_bufsize=512 * 1024,
+            auto_decompress=False,
+        )
 
     async def close(self) -> None:
         """Closes every connection, which cancels a job that still runs."""
@@ -113,8 +85,7 @@ class RunnerClient:
 
     async def health(self) -> Health:
         """The runner's state. Raises one of NO_ANSWER while there is no sensible answer."""
-        timeout = aiohttp.ClientTimeout(total=HEALTH_TIMEOUT_S)
-        async with self._http.get(f"{BASE}/health", timeout=timeout) as answer:
+        async with self._http.get(BASE / "health", timeout=_HEALTH_TIMEOUT) as answer:
             body = await answer.json(content_type=None)
         if not isinstance(body, dict):
             raise ValueError("/health is no object")
@@ -122,8 +93,7 @@ class RunnerClient:
 
     async def info(self) -> RunnerInfo:
         """What the ready runner serves. Raises one of NO_ANSWER."""
-        timeout = aiohttp.ClientTimeout(total=HEALTH_TIMEOUT_S)
-        async with self._http.get(f"{BASE}/info", timeout=timeout, raise_for_status=True) as answer:
+        async with self._http.get(BASE / "info", timeout=_HEALTH_TIMEOUT, raise_for_status=True) as answer:
             body = await answer.json(content_type=None)
         try:
             return _info(body)
@@ -133,7 +103,7 @@ class RunnerClient:
     async def metrics(self, timeout_s: float) -> bytes:
         """The runner's metrics, text of at most METRICS_BYTES. Raises one of NO_ANSWER."""
         text, timeout = bytearray(), aiohttp.ClientTimeout(total=timeout_s)
-        async with self._http.get(f"{BASE}/metrics", timeout=timeout, raise_for_status=True) as answer:
+        async with self._http.get(BASE / "metrics", timeout=timeout, raise_for_status=True) as answer:
             async for piece in answer.content.iter_any():
                 text += piece
                 if len(text) > METRICS_BYTES:
@@ -162,9 +132,9 @@ class RunnerClient:
             answer.close()
 
     async def _post(self, job: RunnerJob) -> aiohttp.ClientResponse:
-        timeout = aiohttp.ClientTimeout(total=None, sock_read=SILENCE_S)
         try:
-            answer = await self._http.post(f"{BASE}/jobs", data=_form(job), timeout=timeout)
+            body, headers = _body(job)
+            answer = await self._http.post(JOBS, data=body, headers=headers, timeout=_JOB_TIMEOUT)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise TransientError("the runner is gone", code=type(error).__name__) from None
         if answer.status != 200:
@@ -179,7 +149,7 @@ class RunnerClient:
             return False
         try:
             async with asyncio.timeout(self._cancel_s):
-                async with self._http.delete(f"{BASE}/jobs/{job_id}"):
+                async with self._http.delete(JOBS / job_id):
                     pass
                 while (await self.health()).state == "BUSY":  # noqa: ASYNC110  (another process is asked)
                     await asyncio.sleep(IDLE_POLL_S)
@@ -193,7 +163,7 @@ class RunnerClient:
             return False
         try:
             async with asyncio.timeout(self._cancel_s):
-                async with self._http.delete(f"{BASE}/jobs/{job_id}"):
+                async with self._http.delete(JOBS / job_id):
                     pass
                 await stream.drain()
         except (aiohttp.ClientError, TimeoutError, OSError):
@@ -202,19 +172,27 @@ class RunnerClient:
 
 
 class JobStream:
-    """The events of one job."""
+    """The events of one job, until and with RunnerDone. The next one raises the job's failure."""
 
     def __init__(self, answer: aiohttp.ClientResponse) -> None:
         self._content = answer.content
-        self.ended = False
+        self._reader = EventReader()
         self.given_up = False
 
-    async def __aiter__(self) -> AsyncIterator[RunnerEvent]:
-        """The events until and with RunnerDone. Raises the job's failure."""
-        while not self.ended:
-            event = await self._next()
-            if event is not None:
-                yield event
+    @property
+    def ended(self) -> bool:
+        """Whether the runner has said its last word on the job."""
+        return self._reader.ended
+
+    def __aiter__(self) -> JobStream:
+        return self
+
+    async def __anext__(self) -> RunnerEvent:
+        while not self._reader.ended:
+            if event := self._reader.next():
+                return event
+            self._reader.feed(await self._piece())
+        raise StopAsyncIteration
 
     def give_up(self) -> None:
         """The job hangs: do not wait for its end."""
@@ -226,43 +204,13 @@ class JobStream:
             async for _ in self:
                 pass
 
-    async def _next(self) -> RunnerEvent | None:
+    async def _piece(self) -> bytes:
         try:
-            line = await self._content.readline()
-            if not line:
-                raise PoisonError("the runner ended in the middle of the job")
-            raw = json.loads(line)
-            kind, size = raw["event"], int(raw.get("size", 0))
-            data = await self._content.readexactly(size) if kind in ("chunk", "preview") else b""
-            return self._event(kind, raw, data)
-        except (aiohttp.ClientError, OSError, EOFError) as error:
+            if piece := await self._content.readany():
+                return piece
+        except (aiohttp.ClientError, OSError) as error:
             raise PoisonError("the runner ended in the middle of the job", code=type(error).__name__) from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise NodeError(f"the runner sent something unreadable ({type(error).__name__})", code="protocol") from None
-
-    def _event(self, kind: str, raw: dict[str, Any], data: bytes) -> RunnerEvent | None:
-        match kind:
-            case "started":
-                return Started()
-            case "progress":
-                return Progress(str(raw["stage"]), int(raw["step"]), int(raw["total"]))
-            case "preview":
-                return Preview(data)
-            case "output":
-                return OutputBegin(int(raw["index"]), str(raw["media_type"]), int(raw["seed"]), bool(raw["nsfw"]))
-            case "chunk":
-                return Chunk(data)
-            case "output_end":
-                return OutputEnd(int(raw["index"]), int(raw["size"]), str(raw["sha256"]))
-            case "tick":
-                return Tick(float(raw["idle_s"]))
-            case "done":
-                self.ended = True
-                return _done(raw)
-            case "error":
-                self.ended = True
-                raise from_class(str(raw["class"]), str(raw["message"]), code=str(raw.get("code") or "failed"))
-        return None  # a later runner may say more
+        raise PoisonError("the runner ended in the middle of the job", code="EOFError")
 
 
 def _info(body: Any) -> RunnerInfo:
@@ -275,20 +223,17 @@ def _info(body: Any) -> RunnerInfo:
     )
 
 
-def _done(raw: dict[str, Any]) -> RunnerDone:
-    timings = {str(k): float(v) for k, v in raw["timings_s"].items()}
-    facts = {"class": str(raw.get("class", "")), **{str(k): str(v) for k, v in raw.get("versions", {}).items()}}
-    return RunnerDone(timings, str(raw["model_digest"]), facts)
-
-
-def _form(job: RunnerJob) -> aiohttp.FormData:
+def _body(job: RunnerJob) -> tuple[aiohttp.FormData | bytes, dict[str, str]]:
+    """A request's body and headers: bare JSON where there are no inputs, which costs a tenth of a form."""
     head = {"job_id": job.job_id, "attempt": job.attempt, "pipeline": job.pipeline, "deadline_s": job.deadline_s}
     text = json.dumps(head)[:-1] + ', "params": ' + job.params.decode() + "}"
+    if not job.inputs:
+        return text.encode(), {"Content-Type": "application/json"}
     form = aiohttp.FormData()
     form.add_field("job", text, content_type="application/json")
     for name, (data, media_type) in job.inputs.items():
         form.add_field(name, data, filename=name, content_type=media_type)
-    return form
+    return form, {}
 
 
 def _refusal(status: int, body: bytes) -> ReelnetError:

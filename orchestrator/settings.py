@@ -53,6 +53,9 @@ class SyntheticOptions(Section):
     unit_s: float = Field(0.001, ge=0, description="Seconds per work unit (megapixel × step).")
     spread: float = Field(0, ge=0, le=2, description="Sigma of a job's lognormal time; unit_s is the median then.")
     spread_seed: int = Field(0, ge=0, description="Makes nodes with the same spread draw other times.")
+    output_bytes: int | None = Field(
+        None, ge=1, description="Bytes of a picture, made once and padded: nothing is drawn or encoded for a job."
+    )
     faults: tuple[Fault, ...] = Field((), description="Faults by number of jobs.")
 
 
@@ -127,6 +130,8 @@ class Limits(Section):
     linger_max_s: int = Field(600, ge=0, description="Longest linger after a broken stream that a ticket may ask for.")
     job_s: float = Field(7200, gt=0, description="Longest time of a job here, whatever its deadline.")
     load_s: float = Field(900, gt=0, description="Seconds a runner may take until its model is loaded.")
+    hold_s: float = Field(0.002, ge=0, le=1, description="Seconds an event that nobody waits for is held for company.")
+    progress_s: float = Field(0.1, ge=0, le=10, description="Shortest time between two words of progress.")
     heartbeat_s: float = Field(10, gt=0, description="Longest silence towards a broadcaster while a job is here.")
     stall_s: float = Field(60, gt=0, description="Seconds without progress after which a job is hung.")
     cancel_s: float = Field(20, gt=0, description="Seconds a runner may take to stop a canceled job before a restart.")

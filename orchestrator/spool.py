@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -13,6 +12,8 @@ from reelnet.errors import BusyError, CanceledError, NodeError, ReelnetError
 from reelnet.rpc import CHUNK_BYTES
 
 MEMORY_BYTES = 1024 * 1024
+MAX_PIECES = 64
+"""More pieces in memory are joined: small ones would cost many times their bytes."""
 
 
 class Spool:
@@ -46,22 +47,20 @@ class Spool:
 
 
 class SpooledFile:
-    """One input or output: written once, read from any offset, erased at the end."""
+    """One input or output: written once, read from any offset, erased at the end.
+
+    What is in memory stays in the pieces that it came in: nothing is copied on the way through.
+    """
 
     def __init__(self, spool: Spool, limit_bytes: int, over_limit: ReelnetError) -> None:
         self._spool = spool
         self._limit = limit_bytes
         self._over_limit = over_limit
-        self._digest = hashlib.sha256()
-        self._memory = bytearray()
+        self._memory: list[bytes] = []
+        self._in_memory = 0
         self._path: Path | None = None
         self._erased = False
         self.size = 0
-
-    @property
-    def sha256(self) -> str:
-        """The digest of what was written, hex."""
-        return self._digest.hexdigest()
 
     async def write(self, data: bytes) -> None:
         """Appends. Raises the limit's error or BusyError, and CanceledError after `erase`."""
@@ -70,39 +69,50 @@ class SpooledFile:
         if self.size + len(data) > self._limit:
             raise self._over_limit
         self._spool.take(len(data))
-        self._digest.update(data)
         self.size += len(data)
-        self._memory += data
-        if len(self._memory) > MEMORY_BYTES:
+        self._memory.append(data)
+        self._in_memory += len(data)
+        if self._in_memory > MEMORY_BYTES:
             await self._to_disk()
+        elif len(self._memory) > MAX_PIECES:
+            self._memory = [b"".join(self._memory)]
 
     async def chunks(self, offset: int = 0) -> AsyncIterator[bytes]:
-        """The content from `offset` on, in pieces of a frame's size."""
-        while offset < self.size:
-            piece = await self._read(offset)
+        """The content from `offset` on, in pieces of at most a frame's size."""
+        while piece := await self.read(offset):
             offset += len(piece)
             yield piece
+
+    async def read(self, offset: int) -> bytes:
+        """Some of the content from `offset` on, at most a frame's size; nothing at the end."""
+        if offset >= self.size:
+            return b""
+        on_disk = self.size - self._in_memory
+        if offset < on_disk:
+            return await asyncio.to_thread(self._read_disk, offset, min(CHUNK_BYTES, on_disk - offset))
+        return self._read_memory(offset - on_disk)
 
     def erase(self) -> None:
         """Removes the bytes, for ever, and gives their budget back. Safe to repeat."""
         self._erased = True
         self._spool.give(self.size)
         self.size = 0
-        self._memory = bytearray()
+        self._memory, self._in_memory = [], 0
         path, self._path = self._path, None
         if path:
             path.unlink(missing_ok=True)
 
-    async def _read(self, offset: int) -> bytes:
-        on_disk = self.size - len(self._memory)
-        if offset < on_disk:
-            return await asyncio.to_thread(self._read_disk, offset, min(CHUNK_BYTES, on_disk - offset))
-        start = offset - on_disk
-        return bytes(self._memory[start : start + CHUNK_BYTES])
+    def _read_memory(self, start: int) -> bytes:
+        """What is left of the piece at `start`, at most a frame's size."""
+        for piece in self._memory:
+            if start < len(piece):
+                return piece[start : start + CHUNK_BYTES]
+            start -= len(piece)
+        raise AssertionError("an offset behind the end")
 
     async def _to_disk(self) -> None:
         """Moves what is in memory to the file."""
-        spilling = asyncio.ensure_future(asyncio.to_thread(self._spill, bytes(self._memory), self._path))
+        spilling = asyncio.ensure_future(asyncio.to_thread(self._spill, b"".join(self._memory), self._path))
         spilling.add_done_callback(self._spilled)
         try:
             await asyncio.shield(spilling)
@@ -125,7 +135,7 @@ class SpooledFile:
         if self._erased:
             spilling.result().unlink(missing_ok=True)
         else:
-            self._path, self._memory = spilling.result(), bytearray()
+            self._path, self._memory, self._in_memory = spilling.result(), [], 0
 
     def _read_disk(self, offset: int, count: int) -> bytes:
         assert self._path is not None

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 from reelnet.errors import CanceledError, DeadlineError, NodeError, OutOfMemoryError, ReelnetError
 from runner.backend import RunnerJob
-from runner.events import Event, Progress, Started
+from runner.events import TERMINAL, Event, Progress, Started
 
 Clock = Callable[[], float]
 
@@ -29,7 +30,9 @@ class Activity:
         self.timings_s: dict[str, float] = {}
         self._loop = loop
         self._clock = clock
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._events: deque[Event] = deque()
+        self._arrived = asyncio.Event()
+        self._announced = False
         self._lock = threading.Lock()
         self._began = self._moved = self._mark = clock()
 
@@ -89,13 +92,45 @@ class Activity:
         self._mark = self._clock()
 
     def emit(self, event: Event) -> None:
-        """Hands an event to the reader, from any thread."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+        """Hands an event to the reader, from any thread.
 
-    async def next_event(self) -> Event:
-        """The next event for the reader."""
-        return await self._events.get()
+        The loop is woken by the first that it has not seen yet, and by the last of all.
+        """
+        self._events.append(event)
+        if (not self._announced or isinstance(event, TERMINAL)) and not self._loop.is_closed():
+            self._announced = True
+            self._loop.call_soon_threadsafe(self._arrived.set)
+
+    def wake(self) -> None:
+        """Ends the reader's wait, on its loop."""
+        self._arrived.set()
+
+    async def next_events(self, limit_s: float | None = None, hold_s: float = 0.0) -> list[Event]:
+        """The next events for the reader, none when there was none for `limit_s` seconds.
+
+        They are held for up to `hold_s` seconds, to go with what follows, and not longer than to the job's end.
+        Progress that is followed by newer progress is left out.
+        """
+        await self._wait(limit_s)
+        if self._events and not isinstance(self._events[-1], TERMINAL):
+            await self._wait(hold_s)
+        self._announced = False  # before the look: what comes after it is announced again
+        events = [self._events.popleft() for _ in range(len(self._events))]
+        return [event for i, event in enumerate(events) if not _outdated(event, events[i + 1 : i + 2])]
+
+    async def _wait(self, limit_s: float | None) -> None:
+        """Until something has arrived, or the time is over."""
+        timer = None if limit_s is None else self._loop.call_later(limit_s, self._arrived.set)
+        try:
+            await self._arrived.wait()
+        finally:
+            self._arrived.clear()
+            if timer:
+                timer.cancel()
+
+
+def _outdated(event: Event, after: list[Event]) -> bool:
+    return isinstance(event, Progress) and bool(after) and isinstance(after[0], Progress)
 
 
 def as_failure(error: Exception) -> ReelnetError:

@@ -10,11 +10,12 @@ import structlog
 from fastapi import FastAPI
 
 from reelnet.errors import ReelnetError
+from reelnet.http_routes import Direct
 from runner.backend import Backend
 from runner.diffusion import DiffusersBackend
 from runner.encoding import Encoder
 from runner.metrics import RunnerMetrics
-from runner.routes import answer_error, make_router
+from runner.routes import answer_error, answer_fault, job_route, make_router
 from runner.settings import RunnerSettings
 from runner.synthetic import SyntheticBackend
 from runner.worker import Worker
@@ -42,7 +43,9 @@ def build(settings: RunnerSettings, backend: Backend | None = None) -> FastAPI:
     app = FastAPI(title="Reelnet runner", version=version("reelnet"), lifespan=life)
     app.state.worker = worker
     app.add_exception_handler(ReelnetError, answer_error)
-    app.include_router(make_router(worker, metrics, settings))
+    start_job = job_route(worker, settings)
+    app.include_router(make_router(worker, metrics, start_job))
+    app.add_middleware(Direct, routes={("POST", "/jobs"): start_job}, on_error=answer_error, on_fault=answer_fault)
     return app
 
 

@@ -46,13 +46,17 @@ class RunnerJob:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """One output, not yet encoded. `fps` is None for a picture, which has one frame."""
+    """One output, not yet encoded. `fps` is None for a picture, which has one frame.
+
+    `file` is the encoded picture of a backend that has it already: it is delivered as it is.
+    """
 
     index: int
     seed: int
     frames: Frames
     fps: int | None = None
     nsfw: bool = False
+    file: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

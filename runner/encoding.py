@@ -28,6 +28,6 @@ class Encoder:
         """The file of one output; `ticked` hears of each frame that is encoded."""
         if rendered.fps is not None:
             return Encoded("video/mp4", video.mp4(rendered.frames, rendered.fps, self.crf, ticked))
-        data = images.png(rendered.frames, self.png_level)
+        data = rendered.file or images.png(rendered.frames, self.png_level)
         ticked(1)
         return Encoded("image/png", data)

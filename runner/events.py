@@ -47,7 +47,7 @@ class Chunk:
     """Bytes of the output that began last."""
 
     event: ClassVar[str] = "chunk"
-    data: bytes
+    data: bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,21 +95,27 @@ TERMINAL = (Done, Failed)
 """The events that end a stream."""
 
 _WIRE_NAMES = {"class_name": "class", "failure": "class"}
+_FIELDS = {
+    kind: [(_WIRE_NAMES.get(f.name, f.name), f.name) for f in fields(kind)]
+    for kind in (Started, Progress, Output, OutputEnd, Done, Failed, Tick)
+}
+"""An event's fields: their names on the wire and here."""
+_JSON = json.JSONEncoder(separators=(",", ":"), default=dict)
 
 
-def encode(event: Event) -> bytes:
-    """The event's line, for a chunk with its bytes behind it."""
+def encode(event: Event) -> tuple[bytes | memoryview, ...]:
+    """The event's line, for a chunk with its bytes behind it, which are not copied."""
     if isinstance(event, Chunk):
-        return _line(event.event, {"size": len(event.data)}) + event.data
-    body = {_WIRE_NAMES.get(f.name, f.name): getattr(event, f.name) for f in fields(event)}
-    return _line(event.event, body)
+        return _line(event.event, {"size": len(event.data)}), event.data
+    return (_line(event.event, {name: getattr(event, key) for name, key in _FIELDS[type(event)]}),)
 
 
 def chunks(data: bytes) -> Iterator[Chunk]:
-    """`data` in pieces of at most CHUNK_BYTES."""
+    """`data` in pieces of at most CHUNK_BYTES, which are views of it."""
+    view = memoryview(data)
     for start in range(0, len(data), CHUNK_BYTES):
-        yield Chunk(data[start : start + CHUNK_BYTES])
+        yield Chunk(view[start : start + CHUNK_BYTES])
 
 
 def _line(name: str, body: Mapping[str, object]) -> bytes:
-    return json.dumps({"event": name, **body}, separators=(",", ":"), default=dict).encode() + b"\n"
+    return _JSON.encode({"event": name, **body}).encode() + b"\n"

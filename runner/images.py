@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from reelnet.errors import UserError
 from runner.backend import Frames
 
+PNG_CHUNK_OVERHEAD = 12
 FORMATS = ("PNG", "JPEG", "WEBP")
 """What an input may be; the long tail of Pillow's decoders is no stranger's to reach."""
 
@@ -46,6 +49,17 @@ def png(frames: Frames, level: int) -> bytes:
     out = io.BytesIO()
     Image.fromarray(frames[0]).save(out, "PNG", compress_level=level)
     return out.getvalue()
+
+
+def padded(data: bytes, size: int) -> bytes:
+    """A PNG made `size` bytes long by a private chunk that no reader looks at; as it is when it is longer already."""
+    missing = size - len(data) - PNG_CHUNK_OVERHEAD
+    if missing < 0:
+        return data
+    chunk = b"paDd" + bytes(missing)
+    framed = struct.pack(">I", missing) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    end = data.rindex(b"IEND") - 4
+    return data[:end] + framed + data[end:]
 
 
 def _check_size(picture: Image.Image, max_pixels: int, name: str) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive
@@ -21,6 +21,8 @@ from runner.backend import ModelInfo, RunnerJob
 
 JOB_PART = "job"
 MAX_PARTS = 8
+Parts = Mapping[str, UploadFile | str | bytes]
+"""A request's parts by name."""
 
 
 class JobOrder(BaseModel):
@@ -45,27 +47,31 @@ class ParamsError(ReelnetError):
 
 
 async def read_job(request: Request, model: ModelInfo, max_body_bytes: int, max_pixels: int) -> RunnerJob:
-    """The job of a request. Raises UserError (400, 413, 415), ParamsError (422), CanceledError when the client left."""
-    form = await _read_form(request, max_body_bytes)
-    try:
-        order = await _read_order(form)
-        pipeline = _served(order.pipeline, model)
-        params = _parse(pipeline, order.params)
-        data = {name: await _read_file(form, name) for name in pipeline.inputs}
-    finally:
-        await form.close()
-    inputs = await run_in_threadpool(_decode, data, max_pixels)
-    return RunnerJob(order.job_id, order.attempt, pipeline.name, params, inputs, order.deadline_s)
+    """The job of a request: a form, or bare JSON where there are no inputs.
 
-
-async def _read_form(request: Request, max_body_bytes: int) -> FormData:
+    Raises UserError (400, 413, 415), ParamsError (422), CanceledError when the client left.
+    """
     limited = Request(request.scope, _limited(request.receive, max_body_bytes))
     try:
-        return await limited.form(max_files=MAX_PARTS, max_fields=MAX_PARTS)
+        if request.headers.get("content-type", "").partition(";")[0] == "application/json":
+            order, params, data = await _read({JOB_PART: await limited.body()}, model)
+        else:
+            async with limited.form(max_files=MAX_PARTS, max_fields=MAX_PARTS) as form:
+                order, params, data = await _read(form, model)
     except HTTPException as error:
         raise UserError(f"not a multipart form: {error.detail}", code="malformed", http_status=400) from None
     except ClientDisconnect:
         raise CanceledError("the client left", http_status=400) from None
+    inputs = await run_in_threadpool(_decode, data, max_pixels) if data else {}
+    return RunnerJob(order.job_id, order.attempt, order.pipeline, params, inputs, order.deadline_s)
+
+
+async def _read(parts: Parts, model: ModelInfo) -> tuple[JobOrder, Params, dict[str, bytes]]:
+    """The order, its parameters, and the bytes of its inputs."""
+    order = await _read_order(parts)
+    pipeline = _served(order.pipeline, model)
+    params = _parse(pipeline, order.params)
+    return order, params, {name: await _read_file(parts, name) for name in pipeline.inputs}
 
 
 def _limited(receive: Receive, max_bytes: int) -> Receive:
@@ -82,13 +88,13 @@ def _limited(receive: Receive, max_bytes: int) -> Receive:
     return take
 
 
-async def _read_order(form: FormData) -> JobOrder:
-    part = form.get(JOB_PART)
+async def _read_order(parts: Parts) -> JobOrder:
+    part = parts.get(JOB_PART)
     if part is None:
         raise UserError("the part 'job' is missing: send it first, as JSON", code="malformed", http_status=400)
     text = await part.read() if isinstance(part, UploadFile) else part
     try:
-        return JobOrder.model_validate(json.loads(text))
+        return JobOrder.model_validate(from_json(text))
     except ValidationError as error:
         raise ParamsError(FailureClass.USER, details(error, JobOrder)) from None
     except ValueError:  # JSON's and Unicode's decoding errors
@@ -114,8 +120,8 @@ def _parse(pipeline: Pipeline, raw: Mapping[str, object]) -> Params:
     return params
 
 
-async def _read_file(form: FormData, name: str) -> bytes:
-    part = form.get(name)
+async def _read_file(parts: Parts, name: str) -> bytes:
+    part = parts.get(name)
     if part is None:
         raise ParamsError(FailureClass.USER, [{"loc": [name], "msg": "the input is missing", "type": "missing"}])
     if not isinstance(part, UploadFile):

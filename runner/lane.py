@@ -16,7 +16,8 @@ class Lane:
     """
 
     def __init__(self, name: str, depth: int) -> None:
-        self._calls: queue.Queue[Call | None] = queue.Queue(depth)
+        self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
+        self._places = threading.BoundedSemaphore(depth) if depth else None
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
 
     def start(self) -> None:
@@ -30,18 +31,21 @@ class Lane:
 
     def put(self, call: Call) -> None:
         """Adds a call; waits while `depth` calls are waiting already."""
+        if self._places:
+            self._places.acquire()
         self._calls.put(call)
 
     def close(self, timeout_s: float) -> bool:
         """Makes the calls that were put, then ends. False when that took longer than `timeout_s`."""
-        try:
-            self._calls.put(None, timeout=timeout_s)
-        except queue.Full:
+        if self._places and not self._places.acquire(timeout=timeout_s):
             return False
+        self._calls.put(None)
         if self.alive:
             self._thread.join(timeout_s)
         return not self.alive
 
     def _serve(self) -> None:
         while (call := self._calls.get()) is not None:
+            if self._places:
+                self._places.release()
             call()

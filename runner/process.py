@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from reelnet.errors import StartError
 from reelnet.home import instance_dir
+from reelnet.lifecycle import settle_memory
 from reelnet.settings import Listener
 from runner.settings import RunnerSettings
 from runner.worker import Worker
@@ -36,6 +37,7 @@ MAX_SOCKET_PATH_BYTES = 107
 
 def serve(app: FastAPI, settings: RunnerSettings) -> None:
     """Listens and serves until SIGTERM or SIGINT. Raises StartError when it cannot listen."""
+    settle_memory()
     with contextlib.ExitStack() as stack:
         listeners = [stack.enter_context(listener) for listener in open_listeners(settings)]
         requests = RequestClock(app)
@@ -46,6 +48,9 @@ def serve(app: FastAPI, settings: RunnerSettings) -> None:
             ws="none",
             log_config=None,
             access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=max(1, int(settings.stop_timeout_s)),
         )

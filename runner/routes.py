@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from reelnet.errors import ReelnetError, UserError
+from reelnet.http_routes import Handler
 from runner.events import MEDIA_TYPE
 from runner.intake import JOB_PART, JobOrder, read_job
 from runner.metrics import CONTENT_TYPE, RunnerMetrics
@@ -20,6 +21,7 @@ _JOB_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
+            "application/json": {"schema": JobOrder.model_json_schema()},
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
@@ -30,7 +32,7 @@ _JOB_BODY: dict[str, Any] = {
                     },
                 },
                 "encoding": {JOB_PART: {"contentType": "application/json"}},
-            }
+            },
         },
     },
 }
@@ -45,12 +47,27 @@ _JOB_ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def make_router(worker: Worker, metrics: RunnerMetrics, settings: RunnerSettings) -> APIRouter:
+def make_router(worker: Worker, metrics: RunnerMetrics, start_job: Handler) -> APIRouter:
     """All routes, over one worker."""
     router = APIRouter()
     _add_reports(router, worker, metrics)
-    _add_jobs(router, worker, settings)
+    router.add_api_route(
+        "/jobs", start_job, methods=["POST"], response_class=Response, openapi_extra=_JOB_BODY, responses=_JOB_ANSWERS
+    )
+    _add_cancel(router, worker)
     return router
+
+
+def job_route(worker: Worker, settings: RunnerSettings) -> Handler:
+    """What answers POST /jobs."""
+
+    async def start_job(request: Request) -> Response:
+        """Runs a job and streams its events."""
+        model = worker.require_ready()
+        job = await read_job(request, model, settings.max_body_bytes, settings.max_pixels)
+        return JobStream(worker.submit(job), settings.tick_s, settings.send_timeout_s)
+
+    return start_job
 
 
 async def answer_error(_: Request, error: Exception) -> Response:
@@ -58,6 +75,11 @@ async def answer_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ReelnetError)
     headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s is not None else None
     return JSONResponse(error_body(error), error.http_status, headers)
+
+
+async def answer_fault(_: Request, error: Exception) -> Response:
+    """An unknown fault of this program, without its text, which may hold the prompt."""
+    return JSONResponse({"detail": {"msg": f"the runner failed by a fault of its own ({type(error).__name__})"}}, 500)
 
 
 def _add_reports(router: APIRouter, worker: Worker, metrics: RunnerMetrics) -> None:
@@ -77,14 +99,7 @@ def _add_reports(router: APIRouter, worker: Worker, metrics: RunnerMetrics) -> N
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
 
-def _add_jobs(router: APIRouter, worker: Worker, settings: RunnerSettings) -> None:
-    @router.post("/jobs", response_class=Response, openapi_extra=_JOB_BODY, responses=_JOB_ANSWERS)
-    async def start_job(request: Request) -> Response:
-        """Runs a job and streams its events."""
-        model = worker.require_ready()
-        job = await read_job(request, model, settings.max_body_bytes, settings.max_pixels)
-        return JobStream(worker.submit(job), settings.tick_s, settings.send_timeout_s)
-
+def _add_cancel(router: APIRouter, worker: Worker) -> None:
     @router.delete("/jobs/{job_id}", status_code=202, responses={404: {"description": "No such job is running."}})
     async def cancel_job(job_id: str) -> dict[str, str]:
         """Tells a job to stop."""

@@ -31,6 +31,9 @@ class Synthetic(Section):
     )
     spread_seed: int = Field(0, ge=0, description="Makes nodes with the same spread draw other times.")
     load_s: Seconds = Field(0.0, description="Seconds that loading the model takes.")
+    output_bytes: int | None = Field(
+        None, ge=1, description="Bytes of a picture, made once and padded: nothing is drawn or encoded for a job."
+    )
     faults: tuple[Fault, ...] = Field(
         (), description="Faults by count of finished jobs; the last that applies is taken."
     )

@@ -9,9 +9,13 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from runner.activity import Activity
-from runner.events import MEDIA_TYPE, TERMINAL, Event, Tick, encode
+from runner.events import CHUNK_BYTES, MEDIA_TYPE, TERMINAL, Chunk, Event, Tick, encode
 
 log = structlog.get_logger()
+
+
+HOLD_S = 0.002
+"""Seconds for which progress is held, so that what happens in the same moment goes in one piece."""
 
 
 class ClientLeft(Exception):
@@ -21,8 +25,8 @@ class ClientLeft(Exception):
 class JobStream(Response):
     """Streams an activity's events; the job is told to stop as soon as the client is gone.
 
-    A server that only notices when it sends would let the device finish: so one task sends and another waits for the
-    disconnect, and whichever way the response ends, the job is not left running for nobody.
+    A server that only notices when it sends would let the device finish: so another task waits for the disconnect, and
+    whichever way the response ends, the job is not left running for nobody.
     """
 
     media_type = MEDIA_TYPE
@@ -33,34 +37,41 @@ class JobStream(Response):
         self._activity = activity
         self._tick_s = tick_s
         self._send_timeout_s = send_timeout_s
+        self._left = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI response."""
+        watcher = asyncio.create_task(self._watch(receive), name="watch client")
         try:
-            async with asyncio.TaskGroup() as group:
-                watcher = group.create_task(_watch(receive), name="watch client")
-                await self._stream(send)
-                watcher.cancel()
-        except* ClientLeft:
+            await self._stream(send)
+        except ClientLeft:
             log.info("client left", job=self._activity.job.job_id)
         finally:
+            watcher.cancel()
             self._activity.cancel("the client left")  # says nothing to a job that has ended
+
+    async def _watch(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._left = True
+        self._activity.wake()
 
     async def _stream(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        while True:
-            event = await self._next()
-            await self._send(send, encode(event))
-            if isinstance(event, TERMINAL):
-                break
-        await self._send(send, b"", more=False)
+        ended = False
+        while not ended:
+            events = await self._next()
+            ended = isinstance(events[-1], TERMINAL)
+            *pieces, last = pack(events)
+            for piece in pieces:
+                await self._send(send, piece)
+            await self._send(send, last, more=not ended)
 
-    async def _next(self) -> Event:
-        try:
-            async with asyncio.timeout(self._tick_s):
-                return await self._activity.next_event()
-        except TimeoutError:
-            return Tick(round(self._activity.idle_s, 3))
+    async def _next(self) -> list[Event]:
+        events = await self._activity.next_events(self._tick_s, HOLD_S)
+        if self._left:
+            raise ClientLeft
+        return events or [Tick(round(self._activity.idle_s, 3))]
 
     async def _send(self, send: Send, data: bytes, more: bool = True) -> None:
         message: Message = {"type": "http.response.body", "body": data, "more_body": more}
@@ -71,7 +82,15 @@ class JobStream(Response):
             raise ClientLeft from None
 
 
-async def _watch(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    raise ClientLeft
+def pack(events: list[Event]) -> list[bytes]:
+    """The lines of events, in pieces that hold a chunk each, and the last one what is left."""
+    pieces: list[bytes] = []
+    parts: list[bytes | memoryview] = []
+    size = 0
+    for event in events:
+        parts += encode(event)
+        size += len(event.data) if isinstance(event, Chunk) else 0
+        if size >= CHUNK_BYTES:
+            pieces.append(b"".join(parts))
+            parts, size = [], 0
+    return [*pieces, b"".join(parts)] if parts else pieces

@@ -9,6 +9,7 @@ import platform
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from importlib.metadata import version
 from statistics import NormalDist
 from typing import Never
@@ -20,6 +21,7 @@ from reelnet.jobs import Licence
 from reelnet.pipelines import PIPELINES, MediaSpec, Size
 from runner import faults
 from runner.backend import Frames, ModelInfo, Rendered, Reporter, RunnerJob, Served
+from runner.images import padded, png
 from runner.settings import Synthetic
 
 BARS = 8
@@ -75,9 +77,15 @@ class SyntheticBackend:
                 self._denoise(job, report, index, len(promised), fault)
                 report.step("decode", index + 1, len(promised))
                 seed = job.seed + index
-                yield Rendered(index, seed, _bars(f"{job.pipeline}:{seed}:{prompt}", spec), spec.fps)
+                yield self._rendered(index, seed, f"{job.pipeline}:{seed}:{prompt}", spec)
         finally:
             self._finished += 1
+
+    def _rendered(self, index: int, seed: int, key: str, spec: MediaSpec) -> Rendered:
+        size = self._options.output_bytes
+        if size is None or spec.fps is not None:
+            return Rendered(index, seed, _bars(key, spec), spec.fps)
+        return Rendered(index, seed, *_prepared(spec, size))
 
     def recover(self) -> None:
         """Nothing to free."""
@@ -149,6 +157,13 @@ def _steps(job: RunnerJob) -> int:
     """Denoising steps of one output; image-to-image runs the share that `strength` says."""
     steps, strength = getattr(job.params, "num_inference_steps", 1), getattr(job.params, "strength", 1.0)
     return max(1, int(steps * strength))
+
+
+@lru_cache(maxsize=8)
+def _prepared(spec: MediaSpec, size: int) -> tuple[Frames, None, bool, bytes]:
+    """A picture's frames and its file of `size` bytes, made at the first job that asks for them."""
+    frames = _bars("prepared", spec)
+    return frames, None, False, padded(png(frames, 1), size)
 
 
 def _bars(key: str, spec: MediaSpec) -> Frames:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from broadcaster.gateway import Gateway
-from broadcaster.http_api import HttpParts, make_app
+from broadcaster.http_api import HttpParts, make_api
 from broadcaster.http_guard import Keys
 from reelnet.settings import Listener
 from runner.app import build
@@ -23,7 +23,7 @@ def schemas() -> dict[str, dict[str, Any]]:
     nothing = cast(Any, None)
     parts = HttpParts(cast(Gateway, nothing), nothing, nothing, nothing, Keys(None), 1, ("*",), None)
     runner = build(RunnerSettings(model="synthetic/bars", backend="synthetic", tcp=Listener()))
-    return {"broadcaster.json": make_app(parts).openapi(), "runner.json": runner.openapi()}
+    return {"broadcaster.json": make_api(parts).openapi(), "runner.json": runner.openapi()}
 
 
 def main() -> int:

@@ -35,6 +35,8 @@ from reelnet.v1 import types_pb2 as pb
 from reelnet.v1.orchestrator_pb2_grpc import OrchestratorServiceStub
 
 ACKNOWLEDGE_TIMEOUT_S = 2.0
+CALL_ENDED = (asyncio.InvalidStateError, grpc.aio.UsageError, grpc.aio.AioRpcError)
+"""What a write raises when the call has ended: its status tells the reader why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ class OrchestratorClient:
         self.limits = limits or RpcLimits()
         self._channel = grpc.aio.insecure_channel(address.target, options=channel_options(self.limits))
         self._stub = OrchestratorServiceStub(self._channel)
+        self._settling: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -85,7 +88,9 @@ class OrchestratorClient:
         await self.close()
 
     async def close(self) -> None:
-        """Closes the channel and every call on it."""
+        """Closes the channel and every call on it, when what was acknowledged has been said."""
+        if self._settling:
+            await asyncio.wait(self._settling)
         await self._channel.close()
 
     async def describe(self, timeout_s: float) -> Description:
@@ -127,30 +132,87 @@ class OrchestratorClient:
     ) -> AsyncIterator[AttemptStream]:
         """One attempt. `inputs` are the bytes that the ticket names, in its order; `timeout_s` bounds the call."""
         call = self._stub.Generate(timeout=timeout_s)
-        attempt = AttemptStream(call, inputs)
-        first = TicketFrame(ticket, resume_from)
-        sender = asyncio.create_task(attempt.send_inputs(first), name="send-inputs")
+        attempt = AttemptStream(call, TicketFrame(ticket, resume_from, batches=True), inputs)
         try:
             yield attempt
         finally:
-            sender.cancel()
-            call.cancel()
-            await asyncio.wait([sender])
+            attempt.stop_sending()
+            if attempt.acknowledged:
+                self._settle(attempt)
+            else:
+                call.cancel()
+
+    def _settle(self, attempt: AttemptStream) -> None:
+        """Ends an attempt whose outputs are kept: nobody waits for that."""
+        task = asyncio.create_task(attempt.settle(), name="settle")
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
 
 
 class AttemptStream:
     """The events of one attempt, and the two frames that a broadcaster may send while it runs."""
 
-    def __init__(self, call: grpc.aio.StreamStreamCall[pb.Frame, pb.Frame], inputs: Sequence[bytes]) -> None:
+    def __init__(
+        self, call: grpc.aio.StreamStreamCall[pb.Frame, pb.Frame], first: TicketFrame, inputs: Sequence[bytes]
+    ) -> None:
+        self.acknowledged = False
         self._call = call
+        self._first: TicketFrame | None = first
         self._inputs = inputs
         self._accepted = asyncio.Event()
+        self._sender: asyncio.Task[None] | None = None
 
-    async def send_inputs(self, first: TicketFrame) -> None:
-        """Sends the ticket, up to 1 MiB of input, and the rest once the node has accepted."""
-        sent = 0
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        """The events until and with Done. Raises the attempt's failure."""
+        while True:
+            for event in await self.read():
+                yield event
+                if isinstance(event, Done):
+                    return
+
+    async def read(self) -> list[Event]:
+        """The next events, which came together. Raises the attempt's failure, and NodeError after Done."""
+        if self._first:
+            await self._begin()
         try:
+            frame = await self._call.read()
+        except grpc.aio.AioRpcError as error:
+            raise error_from(error) from None
+        if not isinstance(frame, pb.Frame):
+            await self._fail_at_end()
+        return [self._event(value) for value in codec.frames_from_message(frame)]
+
+    async def acknowledge(self) -> None:
+        """Has the node told, after this block, that it may erase the outputs."""
+        self.acknowledged = True
+
+    async def cancel(self, reason: str) -> None:
+        """Stops the attempt, also one that would linger after a broken stream."""
+        await self._end_with(Cancel(reason))
+
+    async def settle(self) -> None:
+        """Sends the acknowledgement and waits shortly for the end of the call."""
+        await self._end_with(Acknowledge())
+        self._call.cancel()
+
+    def stop_sending(self) -> None:
+        """Sends no more input."""
+        if self._sender:
+            self._sender.cancel()
+
+    async def _begin(self) -> None:
+        """Sends the ticket; input follows on a task of its own, since a node may refuse the job meanwhile."""
+        assert self._first
+        first, self._first = self._first, None
+        with suppress(*CALL_ENDED):
             await self._write(first)
+        if self._inputs:
+            self._sender = asyncio.create_task(self._send_inputs(), name="send-inputs")
+
+    async def _send_inputs(self) -> None:
+        """Sends up to 1 MiB of input at once, and the rest when the node has accepted."""
+        sent = 0
+        with suppress(*CALL_ENDED):
             for index, data in enumerate(self._inputs):
                 for start in range(0, len(data), CHUNK_BYTES):
                     chunk = data[start : start + CHUNK_BYTES]
@@ -158,31 +220,16 @@ class AttemptStream:
                         await self._accepted.wait()
                     await self._write(InputChunk(index, chunk))
                     sent += len(chunk)
-        except (asyncio.InvalidStateError, grpc.aio.UsageError, grpc.aio.AioRpcError):
-            return  # the call has ended: its status tells the reader why
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
-        """The events until and with Done. Raises the attempt's failure."""
-        while True:
-            try:
-                frame = await self._call.read()
-            except grpc.aio.AioRpcError as error:
-                raise error_from(error) from None
-            if not isinstance(frame, pb.Frame):
-                await self._fail_at_end()
-            match codec.frame_from_message(frame):
-                case None:
-                    continue
-                case Failed(error=failure):
-                    raise failure
-                case TicketFrame() | InputChunk() | Cancel() | Acknowledge():
-                    raise NodeError("the node sent a broadcaster's frame", code="protocol")
-                case event:
-                    if isinstance(event, Accepted):
-                        self._accepted.set()
-                    yield event
-                    if isinstance(event, Done):
-                        return
+    def _event(self, value: FrameValue) -> Event:
+        match value:
+            case Failed(error=failure):
+                raise failure
+            case TicketFrame() | InputChunk() | Cancel() | Acknowledge():
+                raise NodeError("the node sent a broadcaster's frame", code="protocol")
+            case Accepted():
+                self._accepted.set()
+        return value
 
     async def _fail_at_end(self) -> NoReturn:
         """The stream ended before Done: its status says why."""
@@ -198,19 +245,10 @@ class AttemptStream:
             )
         )
 
-    async def acknowledge(self) -> None:
-        """Tells the node that it may erase the outputs; waits shortly for the end of the call."""
-        with suppress(TimeoutError, asyncio.InvalidStateError, grpc.aio.UsageError, grpc.aio.AioRpcError):
+    async def _end_with(self, last: FrameValue) -> None:
+        with suppress(TimeoutError, *CALL_ENDED):
             async with asyncio.timeout(ACKNOWLEDGE_TIMEOUT_S):
-                await self._write(Acknowledge())
-                await self._call.done_writing()
-                await self._call.code()
-
-    async def cancel(self, reason: str) -> None:
-        """Stops the attempt, also one that would linger after a broken stream."""
-        with suppress(TimeoutError, asyncio.InvalidStateError, grpc.aio.UsageError, grpc.aio.AioRpcError):
-            async with asyncio.timeout(ACKNOWLEDGE_TIMEOUT_S):
-                await self._write(Cancel(reason))
+                await self._write(last)
                 await self._call.code()
 
     async def _write(self, value: FrameValue) -> None:

@@ -5,7 +5,7 @@ What comes from a peer is bounded and made printable here, before anything else 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,8 @@ from reelnet.v1 import types_pb2 as pb
 MAX_NAME_CHARS = 256
 MAX_CAPABILITIES = 1000
 MAX_ITEMS = 64
+MAX_BATCH = 256
+"""Frames of one batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class TicketFrame:
 
     ticket: Signed
     resume_from: tuple[int, int] = (0, 0)
+    batches: bool = False
+    """Whether the sender reads batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,55 +242,83 @@ def load_from_message(m: pb.Load) -> Load:
 
 
 def frame_to_message(value: FrameValue) -> pb.Frame:
-    """The frame of a value. The table is by type: one entry a kind of frame."""
-    return _TO_FRAME[type(value)](value)
+    """The frame of a value."""
+    return pb.Frame(**_FIELDS[type(value)](value))
+
+
+def frames_to_message(values: Sequence[FrameValue]) -> pb.Frame:
+    """One message for frames that go together."""
+    if len(values) == 1:
+        return frame_to_message(values[0])
+    fields: dict[str, Any] = {"batch": {"frames": [_FIELDS[type(value)](value) for value in values]}}
+    return pb.Frame(**fields)
+
+
+def frames_from_message(frame: pb.Frame) -> list[FrameValue]:
+    """The values of a message, in their order. Kinds that this version does not know are left out: a later one may
+    send them.
+    """
+    if frame.WhichOneof("body") != "batch":
+        return [] if (value := frame_from_message(frame)) is None else [value]
+    return [value for part in frame.batch.frames[:MAX_BATCH] if (value := frame_from_message(part)) is not None]
 
 
 def frame_from_message(frame: pb.Frame) -> FrameValue | None:
-    """The value of a frame; None for a kind that this version does not know (a later one may send it)."""
+    """The value of a message with one frame; None for a kind that this version does not know."""
     kind = frame.WhichOneof("body")
-    return _FROM_FRAME[kind](getattr(frame, kind)) if kind else None
+    return _FROM_FRAME[kind](getattr(frame, kind)) if kind in _FROM_FRAME else None
 
 
-_TO_FRAME: dict[type, Callable[[Any], pb.Frame]] = {
-    TicketFrame: lambda v: pb.Frame(
-        ticket=pb.TicketFrame(
-            ticket=signed_to_message(v.ticket),
-            resume_from=pb.Position(index=v.resume_from[0], offset=v.resume_from[1]),
-        )
-    ),
-    InputChunk: lambda v: pb.Frame(input=pb.InputChunk(index=v.index, data=v.data)),
-    Cancel: lambda v: pb.Frame(cancel=pb.Cancel(reason=v.reason)),
-    Acknowledge: lambda v: pb.Frame(acknowledge=pb.Acknowledge()),
-    Accepted: lambda v: pb.Frame(
-        accepted=pb.Accepted(position=v.position, eta_s=v.eta_s, price=format_money(v.price_nano))
-    ),
-    Queued: lambda v: pb.Frame(queued=pb.Queued(position=v.position, eta_s=v.eta_s)),
-    Started: lambda v: pb.Frame(started=pb.Started(cold=v.cold)),
-    Progress: lambda v: pb.Frame(progress=pb.Progress(stage=v.stage, step=v.step, total=v.total)),
-    Preview: lambda v: pb.Frame(preview=pb.Preview(data=v.data)),
-    Output: lambda v: pb.Frame(
-        output=pb.Output(index=v.index, media_type=v.media_type, size=v.size, sha256=v.sha256, seed=v.seed, nsfw=v.nsfw)
-    ),
-    Chunk: lambda v: pb.Frame(chunk=pb.Chunk(data=v.data)),
-    Done: lambda v: pb.Frame(
-        done=pb.Done(
-            timings_s=v.timings_s, price=format_money(v.price_nano), model_digest=v.model_digest, facts=v.facts
-        )
-    ),
-    Failed: lambda v: pb.Frame(
-        failed=pb.Failed(
-            failure_class=v.error.failure,
-            code=v.error.code,
-            message=v.error.message,
-            retry_after_s=v.error.retry_after_s or 0,
-        )
-    ),
+_FIELDS: dict[type, Callable[[Any], dict[str, Any]]] = {
+    TicketFrame: lambda v: {
+        "ticket": {
+            "ticket": {"payload": v.ticket.payload, "key": v.ticket.key, "signature": v.ticket.signature},
+            "resume_from": {"index": v.resume_from[0], "offset": v.resume_from[1]},
+            "batches": v.batches,
+        }
+    },
+    InputChunk: lambda v: {"input": {"index": v.index, "data": v.data}},
+    Cancel: lambda v: {"cancel": {"reason": v.reason}},
+    Acknowledge: lambda v: {"acknowledge": {}},
+    Accepted: lambda v: {"accepted": {"position": v.position, "eta_s": v.eta_s, "price": format_money(v.price_nano)}},
+    Queued: lambda v: {"queued": {"position": v.position, "eta_s": v.eta_s}},
+    Started: lambda v: {"started": {"cold": v.cold}},
+    Progress: lambda v: {"progress": {"stage": v.stage, "step": v.step, "total": v.total}},
+    Preview: lambda v: {"preview": {"data": v.data}},
+    Output: lambda v: {
+        "output": {
+            "index": v.index,
+            "media_type": v.media_type,
+            "size": v.size,
+            "sha256": v.sha256,
+            "seed": v.seed,
+            "nsfw": v.nsfw,
+        }
+    },
+    Chunk: lambda v: {"chunk": {"data": v.data}},
+    Done: lambda v: {
+        "done": {
+            "timings_s": v.timings_s,
+            "price": format_money(v.price_nano),
+            "model_digest": v.model_digest,
+            "facts": v.facts,
+        }
+    },
+    Failed: lambda v: {
+        "failed": {
+            "failure_class": v.error.failure,
+            "code": v.error.code,
+            "message": v.error.message,
+            "retry_after_s": v.error.retry_after_s or 0,
+        }
+    },
 }
+"""A frame's fields by the kind of value. Nested dicts are filled in place: a message handed to another is copied, which
+costs half a millisecond for a chunk."""
 
 _FROM_FRAME: dict[str, Callable[[Any], FrameValue]] = {
     "ticket": lambda m: TicketFrame(
-        signed_from_message(m.ticket), resume_from=(m.resume_from.index, m.resume_from.offset)
+        signed_from_message(m.ticket), (m.resume_from.index, m.resume_from.offset), m.batches
     ),
     "input": lambda m: InputChunk(m.index, m.data),
     "cancel": lambda m: Cancel(_name(m.reason)),

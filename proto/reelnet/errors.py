@@ -214,6 +214,8 @@ def from_class(
 
 def printable(text: str, limit: int) -> str:
     """`text` without control, format and surrogate characters, at most `limit` characters long."""
+    if len(text) <= limit and text.isprintable():
+        return text
     cut = text[: limit + 1]
     clean = "".join(c if c.isprintable() else " " for c in cut)
     return clean if len(cut) <= limit else clean[: limit - 1] + "…"

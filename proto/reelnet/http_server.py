@@ -43,6 +43,14 @@ def bind(listener: Listener, what: str) -> socket.socket:
 async def serve_http(app: Any, listener: Listener, what: str) -> AsyncIterator[int]:
     """Serves `app` for the length of the block; yields the port. `what` is the listener's key in the configuration."""
     sock = bind(listener, what)
+    port = int(sock.getsockname()[1])
+    async with serve_on(app, sock, f"http:{what}"):
+        yield port
+
+
+@asynccontextmanager
+async def serve_on(app: Any, sock: socket.socket, name: str) -> AsyncIterator[None]:
+    """Serves `app` on a bound socket for the length of the block, and closes it. `name` is the task's."""
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -54,13 +62,13 @@ async def serve_http(app: Any, listener: Listener, what: str) -> AsyncIterator[i
         ws="none",
     )
     server = _Server(config)
-    task = asyncio.create_task(server.serve(sockets=[sock]), name=f"http:{what}")
+    task = asyncio.create_task(server.serve(sockets=[sock]), name=name)
     try:
         while not server.started:
             if task.done():
                 await task
             await asyncio.sleep(0.005)
-        yield int(sock.getsockname()[1])
+        yield
     finally:
         server.should_exit = True
         await task

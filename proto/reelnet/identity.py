@@ -6,6 +6,7 @@ import base64
 import os
 import stat
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from reelnet.errors import ConfigError, RefusedError
 
 KEY_BYTES = 32
+KNOWN_KEYS = 1024
 ID_CHARS = 52
 
 
@@ -75,6 +77,7 @@ def _read(path: Path) -> bytes:
     return raw
 
 
+@lru_cache(maxsize=KNOWN_KEYS)
 def id_of(public: bytes) -> str:
     """The id of a public key (32 bytes): 52 characters of lower-case base32."""
     return base64.b32encode(public).decode().rstrip("=").lower()
@@ -96,10 +99,15 @@ def verify(context: str, signed: Signed, expected_id: str) -> bytes:
     if id_of(signed.key) != expected_id:
         raise RefusedError("signed by another key than the one expected", code="signature")
     try:
-        Ed25519PublicKey.from_public_bytes(signed.key).verify(signed.signature, _message(context, signed.payload))
+        _public_key(signed.key).verify(signed.signature, _message(context, signed.payload))
     except (InvalidSignature, ValueError):
         raise RefusedError("the signature does not match", code="signature") from None
     return signed.payload
+
+
+@lru_cache(maxsize=KNOWN_KEYS)
+def _public_key(raw: bytes) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(raw)
 
 
 def _message(context: str, payload: bytes) -> bytes:

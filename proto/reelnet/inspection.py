@@ -8,12 +8,13 @@ with limits: see `reelnet.inspection_worker`.
 from __future__ import annotations
 
 import hashlib
+import io
 import struct
 import zlib
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from reelnet import looks
 from reelnet.errors import NodeError, UserError, printable
@@ -130,20 +131,27 @@ def inspect_picture(path: Path, limits: InputLimits = InputLimits()) -> PictureF
     return PictureFacts(media_type, *picture.size, len(data), digest, *seen)
 
 
-def check_output(path: Path, claimed_media_type: str, spec: MediaSpec, max_bytes: int) -> OutputFacts:
-    """The facts of a node's output that is what `spec` promises.
+def check_output(source: Path | bytes, claimed_media_type: str, spec: MediaSpec, max_bytes: int) -> OutputFacts:
+    """The facts of a node's output, a file or its bytes, that is what `spec` promises.
 
     Raises NodeError with the first hard check that fails as its code: `bytes` (longer than `max_bytes`), `media_type`
     (not what it claims, or not the kind promised), `size` (width or height), `damaged` (does not decode whole),
     `frames`, `fps`.
     """
-    size = path.stat().st_size
+    size = len(source) if isinstance(source, bytes) else source.stat().st_size
     if size > max_bytes:
         raise NodeError(f"the output has {size} bytes; at most {max_bytes} are allowed", code="bytes")
-    _check_media_type(path, claimed_media_type, spec)
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        _check_media_type(file.read(HEAD_BYTES), claimed_media_type, spec)
+        file.seek(0)
+        return _check_whole(file, size, claimed_media_type, spec)
+
+
+def _check_whole(file: BinaryIO, size: int, media_type: str, spec: MediaSpec) -> OutputFacts:
     try:
-        check = _check_clip if spec.kind == "video" else _check_still_picture
-        return check(path, claimed_media_type, spec)
+        if spec.kind == "video":
+            return _check_clip(file, size, media_type, spec)
+        return _check_still_picture(file.read(), media_type, spec)
     except BrokenPictureError as error:
         raise NodeError(f"the output is damaged or cut off: {error}", code="damaged") from None
     except _AnimatedError:
@@ -192,9 +200,8 @@ def _decode(data: bytes, media_type: str, size: tuple[int, int]) -> tuple[Image.
     raise BrokenPictureError("it says two sizes")
 
 
-def _check_media_type(path: Path, claimed: str, spec: MediaSpec) -> None:
-    with path.open("rb") as file:
-        sniffed = sniff(file.read(HEAD_BYTES))
+def _check_media_type(head: bytes, claimed: str, spec: MediaSpec) -> None:
+    sniffed = sniff(head)
     if sniffed is None or sniffed != claimed:
         raise NodeError(
             f"the output is {sniffed or 'of no known type'}, not {printable(claimed, 64)}", code="media_type"
@@ -208,8 +215,7 @@ def _check_size(width: int, height: int, spec: MediaSpec) -> None:
         raise NodeError(f"the output is {width}×{height}; {spec.width}×{spec.height} was asked", code="size")
 
 
-def _check_still_picture(path: Path, media_type: str, spec: MediaSpec) -> OutputFacts:
-    data = path.read_bytes()
+def _check_still_picture(data: bytes, media_type: str, spec: MediaSpec) -> OutputFacts:
     size = claimed_size(data, media_type)
     _check_size(*size, spec)
     picture, _ = _decode(data, media_type, size)
@@ -218,22 +224,20 @@ def _check_still_picture(path: Path, media_type: str, spec: MediaSpec) -> Output
     )
 
 
-def _check_clip(path: Path, media_type: str, spec: MediaSpec) -> OutputFacts:
+def _check_clip(file: BinaryIO, size: int, media_type: str, spec: MediaSpec) -> OutputFacts:
     import av
 
     decode_errors: tuple[type[Exception], ...] = (*_DECODE_ERRORS, av.FFmpegError)
     # An open file and no path, so that nothing in the clip can make FFmpeg open another one.
-    with path.open("rb") as file:
-        try:
-            with av.open(file, "r", format="mp4", metadata_errors="replace") as container:
-                stream = _only_stream(container, spec)
-                look = _decode_clip(container, stream, spec)
-                rate = _check_rate(stream.average_rate, spec)
-        except MemoryError:
-            raise
-        except decode_errors as error:
-            raise BrokenPictureError(printable(str(error), 200)) from None
-    size = path.stat().st_size
+    try:
+        with av.open(file, "r", format="mp4", metadata_errors="replace") as container:
+            stream = _only_stream(container, spec)
+            look = _decode_clip(container, stream, spec)
+            rate = _check_rate(stream.average_rate, spec)
+    except MemoryError:
+        raise
+    except decode_errors as error:
+        raise BrokenPictureError(printable(str(error), 200)) from None
     return OutputFacts(media_type, spec.width, spec.height, size, spec.frames, rate, *look)
 
 

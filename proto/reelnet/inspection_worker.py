@@ -1,9 +1,11 @@
 """The child process that decodes strangers' files: JSON lines in, JSON lines out, under limits it sets itself.
 
-Started as `python -m reelnet.inspection_worker <WorkerLimits as JSON>`; it says `{"ready": true}`, answers one line
-with one line, and ends when its input does. Answers are `{"ok": facts}`, `{"error": …}` (see `pack_error`) or
-`{"fault": text}` (this machine's fault, nobody else's). A file that takes more than the limits ends the process.
-It opens no connection, and the files it is told of are the only ones it opens.
+A request names a file by its `path`, or says in `bytes` how many bytes of it follow the line, or lie in the box.
+
+Started as `python -m reelnet.inspection_worker <WorkerLimits as JSON> <descriptor of the box>`; it says
+`{"ready": true}`, answers one line with one line, and ends when its input does. Answers are `{"ok": facts}`,
+`{"error": …}` (see `pack_error`) or `{"fault": text}` (this machine's fault, nobody else's). A file that takes more
+than the limits ends the process. It opens no connection, and the files it is told of are the only ones it opens.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from typing import Any, BinaryIO
 
 from reelnet.errors import ReelnetError, from_class
 from reelnet.inspection import InputLimits, PictureFacts, check_output, inspect_picture
+from reelnet.lifecycle import settle_memory
 from reelnet.metadata import strip_metadata
 from reelnet.pipelines import MediaSpec
 
@@ -58,7 +61,7 @@ def unpack_error(packed: Mapping[str, Any]) -> ReelnetError:
     return type(bare)(bare.message, code=bare.code, loc=tuple(packed["loc"]), http_status=packed["http_status"])
 
 
-def picture(request: Mapping[str, Any]) -> PictureFacts:
+def picture(request: Mapping[str, Any], data: bytes) -> PictureFacts:
     """The facts of an input picture; of its copy without metadata, where the request names a place for one."""
     source, limits = Path(request["path"]), request["limits"]
     facts = inspect_picture(source, InputLimits(**limits | {"formats": tuple(limits["formats"])}))
@@ -70,20 +73,20 @@ def picture(request: Mapping[str, Any]) -> PictureFacts:
     return replace(facts, media_type=media_type, size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
-def output(request: Mapping[str, Any]) -> Any:
+def output(request: Mapping[str, Any], data: bytes) -> Any:
     """The facts of a node's output."""
     spec = MediaSpec(**request["spec"])
-    return check_output(Path(request["path"]), request["media_type"], spec, request["max_bytes"])
+    source = Path(request["path"]) if request["path"] else data
+    return check_output(source, request["media_type"], spec, request["max_bytes"])
 
 
-_CHECKS: dict[str, Callable[[Mapping[str, Any]], Any]] = {"picture": picture, "output": output}
+_CHECKS: dict[str, Callable[[Mapping[str, Any], bytes], Any]] = {"picture": picture, "output": output}
 
 
-def answer(line: bytes) -> dict[str, Any]:
-    """The answer to one request line. Raises MemoryError when the check needs more than the limits."""
-    request = json.loads(line)
+def answer(request: Mapping[str, Any], data: bytes = b"") -> dict[str, Any]:
+    """The answer to one request. Raises MemoryError when the check needs more than the limits."""
     try:
-        return {"ok": asdict(_CHECKS[request["check"]](request))}
+        return {"ok": asdict(_CHECKS[request["check"]](request, data))}
     except ReelnetError as error:
         return {"error": pack_error(error)}
     except OSError as error:
@@ -92,12 +95,15 @@ def answer(line: bytes) -> dict[str, Any]:
         return {"fault": str(error)}
 
 
-def serve(requests: BinaryIO, answers: BinaryIO, limits: WorkerLimits) -> None:
+def serve(requests: BinaryIO, answers: BinaryIO, limits: WorkerLimits, box: int = -1) -> None:
     """Answers line after line until the input ends."""
     _say(answers, {"ready": True})
     for line in requests:
         _allow_cpu(limits.cpu_s)
-        _say(answers, answer(line))
+        request = json.loads(line)
+        size = request.get("bytes", 0)
+        data = os.pread(box, size, 0) if request.get("boxed") else requests.read(size)
+        _say(answers, answer(request, data))
 
 
 def _say(answers: BinaryIO, value: Mapping[str, Any]) -> None:
@@ -139,10 +145,11 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     _load_decoders()
+    settle_memory()
     limits = WorkerLimits(**json.loads(sys.argv[1]))
     confine(limits)
     try:
-        serve(sys.stdin.buffer, answers, limits)
+        serve(sys.stdin.buffer, answers, limits, int(sys.argv[2]))
     except MemoryError:
         sys.exit(EXIT_OVER_LIMITS)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,12 +26,9 @@ def constant(picture: Image.Image) -> bool:
 def fingerprint(picture: Image.Image) -> str:
     """A difference hash: the grey picture at 9 × 8, one bit for each pixel that is darker than its right neighbour."""
     greys = picture.convert("L").resize((9, 8), resample=_BOX).tobytes()
-    bits = 0
-    for row in range(8):
-        for column in range(8):
-            at = row * 9 + column
-            bits = bits << 1 | (greys[at] < greys[at + 1])
-    return f"{bits:016x}"
+    darker = ["01"[grey < right] for grey, right in pairwise(greys)]
+    del darker[8::9]  # from a row's last pixel to the next row's first
+    return f"{int(''.join(darker), 2):016x}"
 
 
 def thumb(frame: VideoFrame) -> bytes:

@@ -42,10 +42,10 @@ class BrokenPictureError(ValueError):
 
 
 class Part(NamedTuple):
-    """A chunk or segment: its type, the file's bytes of all of it, and its payload."""
+    """A chunk or segment: its type, the file's bytes of all of it, and its payload where somebody reads it."""
 
     kind: bytes
-    whole: bytes
+    whole: bytes | memoryview
     body: bytes
 
 
@@ -157,19 +157,20 @@ def _found(pattern: re.Pattern[bytes], data: bytes, at: int) -> re.Match[bytes]:
     return match
 
 
+_PNG_READ = frozenset({b"IHDR", b"eXIf"})
 # PNG: signature, then chunks of length, type, body, CRC-32 over type and body.
 
 
 def _png_parts(data: bytes) -> Iterator[Part]:
-    at, kind = len(PNG_SIGNATURE), b""
+    at, kind, view = len(PNG_SIGNATURE), b"", memoryview(data)  # a slice of a view is no copy
     while kind != b"IEND":
         length, kind = _unpack(">I4s", data, at)
         end = at + 12 + length
         if end > len(data):
             raise BrokenPictureError(_CUT)
-        if kind in _PNG_KEPT and zlib.crc32(data[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end]):
+        if kind in _PNG_KEPT and zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end]):
             raise BrokenPictureError("a checksum is wrong")
-        yield Part(kind, data[at:end], data[at + 8 : end - 4])
+        yield Part(kind, view[at:end], data[at + 8 : end - 4] if kind in _PNG_READ else b"")
         at = end
 
 
@@ -217,7 +218,7 @@ def _jpeg_kept(part: Part) -> bytes:
     if marker == _APP14 and body.startswith(b"Adobe") and len(body) >= 12:
         return _segment(part.kind, body[:12])
     icc = marker == _APP2 and body.startswith(b"ICC_PROFILE\x00")
-    return part.whole if icc or marker in range(0xC0, 0xE0) else b""
+    return bytes(part.whole) if icc or marker in range(0xC0, 0xE0) else b""
 
 
 def _segment(kind: bytes, body: bytes) -> bytes:
@@ -261,9 +262,10 @@ def _bare_webp(data: bytes) -> bytes:
 
 def _webp_kept(part: Part) -> bytes:
     if part.kind != b"VP8X" or not part.body:
-        return part.whole
+        return bytes(part.whole)
     flags = part.body[0] & ~_WEBP_EXIF_AND_XMP
-    return part.whole[:8] + bytes((flags,)) + part.whole[9:]
+    whole = bytes(part.whole)
+    return whole[:8] + bytes((flags,)) + whole[9:]
 
 
 def _exif(part: Part, media_type: str) -> bytes:

@@ -11,6 +11,7 @@ import difflib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -67,8 +68,9 @@ class Params(BaseModel):
         """HTML forms and the published clients send absent optional values as empty strings."""
         if not isinstance(raw, Mapping):
             return raw
-        text_fields = {name for name, field in cls.model_fields.items() if field.annotation is str}
-        return {k: v for k, v in raw.items() if not (v == "" and k in cls.model_fields and k not in text_fields)}
+        if "" not in raw.values():
+            return dict(raw)
+        return {k: v for k, v in raw.items() if not (v == "" and k in cls._optional_fields())}
 
     @model_validator(mode="after")
     def _bounded_area(self) -> Self:
@@ -79,8 +81,7 @@ class Params(BaseModel):
 
     def missing(self) -> list[str]:
         """The parameters of the first schema version that were not given: a complete job names each."""
-        later = {name for name, _ in self._later_fields()}
-        return sorted(type(self).model_fields.keys() - later - self.model_fields_set)
+        return sorted(self._first_fields() - self.model_fields_set)
 
     def required_version(self) -> int:
         """The lowest schema version that knows every parameter of this job which is not neutral.
@@ -94,6 +95,19 @@ class Params(BaseModel):
         return newest
 
     @classmethod
+    @cache
+    def _optional_fields(cls) -> frozenset[str]:
+        """The fields that an empty string leaves out: those that are no text."""
+        return frozenset(name for name, field in cls.model_fields.items() if field.annotation is not str)
+
+    @classmethod
+    @cache
+    def _first_fields(cls) -> frozenset[str]:
+        """The fields of the first schema version."""
+        return frozenset(cls.model_fields) - {name for name, _ in cls._later_fields()}
+
+    @classmethod
+    @cache
     def _later_fields(cls) -> list[tuple[str, dict[str, Any]]]:
         """The fields that a later schema version brought, with what they say of it."""
         extras = ((name, field.json_schema_extra) for name, field in cls.model_fields.items())

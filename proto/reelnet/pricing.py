@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, fields
+from functools import lru_cache
 
 from reelnet.pipelines import Work
 
 NANO = 10**9
+KNOWN_AMOUNTS = 1024
+"""Amounts that are kept: the same few rates and prices come with each job."""
 PIXELS_PER_UNIT = 10**6
 """A rate is for a million pixels (a megapixel), so a price is pixels × rate / this, rounded up."""
 _DECIMAL = re.compile(r"^([0-9]{1,9})(?:\.([0-9]{1,9}))?$")
 
 
+@lru_cache(maxsize=KNOWN_AMOUNTS)
 def parse_money(text: str) -> int:
     """Nano-dollars of a plain decimal such as "0.0000045". Raises ValueError for any other form or finer than 1e-9."""
     match = _DECIMAL.match(text.strip())
@@ -52,14 +56,17 @@ class Rates:
     @classmethod
     def parse(cls, texts: dict[str, str]) -> Rates:
         """Rates from decimal dollars by name. Raises ValueError for an unknown name or amount."""
-        known = {f.name for f in fields(cls)}
-        if unknown := texts.keys() - known:
+        known = _RATE_NAMES
+        if unknown := texts.keys() - set(known):
             raise ValueError(f"unknown rate {sorted(unknown)[0]!r} (known: {', '.join(sorted(known))})")
         return cls(**{name: parse_money(text) for name, text in texts.items()})
 
     def texts(self) -> dict[str, str]:
         """Decimal dollars by name, zero rates left out."""
-        return {f.name: format_money(value) for f in fields(self) if (value := getattr(self, f.name))}
+        return {name: format_money(value) for name in _RATE_NAMES if (value := getattr(self, name))}
+
+
+_RATE_NAMES = tuple(f.name for f in fields(Rates))
 
 
 def price(work: Work, rates: Rates, *, cold: bool = False) -> int:

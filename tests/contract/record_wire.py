@@ -114,6 +114,8 @@ FRAMES: dict[str, FrameValue] = {
     "failed": Failed(BusyError("every place for this model is taken", retry_after_s=2.5)),
 }
 """A value of each kind of frame, by the name of its body."""
+BATCH: list[FrameValue] = [FRAMES["accepted"], FRAMES["started"], FRAMES["output"], FRAMES["chunk"], FRAMES["done"]]
+TICKET_FOR_BATCHES = TicketFrame(sign_ticket(BROADCASTER, TICKET), batches=True)
 
 
 def messages() -> dict[str, Message]:
@@ -123,6 +125,8 @@ def messages() -> dict[str, Message]:
     watch = orchestrator.WatchResponse(description=description, load=load)
     return {
         **{f"frame-{name}": codec.frame_to_message(value) for name, value in FRAMES.items()},
+        "frame-batch": codec.frames_to_message(BATCH),
+        "frame-ticket-for-batches": codec.frame_to_message(TICKET_FOR_BATCHES),
         "ticket": pb.Ticket.FromString(codec.ticket_to_bytes(TICKET)),
         "ticket-signed": codec.signed_to_message(sign_ticket(BROADCASTER, TICKET)),
         "description": pb.Description.FromString(codec.description_to_bytes(DESCRIPTION)),

@@ -12,7 +12,8 @@ import pytest
 
 from orchestrator.engine import EngineError, RunnerEngine, RunnerHandle, RunnerSpec
 from orchestrator.process_engine import ProcessEngine
-from orchestrator.runner_client import JobStream, RunnerClient, RunnerDone, RunnerJob
+from orchestrator.runner_client import JobStream, RunnerClient, RunnerJob
+from orchestrator.runner_events import RunnerDone
 from reelnet.errors import PoisonError
 from reelnet.jobs import Started
 from reelnet.pipelines import TextToImage

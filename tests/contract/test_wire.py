@@ -17,7 +17,19 @@ from reelnet.ticket import open_description, open_ticket
 from reelnet.v1 import broadcaster_pb2 as broadcaster
 from reelnet.v1 import orchestrator_pb2 as orchestrator
 from reelnet.v1 import types_pb2 as pb
-from tests.contract.record_wire import BROADCASTER, DESCRIPTION, FOLDER, FRAMES, LOAD, NODE, TICKET, messages, record
+from tests.contract.record_wire import (
+    BATCH,
+    BROADCASTER,
+    DESCRIPTION,
+    FOLDER,
+    FRAMES,
+    LOAD,
+    NODE,
+    TICKET,
+    TICKET_FOR_BATCHES,
+    messages,
+    record,
+)
 
 RECORDINGS = {path.stem: path.read_bytes() for path in sorted(FOLDER.glob("*.bin"))}
 FILES = (pb.DESCRIPTOR, orchestrator.DESCRIPTOR, broadcaster.DESCRIPTOR)
@@ -71,8 +83,11 @@ def declared(message: Descriptor) -> Iterator[str]:
 @pytest.mark.parametrize("kind", [field.name for field in pb.Frame.DESCRIPTOR.oneofs_by_name["body"].fields])
 def test_each_kind_of_frame_is_recorded_and_read(kind: str) -> None:
     """The recorded bytes of every kind give the value that was sent."""
-    value = codec.frame_from_message(pb.Frame.FromString(RECORDINGS[f"frame-{kind}"]))
-    expected = FRAMES[kind]
+    values = codec.frames_from_message(pb.Frame.FromString(RECORDINGS[f"frame-{kind}"]))
+    if kind == "batch":
+        assert values == BATCH
+        return
+    (value,), expected = values, FRAMES[kind]
     if isinstance(expected, Failed):
         assert isinstance(value, Failed)
         assert type(value.error) is BusyError
@@ -110,7 +125,9 @@ def test_the_recorded_ticket_is_valid() -> None:
     frame = codec.frame_from_message(pb.Frame.FromString(RECORDINGS["frame-ticket"]))
     assert isinstance(frame, TicketFrame)
     assert open_ticket(frame.ticket) == TICKET
-    assert frame.resume_from == (1, 262_144)
+    assert (frame.resume_from, frame.batches) == ((1, 262_144), False)
+    later = codec.frame_from_message(pb.Frame.FromString(RECORDINGS["frame-ticket-for-batches"]))
+    assert later == TICKET_FOR_BATCHES
 
 
 def test_the_recorded_description_is_valid() -> None:

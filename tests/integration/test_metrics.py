@@ -138,7 +138,8 @@ async def test_stages_account_for_the_time_of_a_job(tmp_path: Path) -> None:
     runner = said.over_nodes("reelnet_runner_stage_seconds_sum", stage="run")
     denoise = said.over_nodes("reelnet_runner_stage_seconds_sum", stage="denoise")
     assert 3 * 0.16 <= denoise <= runner <= said.over_nodes("reelnet_node_stage_seconds_sum", stage="run")
-    assert denoise <= stages["run"] <= total
+    held = 3 * 0.01  # `started` may wait for company, in the runner and in the node
+    assert denoise - held <= stages["run"] <= total
     assert said.over_nodes("reelnet_runner_stage_seconds_bucket", stage="denoise", le="0.1") == 0
     assert said.over_nodes("reelnet_runner_stage_seconds_bucket", stage="denoise", le="+Inf") == 3
     for stage in ("queue", "run", "delivery"):

@@ -404,6 +404,9 @@ class TicketFrame(_message.Message):
 
     TICKET_FIELD_NUMBER: _builtins.int
     RESUME_FROM_FIELD_NUMBER: _builtins.int
+    BATCHES_FIELD_NUMBER: _builtins.int
+    batches: _builtins.bool
+    """the sender reads batches"""
     @_builtins.property
     def ticket(self) -> Global___SignedBytes: ...
     @_builtins.property
@@ -413,10 +416,11 @@ class TicketFrame(_message.Message):
         *,
         ticket: Global___SignedBytes | None = ...,
         resume_from: Global___Position | None = ...,
+        batches: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resume_from", b"resume_from", "ticket", b"ticket"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["resume_from", b"resume_from", "ticket", b"ticket"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "resume_from", b"resume_from", "ticket", b"ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -770,6 +774,7 @@ class Frame(_message.Message):
     CHUNK_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def ticket(self) -> Global___TicketFrame:
         """broadcaster → node, the first frame"""
@@ -804,6 +809,8 @@ class Frame(_message.Message):
     def done(self) -> Global___Done: ...
     @_builtins.property
     def failed(self) -> Global___Failed: ...
+    @_builtins.property
+    def batch(self) -> Global___Batch: ...
     def __init__(
         self,
         *,
@@ -820,13 +827,36 @@ class Frame(_message.Message):
         chunk: Global___Chunk | None = ...,
         done: Global___Done | None = ...,
         failed: Global___Failed | None = ...,
+        batch: Global___Batch | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "acknowledge", b"acknowledge", "body", b"body", "cancel", b"cancel", "chunk", b"chunk", "done", b"done", "failed", b"failed", "input", b"input", "output", b"output", "preview", b"preview", "progress", b"progress", "queued", b"queued", "started", b"started", "ticket", b"ticket"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "acknowledge", b"acknowledge", "batch", b"batch", "body", b"body", "cancel", b"cancel", "chunk", b"chunk", "done", b"done", "failed", b"failed", "input", b"input", "output", b"output", "preview", b"preview", "progress", b"progress", "queued", b"queued", "started", b"started", "ticket", b"ticket"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "acknowledge", b"acknowledge", "body", b"body", "cancel", b"cancel", "chunk", b"chunk", "done", b"done", "failed", b"failed", "input", b"input", "output", b"output", "preview", b"preview", "progress", b"progress", "queued", b"queued", "started", b"started", "ticket", b"ticket"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "acknowledge", b"acknowledge", "batch", b"batch", "body", b"body", "cancel", b"cancel", "chunk", b"chunk", "done", b"done", "failed", b"failed", "input", b"input", "output", b"output", "preview", b"preview", "progress", b"progress", "queued", b"queued", "started", b"started", "ticket", b"ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["ticket", "input", "cancel", "acknowledge", "accepted", "queued", "started", "progress", "preview", "output", "chunk", "done", "failed"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["ticket", "input", "cancel", "acknowledge", "accepted", "queued", "started", "progress", "preview", "output", "chunk", "done", "failed", "batch"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
 Global___Frame: _TypeAlias = Frame  # noqa: Y015
+
+@_typing.final
+class Batch(_message.Message):
+    """Several frames in one message, to be read as if each had come alone. Sent only to who reads them; never nested."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def frames(self) -> _containers.RepeatedCompositeFieldContainer[Global___Frame]: ...
+    def __init__(
+        self,
+        *,
+        frames: _abc.Iterable[Global___Frame] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Batch: _TypeAlias = Batch  # noqa: Y015

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ CLIP: dict[str, Any] = {"pipeline": "image-to-video", "params": {"seed": 1, "wid
 @pytest.mark.parametrize(
     ("content", "kind"),
     [
-        (b"{}", "application/json"),
+        (b"{}", "text/plain"),
         (b"--x\r\nbroken", "multipart/form-data; boundary=x"),
         (b"--x", "multipart/form-data"),
         (b"", "multipart/form-data; boundary=x"),
@@ -38,6 +39,22 @@ async def test_a_job_part_that_is_no_json_is_malformed(runner: RunnerClient, job
     files = {"job": (None, job, "application/json")} if job is not None else {"other": (None, b"{}", "text/plain")}
     response = await runner.http.post("/jobs", files=files)
     assert response.status_code == 400
+
+
+async def test_a_job_without_inputs_may_be_bare_json(runner: RunnerClient) -> None:
+    """It is the same job as the form's; what is wrong with it is told alike."""
+    order = {"job_id": "j", "attempt": 1, "pipeline": "text-to-image", "params": FOX}
+    kind = {"content-type": "application/json; charset=utf-8"}
+    bare = await runner.http.post("/jobs", content=json.dumps(order), headers=kind)
+    form = await runner.http.post("/jobs", files={"job": (None, json.dumps(order).encode(), "application/json")})
+    assert (bare.status_code, form.status_code) == (200, 200)
+    digests = [re.findall(rb'"sha256":"([0-9a-f]+)"', answer.content) for answer in (bare, form)]
+    assert digests[0] == digests[1] != []
+    assert (await runner.http.post("/jobs", content=b"{", headers=kind)).status_code == 400
+    assert (await runner.http.post("/jobs", content=b"{}", headers=kind)).status_code == 422
+    clip = order | {"pipeline": "image-to-video", "params": {"seed": 1, "width": 64, "height": 64}}
+    answer = await runner.http.post("/jobs", content=json.dumps(clip), headers=kind)
+    assert answer.json()["detail"][0]["loc"] == ["image"]
 
 
 async def test_the_job_part_may_be_a_file(runner: RunnerClient) -> None:

@@ -8,7 +8,7 @@ from broadcaster import job as module
 from broadcaster.job import JobInput, JobProgress, JobRequest, new_job_id
 from reelnet.inspection import PictureFacts
 from reelnet.jobs import IllegalTransitionError, InputRef, JobId, JobState
-from reelnet.pipelines import PIPELINES, MediaSpec, Size, Work
+from reelnet.pipelines import PIPELINES, MediaSpec, Work
 
 NOW_MS = 1_800_000_000_000
 
@@ -37,9 +37,8 @@ def picture(width: int, height: int) -> JobInput:
 def test_work_and_promises_are_the_pipelines() -> None:
     """Where the output's size is the input's, the picture that was sent decides."""
     small = request(width=64, height=128, num_inference_steps=3)
-    assert (small.source, small.work) == (None, Work(64 * 128 * 3, 64 * 128))
+    assert small.work == Work(64 * 128 * 3, 64 * 128)
     upscaled = request("upscale", picture(100, 50), num_inference_steps=2)
-    assert upscaled.source == Size(100, 50)
     assert upscaled.work == Work(100 * 50 * 2, 400 * 200)
     assert upscaled.promises == (MediaSpec("image", 400, 200),)
 

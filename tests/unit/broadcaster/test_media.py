@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -44,8 +45,10 @@ async def test_what_comes_in_is_kept(store: MediaStore, tmp_path: Path, chunks: 
     async with store.receive("job", 0, "video/mp4") as incoming:
         for _ in range(chunks):
             await incoming.write(CHUNK)
-        assert await incoming.flush() == hashlib.sha256(CHUNK * chunks).hexdigest()
-        assert incoming.path.read_bytes() == CHUNK * chunks
+        assert incoming.sha256 == hashlib.sha256(CHUNK * chunks).hexdigest()
+        content = await incoming.content()
+        assert isinstance(content, Path) is (len(CHUNK) * chunks >= BATCH_BYTES)
+        assert (content.read_bytes() if isinstance(content, Path) else content) == CHUNK * chunks
         stored = await incoming.commit()
     digest = hashlib.sha256(CHUNK * chunks).hexdigest()
     assert (stored.media_type, stored.size, stored.sha256) == ("video/mp4", len(CHUNK) * chunks, digest)
@@ -55,7 +58,7 @@ async def test_what_comes_in_is_kept(store: MediaStore, tmp_path: Path, chunks: 
 
 
 async def test_a_small_output_costs_one_hop(store: MediaStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Below the batch size nothing is written before it is flushed, and nothing twice."""
+    """Below the batch size nothing is written before it is committed, and nothing twice."""
     hops = 0
     to_thread = asyncio.to_thread
 
@@ -68,11 +71,10 @@ async def test_a_small_output_costs_one_hop(store: MediaStore, monkeypatch: pyte
     async with store.receive("job", 0, "image/png") as incoming:
         for _ in range(BATCH_BYTES // len(CHUNK) - 1):
             await incoming.write(CHUNK)
+        await incoming.content()
         assert hops == 0
-        await incoming.flush()
-        await incoming.flush()
         await incoming.commit()
-    assert hops == 2  # one that writes, one that gives the name
+    assert hops == 1
 
 
 @pytest.mark.parametrize(
@@ -120,7 +122,7 @@ async def test_what_is_not_committed_is_gone(store: MediaStore, tmp_path: Path) 
     """The scope's end removes it, whether it failed or just ended."""
     async with store.receive("job", 0, "image/png") as incoming:
         await incoming.write(CHUNK)
-        await incoming.flush()
+        await incoming.content()
     with contextlib.suppress(ZeroDivisionError):
         async with store.receive("job", 0, "image/png") as incoming:
             for _ in range(5):
@@ -145,7 +147,8 @@ async def test_a_thread_that_outlives_its_scope_leaves_nothing(
 
     async def receive() -> None:
         async with store.receive("job", 0, "image/png") as incoming:
-            await incoming.write(CHUNK)
+            for _ in range(BATCH_BYTES // len(CHUNK)):
+                await incoming.write(CHUNK)
             await incoming.commit()
 
     monkeypatch.setattr(module, function, late)
@@ -227,3 +230,88 @@ async def test_the_oldest_give_way_to_the_newest(tmp_path: Path) -> None:
     assert (swept.files, swept.bytes, swept.kept_bytes) == (3, 30, 20)
     assert left_in(tmp_path) == sorted(names[:2])
     assert (await store.sweep(1000.0)).files == 0
+
+
+@pytest.fixture
+async def behind(tmp_path: Path) -> AsyncIterator[MediaStore]:
+    """A store that writes behind, with its writer."""
+    store = MediaStore(tmp_path / "media", MediaSettings(memory_bytes=len(CHUNK)), behind=True)
+    await store.start()
+    writer = asyncio.create_task(store.run())
+    yield store
+    writer.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await writer
+
+
+async def test_a_small_result_is_there_before_its_file(behind: MediaStore, tmp_path: Path) -> None:
+    """It is read from memory at once; who needs the file waits for it."""
+    name = await kept(behind, b"first")
+    assert left_in(tmp_path) == []
+    assert behind.read(name) == (b"first", "image/png")
+    path, media_type = await behind.file(name)
+    assert (path.read_bytes(), media_type, path.stat().st_mode & 0o777) == (b"first", "image/png", 0o600)
+
+
+async def test_a_stop_writes_what_is_left(tmp_path: Path) -> None:
+    """Nothing that was committed is lost when the broadcaster stops in the same moment."""
+    store = MediaStore(tmp_path / "media", behind=True)
+    await store.start()
+    writer = asyncio.create_task(store.run())
+    await asyncio.sleep(0)
+    names = [await kept(store, b"x") for _ in range(3)]
+    writer.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writer
+    assert left_in(tmp_path) == sorted(names)
+
+
+async def test_memory_is_bounded(behind: MediaStore) -> None:
+    """The oldest leave it first, and are read from their files."""
+    names = [await kept(behind, CHUNK) for _ in range(2)]
+    for name in names:
+        await behind.file(name)
+    assert isinstance(behind.read(names[0])[0], Path)
+    assert behind.read(names[1])[0] == CHUNK
+
+
+async def test_what_cannot_wait_is_written_at_once(tmp_path: Path) -> None:
+    """Beyond the bytes that may wait, a commit waits for the disk as a store that is not behind does."""
+    store = MediaStore(tmp_path / "media", MediaSettings(unwritten_bytes=3), behind=True)
+    await store.start()
+    names = [await kept(store, data) for data in (b"12", b"34")]
+    assert left_in(tmp_path) == [names[1]]
+    assert [store.read(name)[0] for name in names] == [b"12", b"34"]
+
+
+async def test_a_disk_that_refuses_is_tried_again(
+    behind: MediaStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits stays readable, new results fail instead of piling up, and nothing is lost when the disk is back."""
+    monkeypatch.setattr(media, "RETRY_S", 0.01)
+    private = media._private
+
+    def full(path: str, flags: int) -> int:
+        raise OSError(errno.ENOSPC, "disk full")
+
+    monkeypatch.setattr(media, "_private", full)
+    name = await kept(behind, b"first")
+    while not behind.failing:
+        await asyncio.sleep(0.005)
+    assert behind.read(name)[0] == b"first"
+    with pytest.raises(OSError, match="disk full"):
+        await kept(behind, b"second")
+    monkeypatch.setattr(media, "_private", private)
+    assert (await behind.file(name))[0].read_bytes() == b"first"
+    assert not behind.failing
+    assert left_in(tmp_path) == [name]
+
+
+async def test_a_swept_result_leaves_memory_too(behind: MediaStore, tmp_path: Path) -> None:
+    """An expired result is gone wherever it was."""
+    name = await kept(behind, b"x")
+    path, _ = await behind.file(name)
+    os.utime(path, (0, 0))
+    await behind.sweep(10**9)
+    with pytest.raises(UserError):
+        behind.read(name)

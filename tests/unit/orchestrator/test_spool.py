@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
 import stat
 import tempfile
@@ -46,10 +45,10 @@ async def content(file: SpooledFile, offset: int = 0) -> bytes:
 @pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES, MEMORY_BYTES, MEMORY_BYTES + 1, len(NOISE)])
 @pytest.mark.parametrize("piece", [CHUNK_BYTES, 100_003])
 async def test_what_was_written_is_read(spool: Spool, size: int, piece: int) -> None:
-    """Every byte, in frames' sizes, with its size and digest."""
+    """Every byte, in frames of a bounded size, with its size."""
     file = await written(spool, NOISE[:size], piece)
     assert await content(file) == NOISE[:size]
-    assert (file.size, file.sha256) == (size, hashlib.sha256(NOISE[:size]).hexdigest())
+    assert file.size == size
     assert all([0 < len(part) <= CHUNK_BYTES async for part in file.chunks()])
 
 

@@ -142,7 +142,26 @@ def test_every_kind_of_frame_has_its_value() -> None:
     """The codec's table is the message's oneof, no kind left out."""
     kinds = {field.name for field in pb.Frame.DESCRIPTOR.oneofs_by_name["body"].fields}
     values = [*(kind for kind in events), Failed]
-    assert len(values) == len(kinds) == 13
+    assert len(values) == len(kinds - {"batch"}) == 13
+
+
+@given(st.data())
+def test_a_batch_is_its_frames(choice: st.DataObject) -> None:
+    """One message holds several frames in their order; a single one needs no batch."""
+    kinds = choice.draw(st.lists(st.sampled_from(list(events)), min_size=1, max_size=8))
+    values = [choice.draw(events[kind]) for kind in kinds]
+    message = pb.Frame.FromString(codec.frames_to_message(values).SerializeToString())
+    assert codec.frames_from_message(message) == values
+    assert (message.WhichOneof("body") == "batch") is (len(values) > 1)
+
+
+def test_a_batch_is_bounded_and_never_nested() -> None:
+    """A batch within a batch says nothing, and a stranger's endless one ends."""
+    inner = pb.Frame(batch={"frames": [{"cancel": {}}]})
+    nested = pb.Frame(batch=pb.Batch(frames=[inner, pb.Frame(started=pb.Started())]))
+    assert codec.frames_from_message(nested) == [Started(cold=False)]
+    endless = pb.Frame(batch={"frames": [{"started": {}}] * (codec.MAX_BATCH + 1)})
+    assert len(codec.frames_from_message(endless)) == codec.MAX_BATCH
 
 
 @pytest.mark.parametrize("frame", [b"", b"\x9a\x1f\x03abc"], ids=["empty", "a later version's kind"])

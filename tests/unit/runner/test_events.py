@@ -5,7 +5,12 @@ from __future__ import annotations
 import json
 
 from reelnet.errors import FailureClass
-from runner.events import CHUNK_BYTES, Chunk, Done, Failed, Output, Started, Tick, chunks, encode
+from runner.events import CHUNK_BYTES, Chunk, Done, Event, Failed, Output, Started, Tick, chunks
+from runner.events import encode as parts_of
+
+
+def encode(event: Event) -> bytes:
+    return b"".join(parts_of(event))
 
 
 def test_every_event_is_one_json_line() -> None:
