@@ -24,9 +24,9 @@ check: ## Format, lint, types, import contracts, drift of generated files
 	@scripts/bootstrap codegen
 	@scripts/check
 
-bench: ## Benchmarks on the synthetic backend
+bench: ## What the control plane costs, beside two floors, and where the time goes
 	@scripts/bootstrap full
-	@$(PY) -m benchmark.cli --pipeline text-to-image --backend synthetic --local-pool --nodes 2 --runs 200 --warmup 20 --concurrency 4 --size 64x64 --steps 1
+	@$(PY) -m benchmark.overhead --profile
 
 gpu-test: ## Tests that need a CUDA device
 	@scripts/bootstrap full

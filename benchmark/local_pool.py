@@ -13,20 +13,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import yaml
 
-from benchmark.client import BroadcasterClient, Offer
+from benchmark.client import BroadcasterClient
+from benchmark.pool_plan import TINY, Backend, PoolPlan, node_settings
 from benchmark.processes import Child, ProcessId, family, gone, start, tail
 from reelnet.errors import ReelnetError, StartError
 from reelnet.lifecycle import READY_FILE
-from reelnet.pipelines import PIPELINES
 
-Backend = Literal["tiny", "synthetic"]
-TINY = {"text-to-image": "reelnet/tiny-random-sd", "image-to-video": "reelnet/tiny-random-svd"}
-SYNTHETIC = "synthetic/bars"
-PRICE = {"mpix_step": "0.0000045"}
 LOCK = "pool.lock"
 COMPONENTS = ("broadcaster", "orchestrator")
 POLL_S = 0.05
@@ -34,39 +30,6 @@ DRAIN_S = 5
 STOP_GRACE_S = DRAIN_S + 10.0
 GONE_S = 10.0
 """Runners and file checkers end by themselves, at once, when their component has: this is patience."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolPlan:
-    """What a local pool looks like.
-
-    `home` is a folder of its own for state and logs; what an earlier pool left in it is removed. `models` is where
-    tiny models are looked for, and made when they are missing. `broadcaster_port` 0 takes a free one. `unit_s` is
-    the synthetic backend's speed, seconds per megapixel·step; `speeds` divides it, a number for each node, which are
-    then as many. `spread` is the sigma of a synthetic job's lognormal time, each node drawing its own.
-    """
-
-    home: Path
-    models: Path
-    nodes: int = 2
-    backend: Backend = "tiny"
-    broadcaster_port: int = 0
-    unit_s: float = 0.001
-    speeds: tuple[float, ...] = ()
-    spread: float = 0.0
-    start_timeout_s: float = 180.0
-
-    @property
-    def size(self) -> int:
-        """How many nodes there are."""
-        return len(self.speeds) or self.nodes
-
-    @property
-    def offers(self) -> frozenset[Offer]:
-        """What every node serves."""
-        if self.backend == "synthetic":
-            return frozenset((name, SYNTHETIC) for name in PIPELINES)
-        return frozenset(TINY.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,14 +137,7 @@ class LocalPool:
 
     async def _start_node(self, number: int) -> Child:
         name = f"node-{number + 1}"
-        settings = {
-            "name": name,
-            "grpc": {"port": 0},
-            "metrics": {"port": 0},
-            "engine": "process",
-            "models": _models(self._plan, number),
-            "limits": {"drain_s": DRAIN_S},
-        }
+        settings = {**node_settings(self._plan, number), "name": name, "limits": {"drain_s": DRAIN_S}}
         return await self._start_component("orchestrator", name, settings)
 
     async def _start_broadcaster(self, addresses: list[str]) -> Child:
@@ -197,7 +153,10 @@ class LocalPool:
         config = self._plan.home / f"{name}.yaml"
         config.write_text(yaml.safe_dump(dict(settings), sort_keys=False), "utf-8")
         environ = _env(REELNET_HOME=self._plan.home.resolve(), REELNET_MODELS=self._plan.models.resolve())
-        child = await start(name, f"{component}.cli", ["serve", "--config", str(config)], self._log(name), environ)
+        command = [f"{component}.cli", "serve", "--config", str(config)]
+        if self._plan.profiles:
+            command = ["benchmark.profiled", str(self._plan.profiles), name, *command]
+        child = await start(name, command[0], command[1:], self._log(name), environ)
         self._children.append(child)
         return child
 
@@ -258,15 +217,6 @@ class LocalPool:
         return self._plan.home / "logs" / f"{name}.log"
 
 
-def _models(plan: PoolPlan, number: int) -> list[dict[str, Any]]:
-    """The `models` of a node's orchestrator.yaml."""
-    if plan.backend == "synthetic":
-        speed = plan.speeds[number] if plan.speeds else 1.0
-        backend = {"synthetic": {"unit_s": plan.unit_s / speed, "spread": plan.spread, "spread_seed": number}}
-        return [{"model": SYNTHETIC, "pipelines": {n: {"price": dict(PRICE)} for n in PIPELINES}, "backend": backend}]
-    return [{"model": model, "pipelines": {name: {"price": dict(PRICE)}}} for name, model in TINY.items()]
-
-
 def _env(**more: Path) -> dict[str, str]:
     """This environment without settings meant for other components of this user."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("REELNET_")}
@@ -304,3 +254,6 @@ def _own_folder(home: Path) -> Iterator[None]:
         for leftover in (*COMPONENTS, "logs"):
             shutil.rmtree(home / leftover, ignore_errors=True)
         yield
+
+
+__all__ = ["Backend", "LeftoverError", "LocalPool", "Member", "PoolPlan"]

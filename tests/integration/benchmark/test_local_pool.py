@@ -121,7 +121,7 @@ async def test_a_port_in_use_is_said_before_anything_starts(tmp_path: Path) -> N
 
 async def test_a_component_that_does_not_start_shows_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of the log is in the message; what had started before is gone."""
-    monkeypatch.setattr("benchmark.local_pool._models", lambda plan, number: [{"modle": "x"}])
+    monkeypatch.setattr("benchmark.pool_plan._models", lambda plan, number: [{"modle": "x"}])
     with pytest.raises(StartError, match=r"node-1 ended with exit code 2(?s:.*)did you mean 'model'"):
         async with LocalPool(synthetic(tmp_path / "pool", nodes=1)):
             pytest.fail("it started")

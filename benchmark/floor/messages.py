@@ -1,0 +1,192 @@
+"""One job's messages, as the product sends them at each hop: made once, then only sent.
+
+`tests/integration/benchmark/test_floor.py` compares them with what the product sends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from reelnet import codec
+from reelnet.codec import Acknowledge, FrameValue, TicketFrame
+from reelnet.identity import Identity
+from reelnet.jobs import Accepted, BroadcasterId, Chunk, Done, Event, JobId, NodeId, Output, Started, Ticket
+from reelnet.pipelines import PIPELINES
+from reelnet.pricing import Rates, format_money, price
+from reelnet.rpc import CHUNK_BYTES
+from reelnet.ticket import sign_ticket
+from reelnet.v1 import types_pb2 as pb
+
+PIPELINE = "text-to-image"
+MODEL = "synthetic/bars"
+REQUEST: dict[str, Any] = {"prompt": "a rocket", "width": 64, "height": 64, "num_inference_steps": 1, "seed": 7}
+"""What an app asks for in the overhead benchmark."""
+MEDIA_TYPE = "image/png"
+_ID = "019a3b4c5d6" + "0" * 24
+_TIMINGS = {"denoise": 4.1e-05, "decode": 1.2e-05, "encode": 3.9e-05, "run": 0.000412}
+_ROUNDED = {stage: round(seconds, 4) for stage, seconds in _TIMINGS.items()}
+_FACTS = {"class": "Synthetic", "python": platform.python_version(), "runner": version("reelnet")}
+_RATES = Rates(mpix_step=4_500)
+_PARAMS = PIPELINES[PIPELINE].parse(REQUEST)
+_WORK = PIPELINES[PIPELINE].work(_PARAMS, None)
+_QUOTE = price(_WORK, _RATES)
+_DIGEST = hashlib.sha256(b"model").hexdigest()
+_MEDIA_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'; sandbox"),
+    (b"cross-origin-resource-policy", b"cross-origin"),
+    (b"cache-control", b"private, max-age=31536000, immutable"),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What is said of one job whose result is `payload`."""
+
+    payload: bytes
+    ticket: pb.Frame
+    order: bytes
+    """The part `job` of the runner's request."""
+
+    def runner_pieces(self) -> list[bytes]:
+        """The runner's stream: a piece is full when it holds a chunk."""
+        pieces, lines, size = [], [], 0
+        for line in self.runner_lines():
+            lines.append(line)
+            size += len(line)
+            if size >= CHUNK_BYTES:
+                pieces.append(b"".join(lines))
+                lines, size = [], 0
+        return [*pieces, b"".join(lines)] if lines else pieces
+
+    def runner_lines(self) -> Iterator[bytes]:
+        """The runner's events; a chunk's bytes follow its line. The digest is computed here, as it is there.
+
+        Of the steps of a moment only the last is said.
+        """
+        yield _line(event="started")
+        yield _line(event="progress", stage="encode", step=1, total=1)
+        yield _line(event="output", index=0, media_type=MEDIA_TYPE, seed=REQUEST["seed"], nsfw=False)
+        for start in range(0, len(self.payload), CHUNK_BYTES):
+            data = self.payload[start : start + CHUNK_BYTES]
+            yield _line(event="chunk", size=len(data))
+            yield data
+        digest = hashlib.sha256(self.payload).hexdigest()
+        yield _line(event="output_end", index=0, size=len(self.payload), sha256=digest)
+        versions = {name: text for name, text in _FACTS.items() if name != "class"}
+        done = {"timings_s": _TIMINGS, "model_digest": _DIGEST, "class": _FACTS["class"], "versions": versions}
+        yield _line(event="done", **done)
+
+
+def payload(size: int) -> bytes:
+    """A result of `size` bytes that do not compress, the same each time."""
+    return random.Random(size).randbytes(size)  # noqa: S311  (no secret)
+
+
+def script(result: bytes) -> Script:
+    """The messages of a job with that result."""
+    identity = Identity.generate()
+    signed = sign_ticket(identity, _ticket(identity.id))
+    return Script(result, codec.frame_to_message(TicketFrame(signed, batches=True)), _order())
+
+
+def _ticket(name: str) -> Ticket:
+    return Ticket(
+        job_id=JobId(_ID),
+        attempt=1,
+        broadcaster_id=BroadcasterId(name),
+        node_id=NodeId(name),
+        node_epoch="0" * 16,
+        pipeline=PIPELINE,
+        schema=PIPELINES[PIPELINE].schema,
+        model=MODEL,
+        model_digest=_DIGEST,
+        params=_PARAMS.model_dump_json().encode(),
+        inputs=(),
+        work=_WORK,
+        rates=_RATES,
+        ceiling_nano=_QUOTE,
+        deadline_ms=1_800_000_000_000,
+        expires_ms=1_800_000_000_000,
+    )
+
+
+def _order() -> bytes:
+    head = {"job_id": _ID, "attempt": 1, "pipeline": PIPELINE, "deadline_s": 599.998}
+    return (json.dumps(head)[:-1] + ', "params": ' + _PARAMS.model_dump_json() + "}").encode()
+
+
+def accepted() -> Event:
+    """The node's first word."""
+    return Accepted(0, 0.0, _QUOTE)
+
+
+def started() -> Event:
+    """The runner has begun. Its progress is history when the output comes, and is not told."""
+    return Started()
+
+
+def output(chunks: list[bytes], sha256: str) -> Iterator[Event]:
+    """A result, in the runner's chunks, which are as large as a message's."""
+    yield Output(0, MEDIA_TYPE, sum(map(len, chunks)), sha256, REQUEST["seed"], False)
+    yield from map(Chunk, chunks)
+
+
+def done(line: Mapping[str, Any]) -> Event:
+    """The node's last word, from the runner's."""
+    facts = {"class": line["class"], **line["versions"]}
+    return Done({"queue": 1.2e-05, **line["timings_s"]}, _QUOTE, line["model_digest"], facts)
+
+
+def acknowledge() -> pb.Frame:
+    """The broadcaster's last word."""
+    return codec.frame_to_message(Acknowledge())
+
+
+def batches(events: Iterable[Event]) -> Iterator[pb.Frame]:
+    """Events in messages as a node packs them: a message is full when it holds a chunk's bytes."""
+    batch: list[FrameValue] = []
+    size = 0
+    for event in events:
+        batch.append(event)
+        size += len(event.data) if isinstance(event, Chunk) else 0
+        if size >= CHUNK_BYTES:
+            yield codec.frames_to_message(batch)
+            batch, size = [], 0
+    if batch:
+        yield codec.frames_to_message(batch)
+
+
+def answer(base: str, name: str) -> bytes:
+    """The app's answer."""
+    body = {
+        "images": [{"url": f"{base}/media/{name}", "seed": REQUEST["seed"], "nsfw": False}],
+        "job": {
+            "id": _ID,
+            "pipeline": PIPELINE,
+            "model": MODEL,
+            "model_digest": _DIGEST,
+            "node": "n" * 52,
+            "attempts": 1,
+            "price": format_money(_QUOTE),
+            "timings_s": {"queue": 0.0, **_ROUNDED, "node_run": 0.0012},
+            "made_with": _FACTS,
+        },
+    }
+    return json.dumps(body, separators=(",", ":")).encode()
+
+
+def media_headers(name: str) -> list[tuple[bytes, bytes]]:
+    """The headers of a result beside its type and length."""
+    return [*_MEDIA_HEADERS, (b"etag", f'"{name}"'.encode()), (b"accept-ranges", b"bytes")]
+
+
+def _line(**fields: object) -> bytes:
+    return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
