@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from itertools import zip_longest
 
 from reelnet.errors import CanceledError, DeadlineError, NodeError, OutOfMemoryError, ReelnetError
 from runner.backend import RunnerJob
@@ -109,14 +110,14 @@ class Activity:
         """The next events for the reader, none when there was none for `limit_s` seconds.
 
         They are held for up to `hold_s` seconds, to go with what follows, and not longer than to the job's end.
-        Progress that is followed by newer progress is left out.
+        Progress that is followed by newer progress of its stage is left out.
         """
         await self._wait(limit_s)
         if self._events and not isinstance(self._events[-1], TERMINAL):
             await self._wait(hold_s)
         self._announced = False  # before the look: what comes after it is announced again
         events = [self._events.popleft() for _ in range(len(self._events))]
-        return [event for i, event in enumerate(events) if not _outdated(event, events[i + 1 : i + 2])]
+        return [event for event, after in zip_longest(events, events[1:]) if not _outdated(event, after)]
 
     async def _wait(self, limit_s: float | None) -> None:
         """Until something has arrived, or the time is over."""
@@ -129,8 +130,8 @@ class Activity:
                 timer.cancel()
 
 
-def _outdated(event: Event, after: list[Event]) -> bool:
-    return isinstance(event, Progress) and bool(after) and isinstance(after[0], Progress)
+def _outdated(event: Event, after: Event | None) -> bool:
+    return isinstance(event, Progress) and isinstance(after, Progress) and after.stage == event.stage
 
 
 def as_failure(error: Exception) -> ReelnetError:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.spool import MEMORY_BYTES, Spool, SpooledFile
+from orchestrator.spool import MAX_PIECES, MEMORY_BYTES, Spool, SpooledFile
 from reelnet.errors import BusyError, CanceledError, NodeError, ReelnetError
 from reelnet.rpc import CHUNK_BYTES
 
@@ -69,6 +69,13 @@ async def test_few_bytes_stay_in_memory(spool: Spool) -> None:
     (path,) = files(spool)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(spool.folder.stat().st_mode) == 0o700
+
+
+async def test_small_pieces_are_joined(spool: Spool) -> None:
+    """A sender of single bytes costs no more memory than others do, and its bytes are whole."""
+    file = await written(spool, NOISE[:10_000], 1)
+    assert await content(file, 4_321) == NOISE[4_321:10_000]
+    assert len([part async for part in file.chunks()]) <= MAX_PIECES
 
 
 async def test_a_file_has_a_limit(spool: Spool) -> None:

@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from reelnet.errors import CanceledError, DeadlineError, NodeError, OutOfMemoryError, UserError
+from reelnet.errors import CanceledError, DeadlineError, FailureClass, NodeError, OutOfMemoryError, UserError
 from reelnet.pipelines import PIPELINES
 from runner.activity import Activity, as_failure
 from runner.backend import RunnerJob
-from runner.events import Progress, Started
+from runner.events import Failed, Progress, Started, Tick
 
 
 class Clock:
@@ -31,20 +31,43 @@ def _activity(clock: Clock, deadline_s: float | None = None) -> Activity:
 
 
 async def test_steps_are_events_and_times() -> None:
-    """Each report is progress, of which the newest is told, and the time before it is its stage's."""
+    """Each report is progress, of which each stage's newest is told, and the time before it is its stage's."""
     clock = Clock()
     activity = _activity(clock)
     activity.begin()
-    for stage, seconds in (("denoise", 2.0), ("denoise", 3.0), ("decode", 0.5)):
+    for stage, step, total, seconds in (("denoise", 1, 2, 2.0), ("denoise", 2, 2, 3.0), ("decode", 1, 1, 0.5)):
         clock.now += seconds
-        activity.step(stage, 1, 1)
+        activity.step(stage, step, total)
     assert await activity.next_events() == [
         Started(),
+        Progress("denoise", 2, 2),
         Progress("decode", 1, 1),
     ]
     assert activity.timings_s == {"denoise": 5.0, "decode": 0.5}
     clock.now += 4
     assert activity.idle_s == 4
+
+
+async def test_events_are_held_for_company_and_not_behind_the_end() -> None:
+    """What follows within the hold goes in the same piece; the job's end is told at once."""
+    activity = _activity(Clock())
+    loop = asyncio.get_running_loop()
+    activity.begin()
+    loop.call_later(0.01, activity.emit, Tick(0.0))
+    assert await activity.next_events(5, hold_s=0.05) == [Started(), Tick(0.0)]
+    end = Failed(FailureClass.NODE, "failed", "it failed")
+    activity.emit(Tick(1.0))
+    loop.call_later(0.01, activity.emit, end)
+    async with asyncio.timeout(5):
+        assert await activity.next_events(60, hold_s=60) == [Tick(1.0), end]
+
+
+async def test_silence_gives_no_events() -> None:
+    """Its reader looks up after `limit_s`, and hears what comes later."""
+    activity = _activity(Clock())
+    assert await activity.next_events(0.01) == []
+    activity.emit(Started())
+    assert await activity.next_events(60) == [Started()]
 
 
 async def test_a_canceled_job_stops_at_its_next_step() -> None:
