@@ -377,11 +377,13 @@ class Parcel:
             self._latest_goes_at = 0.0
 
     def patience_s(self, *, queued: bool) -> float:
-        """Seconds until something may be due. A place in the queue changes without a call: it is looked at."""
+        """Seconds until something may be due. A place in the queue changes without a call: it is looked for at times."""
         now = time.monotonic()
         until = min(self._goes_at, self._told_at + self._limits.heartbeat_s)
-        if self.latest is not None or queued:
-            until = min(until, max(self._latest_goes_at, now + MIN_WAIT_S))
+        if self.latest is not None:
+            until = min(until, self._latest_goes_at)
+        elif queued:
+            until = min(until, now + self._limits.progress_s)
         return max(MIN_WAIT_S, until - now)
 
     def take(self) -> list[Event]:
