@@ -205,7 +205,7 @@ class Attempt:
         while piece := await file.read(offset):
             if parcel.bytes + len(piece) > CHUNK_BYTES:
                 await tell(parcel.take())
-            parcel.add(Chunk(piece), urgent=True)
+            parcel.add(Chunk(piece))
             offset += len(piece)
 
     async def _change_within(self, limit_s: float) -> None:
@@ -218,8 +218,11 @@ class Attempt:
             timer.cancel()
 
     def _is_urgent(self, event: Event) -> bool:
-        """Whether the broadcaster waits for this: for Accepted only while it has input to send."""
-        return isinstance(event, Output | Done) or (isinstance(event, Accepted) and not self._input_complete.is_set())
+        """Whether the broadcaster waits for this: for Accepted only while it has input to send.
+
+        An output is held too: the end of the job mostly follows in the same moment.
+        """
+        return isinstance(event, Done) or (isinstance(event, Accepted) and not self._input_complete.is_set())
 
     def _news(self) -> Event | None:
         """The newest progress, or the place in the queue, when it has not been told."""
@@ -359,7 +362,7 @@ class Parcel:
         now = time.monotonic()
         return self._goes_at <= now or (self.latest is not None and self._latest_goes_at <= now)
 
-    def add(self, event: Event, *, urgent: bool) -> None:
+    def add(self, event: Event, *, urgent: bool = False) -> None:
         """Adds an event; what is not urgent waits a moment for others."""
         if isinstance(event, Started):
             self._again = Progress("start", 0, 1)

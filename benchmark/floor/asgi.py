@@ -10,7 +10,6 @@ Header = tuple[bytes, bytes]
 JSON: Header = (b"content-type", b"application/json")
 NDJSON: Header = (b"content-type", b"application/x-ndjson")
 PNG: Header = (b"content-type", b"image/png")
-VARY: Header = (b"vary", b"Origin")
 BYTES: Header = (b"content-type", b"application/octet-stream")
 
 

@@ -12,7 +12,7 @@ import grpc
 from starlette.types import Receive, Scope, Send
 
 from benchmark.floor import messages
-from benchmark.floor.asgi import BYTES, JSON, PNG, VARY, answer, read_body
+from benchmark.floor.asgi import BYTES, JSON, PNG, answer, read_body
 from benchmark.floor.messages import Script
 from benchmark.floor.node import UNARY_METHOD, UNARY_SERVICE
 from reelnet import codec
@@ -50,10 +50,10 @@ class Gateway:
             await answer(send, reply.chunk.data, [BYTES])
         elif path.startswith(MEDIA):
             name = path.removeprefix(MEDIA)
-            await answer(send, self._results.pop(name), [*messages.media_headers(name), PNG, VARY])
+            await answer(send, self._results.pop(name), [*messages.media_headers(name), PNG])
         else:
             host = next(value for key, value in scope["headers"] if key == b"host").decode()
-            await answer(send, await self._job(f"http://{host}"), [JSON, VARY])
+            await answer(send, await self._job(f"http://{host}"), [JSON])
 
     async def settled(self) -> None:
         """Returns when what was received has been acknowledged."""

@@ -69,10 +69,11 @@ class Script:
     def runner_lines(self) -> Iterator[bytes]:
         """The runner's events; a chunk's bytes follow its line. The digest is computed here, as it is there.
 
-        Of the steps of a moment only the last is said.
+        Of a stage's steps in one moment only the last is said.
         """
         yield _line(event="started")
-        yield _line(event="progress", stage="encode", step=1, total=1)
+        for stage in ("denoise", "decode", "encode"):
+            yield _line(event="progress", stage=stage, step=1, total=1)
         yield _line(event="output", index=0, media_type=MEDIA_TYPE, seed=REQUEST["seed"], nsfw=False)
         for start in range(0, len(self.payload), CHUNK_BYTES):
             data = self.payload[start : start + CHUNK_BYTES]

@@ -18,7 +18,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from benchmark.floor import gateway, node, runner
 from benchmark.floor.messages import PIPELINE, REQUEST, payload, script
 from reelnet.v1 import types_pb2 as pb
-from runner.events import TERMINAL
 from tests.fakes import pool as fake_pool
 from tests.fakes.pool import PATIENCE_S, InProcessEngine, PoolPlan, running_pool, until
 
@@ -66,7 +65,6 @@ def record(monkeypatch: pytest.MonkeyPatch) -> Record:
     for module, name in ((fake_pool, "build"), (runner, "make_app")):
         monkeypatch.setattr(module, name, tapped(getattr(module, name), heard))
     monkeypatch.setattr("runner.stream.HOLD_S", HOLD_S)
-    monkeypatch.setattr("runner.activity.URGENT", TERMINAL)
     return heard
 
 

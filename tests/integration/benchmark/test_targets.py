@@ -90,6 +90,10 @@ async def test_speeds_1_1_2_4_are_ranked_right(tmp_path: Path) -> None:
     assert rates[2] <= 1 / 50.0, "no node is faster than it is set to be"
 
 
+HELD_S = 0.006
+"""So long `started` may wait for company, in the runner and in the node."""
+
+
 async def test_known_quantiles_come_back_within_their_intervals(tmp_path: Path) -> None:
     """A job's time is lognormal with known quantiles; p50, p90 and p99 hold them, by the node's word and by ours."""
     median_s, sigma = 0.02, 0.5
@@ -105,7 +109,7 @@ async def test_known_quantiles_come_back_within_their_intervals(tmp_path: Path) 
         assert claimed.low <= truth <= (claimed.high or math.inf), share
         assert timed.value is not None
         assert claimed.value is not None
-        assert timed.value >= claimed.value, "our clock has the node's own time in it"
+        assert timed.value >= claimed.value - HELD_S, "our clock has the node's own time in it"
     assert result.score.tail_of == "p50/p99"
 
 
