@@ -380,7 +380,7 @@ class Parcel:
             self._latest_goes_at = 0.0
 
     def patience_s(self, *, queued: bool) -> float:
-        """Seconds until something may be due. A place in the queue changes without a call: it is looked for at times."""
+        """Seconds until something may be due. A place in the queue changes in silence: it is looked at."""
         now = time.monotonic()
         until = min(self._goes_at, self._told_at + self._limits.heartbeat_s)
         if self.latest is not None:
