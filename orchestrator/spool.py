@@ -103,12 +103,15 @@ class SpooledFile:
             path.unlink(missing_ok=True)
 
     def _read_memory(self, start: int) -> bytes:
-        """What is left of the piece at `start`, at most a frame's size."""
+        """A frame's bytes from `start` on; joined only where they span pieces."""
+        slices: list[bytes] = []
+        left = CHUNK_BYTES
         for piece in self._memory:
-            if start < len(piece):
-                return piece[start : start + CHUNK_BYTES]
-            start -= len(piece)
-        raise AssertionError("an offset behind the end")
+            if start < len(piece) and left:
+                slices.append(piece[start : start + left])
+                left -= len(slices[-1])
+            start = max(0, start - len(piece))
+        return slices[0] if len(slices) == 1 else b"".join(slices)
 
     async def _to_disk(self) -> None:
         """Moves what is in memory to the file."""

@@ -121,7 +121,7 @@ async def of_one_job(http: httpx.AsyncClient, record: Record) -> Record:
 def differences(expected: list[Said], found: list[Said]) -> list[str]:
     """What is missing, too much, or not alike."""
     if [said.what for said in expected] != [said.what for said in found]:
-        return [f"said {[said.what for said in found]}", f"instead of {[said.what for said in expected]}"]
+        return [f"instead of {[said.what for said in expected]}", f"said {[said.what for said in found]}"]
     pairs = list(zip(expected, found, strict=True))
     fields = [f"{a.what} has {b.fields} instead of {a.fields}" for a, b in pairs if a.fields != b.fields]
     sizes = [f"{a.what}: {b.size} for {a.size} bytes" for a, b in pairs if abs(a.size - b.size) > TOLERANCE_BYTES]
