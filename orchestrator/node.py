@@ -176,6 +176,7 @@ class Node:
         """An attempt's whole life here: its run, its delivery, and the end of everything that it left."""
         try:
             await self._run(attempt)
+            await asyncio.sleep(0)  # its followers first: somebody waits for the result
             outcome = attempt.failure.failure.value if attempt.failure else "done"
             self._metrics.finished(attempt.ticket, attempt.quote, attempt.failure)
             log.info("job", job=attempt.ticket.job_id, pipeline=attempt.ticket.pipeline, outcome=outcome)

@@ -225,8 +225,8 @@ class Worker:
                 del self._active[job.job_id]
         outcome = failure.failure.value if failure else "done"
         self._metrics.count(job.pipeline, outcome, timings_s)
-        log.info("job ended", job=job.job_id, pipeline=job.pipeline, outcome=outcome, run_s=round(activity.run_s, 3))
         activity.emit(self._last_event(job, failure, timings_s))
+        log.info("job ended", job=job.job_id, pipeline=job.pipeline, outcome=outcome, run_s=round(activity.run_s, 3))
 
     def _last_event(self, job: RunnerJob, failure: ReelnetError | None, timings_s: dict[str, float]) -> Done | Failed:
         if failure is not None:
