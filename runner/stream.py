@@ -57,17 +57,16 @@ class JobStream(Response):
         self._activity.wake()
 
     async def _stream(self, send: Send) -> None:
-        events = await self._next()  # the head goes with the first piece: alone it would wake the node for nothing
+        # The head goes at once: a runner that dies of a job has answered, and the node knows what it died of.
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         ended = False
         while not ended:
+            events = await self._next()
             ended = isinstance(events[-1], TERMINAL)
             *pieces, last = pack(events)
             for piece in pieces:
                 await self._send(send, piece)
             await self._send(send, last, more=not ended)
-            if not ended:
-                events = await self._next()
 
     async def _next(self) -> list[Event]:
         events = await self._activity.next_events(self._tick_s, HOLD_S)
