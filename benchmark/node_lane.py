@@ -29,6 +29,7 @@ from reelnet.jobs import (
     Output,
     Started,
     Ticket,
+    run_s,
 )
 from reelnet.pipelines import Size, Work, pipeline_named
 from reelnet.pricing import price
@@ -186,8 +187,10 @@ class Reception:
         """Seconds by stage: the node's word, and this clock's `total`, `accept`, `wait` and `node_run` over it."""
         claimed = dict(self._done.timings_s) if self._done else {}
         accepted, started, done = (self._at[kind] for kind in (Accepted, Started, Done))
-        own = {"accept": accepted - self._began, "wait": started - accepted, "node_run": done - started}
-        return {**claimed, **own, "total": done - self._began}
+        total_s = done - self._began
+        ran_s = run_s(done - started, claimed.get("run", 0.0), total_s)
+        own = {"accept": accepted - self._began, "wait": started - accepted, "node_run": ran_s}
+        return {**claimed, **own, "total": total_s}
 
     def _end_output(self) -> None:
         if self._open:

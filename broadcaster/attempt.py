@@ -33,6 +33,7 @@ from reelnet.jobs import (
     Queued,
     Started,
     Ticket,
+    run_s,
 )
 from reelnet.pricing import price
 from reelnet.ticket import sign_ticket
@@ -155,6 +156,7 @@ class Delivery:
         self._arrived: list[tuple[Output, Incoming]] = []
         self._clock = time.monotonic  # uvloop's own clock counts whole milliseconds
         self._started_at: float | None = None
+        self._began_at = self._clock()
         self._output_at = self._done_at = 0.0
         self._run_s = 0.0
         self._done: Done | None = None
@@ -201,7 +203,8 @@ class Delivery:
         """The node says that it has delivered everything."""
         self._done = done
         self._done_at = self._clock()
-        self._run_s = self._done_at - (self._started_at or self._done_at)
+        heard_s = self._done_at - (self._started_at or self._done_at)
+        self._run_s = run_s(heard_s, done.timings_s.get("run", 0.0), self._done_at - self._began_at)
 
     async def check(self, ticket: Ticket) -> None:
         """The hard checks. Raises NodeError with the first that fails; soft marks go to the log for an audit."""

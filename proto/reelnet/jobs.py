@@ -28,6 +28,8 @@ class JobState(enum.StrEnum):
     EXPIRED = "expired"
 
 
+HELD_S = 0.005
+"""So long an event may be held for company on its way from a runner to a broadcaster."""
 TERMINAL: frozenset[JobState] = frozenset(
     {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELED, JobState.EXPIRED},
 )
@@ -219,3 +221,13 @@ class Done:
 
 
 Event = Accepted | Queued | Started | Progress | Preview | Output | Chunk | Done
+
+
+def run_s(heard_s: float, claimed_s: float, whole_s: float) -> float:
+    """Seconds of a run for who listens to it, over 0: from `Started` to `Done` as heard, and what `Started` was held.
+
+    It may be held for company, in the runner and in the node, for HELD_S in all. The node's own figure says for how
+    long, so far as it is believed: to make a run look shorter than it was heard, no word helps. `whole_s`, over 0, is
+    the time from the ticket on.
+    """
+    return max(heard_s, min(claimed_s or HELD_S, heard_s + HELD_S, whole_s))

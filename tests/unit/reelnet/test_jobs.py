@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from reelnet.jobs import TERMINAL, TRANSITIONS, IllegalTransitionError, JobState, advance
+from reelnet.jobs import TERMINAL, TRANSITIONS, IllegalTransitionError, JobState, advance, run_s
 
 S = JobState
 PAIRS = list(itertools.product(JobState, JobState))
@@ -86,3 +86,18 @@ def test_the_table_cannot_be_changed() -> None:
     """Nobody adds a way at run time."""
     with pytest.raises(TypeError):
         TRANSITIONS[S.FAILED] = frozenset({S.QUEUED})  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("heard_s", "claimed_s", "whole_s", "ran_s"),
+    [
+        (2.0, 2.003, 3.0, 2.003),  # `started` was held for 3 ms
+        (2.0, 9.0, 3.0, 2.005),  # a boast is believed for as long as an event may be held
+        (2.0, 0.1, 3.0, 2.0),  # no word makes a run shorter than it was heard
+        (0.0, 0.001, 0.004, 0.001),  # all in one message
+        (0.0, 0.0, 0.004, 0.004),  # and a node that says nothing took all of the time
+    ],
+)
+def test_a_run_is_as_long_as_it_was_heard(heard_s: float, claimed_s: float, whole_s: float, ran_s: float) -> None:
+    """A node's word fills in what its events were held for, and no more; never 0."""
+    assert run_s(heard_s, claimed_s, whole_s) == pytest.approx(ran_s)
