@@ -85,7 +85,8 @@ async def product(home: Path, size: int) -> AsyncIterator[httpx.AsyncClient]:
     offers = {PIPELINE: {"price": {"mpix_step": "0.0000045"}}}
     backend = {"synthetic": {"unit_s": 0, "output_bytes": size}}
     models = [{"model": "synthetic/bars", "pipelines": offers, "backend": backend}]
-    async with running_pool(PoolPlan(home, [InProcessEngine()], models, node={"limits": {"hold_s": HOLD_S}})) as pool:
+    limits = {"hold_s": HOLD_S, "progress_s": HOLD_S}
+    async with running_pool(PoolPlan(home, [InProcessEngine()], models, node={"limits": limits})) as pool:
         yield pool.http
 
 

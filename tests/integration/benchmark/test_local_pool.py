@@ -98,7 +98,7 @@ async def test_a_wrong_job_is_a_typed_failure(pool: LocalPool, tmp_path: Path) -
 
 async def test_events_tell_of_a_job_as_it_happens(pool: LocalPool) -> None:
     """The stream begins with the job and ends with the plain answer's body."""
-    params = {"prompt": "x", "width": 64, "height": 64, "num_inference_steps": 2}
+    params = {"prompt": "x !slow 0.9", "width": 64, "height": 64, "num_inference_steps": 3}
     async with BroadcasterClient(pool.url) as client:
         events = [event async for event in client.events(JobSpec("text-to-image", params))]
     names = Counter(name for name, _ in events)
