@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from orchestrator.parcel import Parcel
 from orchestrator.runner_client import JobStream, RunnerClient, RunnerJob
 from orchestrator.runner_events import OutputBegin, OutputEnd, RunnerDone, RunnerEvent, Tick
 from orchestrator.settings import Limits
@@ -33,7 +33,6 @@ from reelnet.rpc import CHUNK_BYTES
 
 Tell = Callable[[list[Event]], Awaitable[None]]
 """Sends events that go together to a follower."""
-MIN_WAIT_S = 0.001
 LOW_PRIORITY = (Progress, Queued, Preview)
 """Events of which a slow follower needs only the last."""
 
@@ -338,64 +337,3 @@ class Attempt:
             self._latest = None
             self._milestones.append(event)
         self._changed.set()
-
-
-class Parcel:
-    """Events on their way to one follower: when they go, and which go together.
-
-    `latest` is the newest progress that is not told yet, `bytes` the size of the chunks.
-    """
-
-    def __init__(self, limits: Limits) -> None:
-        self.latest: Event | None = None
-        self._limits = limits
-        self._events: list[Event] = []
-        self.bytes = 0
-        self._goes_at = math.inf
-        self._told_at = time.monotonic()
-        self._latest_goes_at = self._told_at + limits.progress_s
-        self._again: Event = Queued(0, 0.0)
-
-    @property
-    def due(self) -> bool:
-        """Whether it is to go now."""
-        now = time.monotonic()
-        return self._goes_at <= now or (self.latest is not None and self._latest_goes_at <= now)
-
-    def add(self, event: Event, *, urgent: bool = False) -> None:
-        """Adds an event; what is not urgent waits a moment for others."""
-        if isinstance(event, Started):
-            self._again = Progress("start", 0, 1)
-        held_s = self._limits.progress_s if isinstance(event, Accepted) else self._limits.hold_s
-        if not isinstance(event, Chunk):
-            self.latest = None  # progress before a milestone is history
-        self._events.append(event)
-        self.bytes += len(event.data) if isinstance(event, Chunk) else 0
-        self._goes_at = min(self._goes_at, 0.0 if urgent else time.monotonic() + held_s)
-
-    def beat(self) -> None:
-        """When nothing was told for the heartbeat's time, the last progress is to come again."""
-        if time.monotonic() - self._told_at >= self._limits.heartbeat_s:
-            self.latest = self.latest or self._again
-            self._latest_goes_at = 0.0
-
-    def patience_s(self, *, queued: bool) -> float:
-        """Seconds until something may be due. A place in the queue changes in silence: it is looked at."""
-        now = time.monotonic()
-        until = min(self._goes_at, self._told_at + self._limits.heartbeat_s)
-        if self.latest is not None:
-            until = min(until, self._latest_goes_at)
-        elif queued:
-            until = min(until, now + self._limits.progress_s)
-        return max(MIN_WAIT_S, until - now)
-
-    def take(self) -> list[Event]:
-        """What goes now."""
-        events, self._events = self._events, []
-        if self.latest is not None:
-            events.append(self.latest)
-            self._again, self.latest = self.latest, None
-        now = time.monotonic()
-        self.bytes, self._goes_at, self._told_at = 0, math.inf, now
-        self._latest_goes_at = now + self._limits.progress_s
-        return events

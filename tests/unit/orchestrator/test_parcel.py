@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator import attempts
-from orchestrator.attempts import Parcel
+from orchestrator import parcel as parcels
+from orchestrator.parcel import Parcel
 from orchestrator.settings import Limits
 from reelnet.jobs import Accepted, Done, Progress, Queued, Started
 
@@ -25,7 +25,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(attempts, "time", clock)
+    monkeypatch.setattr(parcels, "time", clock)
     return clock
 
 
