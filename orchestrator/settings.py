@@ -166,6 +166,7 @@ class Limits(Section):
     restart_backoff_s: float = Field(1, gt=0, description="First pause before a failed runner is started again.")
     restart_backoff_max_s: float = Field(60, gt=0, description="Longest such pause.")
     metrics_s: float = Field(1, gt=0, le=5, description="Seconds a runner may take to answer a scrape of its metrics.")
+    control_s: float = Field(30, gt=0, description="Seconds that a request on the control socket may take.")
     load_interval_s: float = Field(0.5, ge=0.05, description="Shortest time between two load reports to one watcher.")
 
 
