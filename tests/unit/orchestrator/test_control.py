@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import stat
+import threading
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -245,26 +246,22 @@ def test_another_user_is_told_whom_to_become(tmp_path: Path, folder: Path, monke
         b"HTTP/1.1 200 OK\r\nContent-Length: 20000000\r\n\r\n" + b"1" * 20_000_000,
     ],
 )
-async def test_a_node_that_answers_nonsense(tmp_path: Path, folder: Path, answer: bytes) -> None:
+def test_a_node_that_answers_nonsense(tmp_path: Path, folder: Path, answer: bytes) -> None:
     """One error that says where to look, whatever came back."""
 
-    async def nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        with contextlib.suppress(OSError):
-            writer.write(answer)
-            await writer.drain()
-            writer.close()
-            await writer.wait_closed()
-        writer.transport.abort()  # the client may have left before the end
-        await asyncio.sleep(0)  # until it is closed
-        served.set()
+    def nonsense() -> None:
+        connection, _ = sock.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(4096)
+            connection.sendall(answer)
 
-    served = asyncio.Event()
     with listening(folder) as sock:
-        async with await asyncio.start_unix_server(nonsense, sock=sock):
-            with pytest.raises(ControlError, match=r"sensible answer|cannot be read"):
-                await asyncio.to_thread(client(tmp_path).status)
-            await served.wait()
+        node = threading.Thread(target=nonsense)
+        node.start()
+        with pytest.raises(ControlError, match=r"sensible answer|cannot be read"):
+            client(tmp_path).status()
+        node.join(5)
+        assert not node.is_alive()
 
 
 async def test_a_node_that_says_nothing(tmp_path: Path, folder: Path) -> None:
