@@ -85,7 +85,8 @@ def served(node: ScriptedNode, folder: Path, limit_s: float = 5) -> Iterator[Scr
         async with serve_control(node, folder, limit_s):
             ready.set()
             await done.wait()
-        await asyncio.sleep(0)  # connections that the server closed are gone one turn later
+        for _ in range(5):  # connections that were closed, or just taken, are gone some turns later
+            await asyncio.sleep(0)
 
     def run() -> None:
         try:
