@@ -18,6 +18,8 @@ from reelnet.home import state_home
 
 ANSWER_BYTES = 16 * 2**20
 COMPONENT = "orchestrator"
+NEIGHBOUR_S = 1
+"""Seconds that another node gets to show that it runs."""
 
 
 class ControlError(StartError):
@@ -29,7 +31,8 @@ class ControlClient:
 
     def __init__(self, name: str, home: Path | None = None, timeout_s: float = 35) -> None:
         self._name = name
-        self._instances = (home or state_home()) / COMPONENT
+        self._home = home or state_home()
+        self._instances = self._home / COMPONENT
         self._timeout_s = timeout_s
 
     def status(self) -> NodeStatus:
@@ -94,7 +97,7 @@ class ControlClient:
         return self._instances / self._name
 
     def _nobody(self) -> ControlError:
-        others = running(self._instances)
+        others = running(self._home)
         hint = f"; running here: {', '.join(others)} (choose with --name)" if others else ""
         return ControlError(
             f"no node named {self._name!r} runs with the state folder {self._folder}{hint}; "
@@ -112,16 +115,19 @@ class ControlClient:
         )
 
 
-def running(instances: Path) -> list[str]:
-    """The names of the nodes below a component's folder that listen on their sockets."""
-    found = []
-    for path in sorted(instances.glob(f"*/{SOCKET_NAME}")):
+def running(home: Path) -> list[str]:
+    """The names of the nodes with this state folder that answer."""
+    folders = sorted(path.parent for path in (home / COMPONENT).glob(f"*/{SOCKET_NAME}"))
+    return [folder.name for folder in folders if _answers(folder)]
+
+
+def _answers(folder: Path) -> bool:
+    with closing(_UnixConnection(folder, NEIGHBOUR_S)) as connection:
         try:
-            connect(path.parent, timeout_s=1).close()
-        except OSError:
-            continue
-        found.append(path.parent.name)
-    return found
+            connection.request("GET", "/status")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
 
 
 class _UnixConnection(http.client.HTTPConnection):

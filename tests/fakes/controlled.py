@@ -85,8 +85,7 @@ def served(node: ScriptedNode, folder: Path, limit_s: float = 5) -> Iterator[Scr
         async with serve_control(node, folder, limit_s):
             ready.set()
             await done.wait()
-        for _ in range(5):  # connections that were closed, or just taken, are gone some turns later
-            await asyncio.sleep(0)
+        await asyncio.sleep(0)  # connections that the server closed are gone one turn later
 
     def run() -> None:
         try:
