@@ -93,6 +93,16 @@ class ModelSettings(Section):
     )
     replicas: int = Field(1, ge=1, le=64, description="Runners, spread over the devices.")
     queue: int = Field(8, ge=0, le=10_000, description="Jobs that may wait for this model.")
+    warm: bool = Field(True, description="Keep the model loaded; false: load it when a job asks for it.")
+    device: Device | None = Field(None, description="The only device that may hold this model; absent: any.")
+    memory_bytes: int | None = Field(
+        None, gt=0, description="Device memory that a runner needs; absent: as measured, else guessed from the weights."
+    )
+    min_stay_s: float = Field(60, ge=0, description="Seconds a model on demand stays loaded before it may be evicted.")
+    image: str | None = Field(None, description="Container image of this model's runners; absent: the node's.")
+    flags: dict[str, str] = Field(
+        default_factory=dict, description="Runner settings, as in docs/configuration.md: {png_level: '6'}."
+    )
     backend: Literal["diffusers"] | SyntheticOptions = Field("diffusers", description="diffusers, or synthetic: {…}.")
 
     @field_validator("backend", mode="before")
@@ -115,6 +125,22 @@ class ModelSettings(Section):
     def is_folder(self) -> bool:
         """Whether `model` is a path rather than an id."""
         return self.model.startswith(("/", "./", "../", "~"))
+
+
+class DockerSettings(Section):
+    """How the Docker engine is reached, and what a runner container may take."""
+
+    socket: Path = Field(Path("/var/run/docker.sock"), description="The engine's Unix socket, on this host.")
+    api_s: float = Field(30, gt=0, description="Seconds one call to the engine may take.")
+    pull_s: float = Field(1800, gt=0, description="Seconds that pulling an image may take.")
+    gpu_request: Literal["device-request", "cdi"] = Field(
+        "device-request", description="How a container asks for its GPU."
+    )
+    memory_bytes: int | None = Field(None, gt=0, description="Host memory of one container; absent: no limit.")
+    shm_bytes: int = Field(2**30, gt=0, description="Shared memory of one container.")
+    pids: int = Field(512, gt=0, description="Processes and threads of one container.")
+    idle_exit_s: float = Field(120, gt=0, description="Seconds after which a runner that no node asks ends by itself.")
+    orphan_s: float = Field(30, ge=0, description="Seconds that containers of slots that are no more are left alone.")
 
 
 class Limits(Section):
@@ -153,7 +179,11 @@ class OrchestratorSettings(ComponentSettings):
     models_home: Path | None = Field(None, description="Folder of the models; default: $REELNET_MODELS.")
     grpc: Listener = Field(Listener(port=8935), description="Where broadcasters reach the node.")
     metrics: Listener = Field(Listener(port=7935), description="/metrics, /livez, /readyz.")
-    engine: Literal["auto", "process"] = Field("auto", description="How runners are run; auto takes `process`.")
+    engine: Literal["auto", "docker", "process"] = Field(
+        "auto", description="What runs the runners; auto: docker where it answers and `image` is set, else process."
+    )
+    image: str | None = Field(None, description="Container image of the runners: name@sha256:…, a name, or an id.")
+    docker: DockerSettings = Field(DockerSettings(), description="The Docker engine.")
     devices: tuple[Device, ...] = Field(
         ("auto",), min_length=1, description="cpu, cuda:0, …; auto: every GPU, else cpu."
     )
