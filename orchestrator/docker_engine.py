@@ -58,13 +58,20 @@ class DockerEngine:
         self._exits: OrderedDict[str, RunnerExit] = OrderedDict()
         self._images = Images(self._api, options)
         self._live_restore = False
+        self._used = False
         self._closed = False
+
+    @property
+    def socket(self) -> Path:
+        """Where the engine answers."""
+        return self._options.socket
 
     async def fingerprint(self) -> EngineFacts:
         return EngineFacts(NAME, (await self._facts()).version)
 
     async def start(self, spec: RunnerSpec) -> RunnerHandle:
         facts = await self._facts()
+        self._used = True
         self._watch.start()
         await self._clear(spec.slot)
         image_id = await self._images.id_of(spec.image)
@@ -93,6 +100,7 @@ class DockerEngine:
         self._losses.pop(handle.ref, None)
 
     async def recover(self) -> list[RunnerHandle]:
+        self._used = True
         self._watch.start()
         found = []
         for container in await self._own():
@@ -117,7 +125,8 @@ class DockerEngine:
         await self._watch.close()
         await self._api.settle()
         try:
-            await asyncio.gather(*(self._remove(container["Id"]) for container in await self._own()))
+            for container in await self._own() if self._used else ():
+                await self._remove(container["Id"])
         except EngineError as error:
             log.warning("runners left", node=self._node_id, reason=str(error))
         await self._api.close()
