@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.commands import steering, watching
+from orchestrator.commands import checking, setup, steering, watching
 from orchestrator.commands.options import Config, Name, exit_codes, settings_of
 from reelnet import telemetry
 from reelnet.home import instance_dir
@@ -63,8 +63,18 @@ def show_id(config: Config = None, name: Name = None) -> None:
         typer.echo(Identity.load_or_create(folder / "identity.key").id)
 
 
-for command in (watching.status, watching.models, watching.logs, steering.drain, steering.resume, steering.reload):
+for command in (
+    setup.init,
+    setup.doctor,
+    watching.status,
+    watching.models,
+    watching.logs,
+    steering.drain,
+    steering.resume,
+    steering.reload,
+):
     cli.command()(command)
+cli.add_typer(checking.config, name="config")
 
 
 def main() -> None:

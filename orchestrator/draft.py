@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +11,7 @@ from orchestrator.devices import Device
 from orchestrator.models_on_disk import FoundModel
 
 GIB = 2**30
-TEXT_CLASSES = ("Text", "StableDiffusion", "Flux", "PixArt")
-PIPELINES = {"StableVideoDiffusionPipeline": ("image-to-video",)}
+PIPELINES: Mapping[str, tuple[str, ...]] = {"StableVideoDiffusionPipeline": ("image-to-video",)}
 PRICE = '{mpix_step: "0.0000045"}'
 
 
@@ -92,11 +91,13 @@ def _model(model_id: str, found: FoundModel) -> str:
     if not found.weight_bytes:
         return f"  # {_comment(model_id)}: left out, it has no safetensors weights\n"
     lines = [f"  - model: {_text(model_id)} # {kind}"]
-    for pipeline in PIPELINES.get(found.class_name, ("text-to-image",)):
-        lines.append(f"    # pipelines: {{{pipeline}: {{price: {PRICE}}}}} # absent: all that it has, free")
+    lines += [
+        f"    # pipelines: {{{pipeline}: {{price: {PRICE}}}}} # absent: all that it has, free"
+        for pipeline in PIPELINES.get(found.class_name, ("text-to-image",))
+    ]
     lines += [
         "    replicas: 1 # runners, each with the model in memory",
-        "    queue: 8 # jobs that may wait for it; one more gets \"busy\"",
+        '    queue: 8 # jobs that may wait for it; one more gets "busy"',
         "    warm: true # false: loaded when a job asks for it",
         "",
     ]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from orchestrator.settings import ModelSettings, OrchestratorSettings, SyntheticOptions
 from orchestrator.status import ModelStatus
@@ -14,6 +16,9 @@ from reelnet.home import model_dir, models_home
 INDEX = "model_index.json"
 INDEX_BYTES = 1 << 20
 SAFE, PICKLED = frozenset({".safetensors"}), frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
+LFS_MARK = b"version https://git-lfs"
+HEADER_BYTES = 100_000_000
+"""Most bytes of a safetensors header, as the format's own reader has it."""
 DEPTH = 3
 FOUND_MOST = 200
 """Models that are looked for at most; and how many folders below the models' folder."""
@@ -54,6 +59,36 @@ def look_at(folder: Path) -> FoundModel | None:
     )
 
 
+def damage(folder: Path) -> str:
+    """What is wrong with the first safetensors file that is not whole; empty when all are. Raises OSError.
+
+    Format: eight bytes with a length, that many bytes of JSON, and the tensors that it places behind them.
+    """
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in SAFE and path.is_file()):
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            head = file.read(len(LFS_MARK))
+            if head == LFS_MARK:
+                return f"{path.name} is a Git LFS pointer, not the file itself"
+            if not _whole(file, size):
+                return f"{path.name} is no safetensors file, or cut short ({size} bytes)"
+    return ""
+
+
+def _whole(file: BinaryIO, size: int) -> bool:
+    file.seek(0)
+    length = int.from_bytes(file.read(8), "little")
+    if not 0 < length <= min(size - 8, HEADER_BYTES):
+        return False
+    try:
+        header = json.loads(file.read(length))
+        ends = [int(tensor["data_offsets"][1]) for name, tensor in header.items() if name != "__metadata__"]
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return False
+    return 8 + length + max(ends, default=0) == size
+
+
 def find_models(home: Path | None) -> list[tuple[str, FoundModel]]:
     """The models below the models' folder with their ids, by id; those that can be read."""
     root = home or models_home()
@@ -72,10 +107,10 @@ def find_models(home: Path | None) -> list[tuple[str, FoundModel]]:
 
 def models_on_disk(settings: OrchestratorSettings) -> tuple[ModelStatus, ...]:
     """The configured models as far as they can be known without a node."""
-    return tuple(_status(model, settings) for model in settings.models)
+    return tuple(_status(model) for model in settings.models)
 
 
-def _status(model: ModelSettings, settings: OrchestratorSettings) -> ModelStatus:
+def _status(model: ModelSettings) -> ModelStatus:
     return ModelStatus(
         model=model.model_id,
         warm=model.warm,

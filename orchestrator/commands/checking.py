@@ -41,9 +41,11 @@ def check(
         else:
             typer.echo(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120).rstrip())
             for model, found in folders.items():
-                to_terminal().print(Text(f"# {model}: {found['folder'] or 'synthetic'}: {found['state']}"), soft_wrap=True)
+                to_terminal().print(
+                    Text(f"# {model}: {found['folder'] or 'synthetic'}: {found['state']}"), soft_wrap=True
+                )
         if faults := [f"models: {model}: {found['fault']}" for model, found in folders.items() if found["fault"]]:
-            raise ConfigError("\n".join(f"{file or config}: {fault}" for fault in faults))
+            raise ConfigError("\n".join(f"{file or config or 'configuration'}: {fault}" for fault in faults))
 
 
 def effective(settings: OrchestratorSettings) -> dict[str, Any]:
