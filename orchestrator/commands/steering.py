@@ -61,7 +61,7 @@ def resume(config: Config = None, name: Name = None) -> None:
 def reload(config: Config = None, name: Name = None) -> None:
     """Have a node read its configuration file again. A faulty file changes nothing.
 
-    Example: orchestrator config check orchestrator.yaml && orchestrator reload
+    Example: orchestrator reload --config orchestrator.yaml
     """
     with exit_codes():
         changed = client_of(config, name).reload()
