@@ -45,7 +45,7 @@ def test_every_example_of_a_node_loads(file: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 def test_a_unit_fits_to_its_program(unit: Path) -> None:
-    """It starts the right program, waits for the drain, feeds no watchdog that nobody tells, and cannot loop on a typo."""
+    """It starts the right program, waits for the drain, and does not start again with a faulty configuration."""
     service = Unit(unit)["Service"]
     component = unit.stem.removeprefix("reelnet-")
     match = PROGRAM.fullmatch(service["ExecStart"])
