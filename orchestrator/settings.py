@@ -51,6 +51,8 @@ class SyntheticOptions(Section):
     """The synthetic backend: colour bars, for trying the API, for tests and for load."""
 
     unit_s: float = Field(0.001, ge=0, description="Seconds per work unit (megapixel × step).")
+    load_s: float = Field(0, ge=0, description="Seconds that loading the model takes.")
+    memory_bytes: int = Field(0, ge=0, description="Device memory that the model is said to take.")
     spread: float = Field(0, ge=0, le=2, description="Sigma of a job's lognormal time; unit_s is the median then.")
     spread_seed: int = Field(0, ge=0, description="Makes nodes with the same spread draw other times.")
     output_bytes: int | None = Field(
