@@ -74,6 +74,9 @@ class ScriptedEngine:
     async def recover(self) -> list[RunnerHandle]:
         return []
 
+    async def logs(self, handle: RunnerHandle, lines: int) -> str:
+        return ""
+
     async def close(self) -> None:
         for runner in self._running.values():
             await runner.end()

@@ -129,6 +129,9 @@ class InProcessEngine:
     async def recover(self) -> list[RunnerHandle]:
         return []
 
+    async def logs(self, handle: RunnerHandle, lines: int) -> str:
+        return ""
+
     async def close(self) -> None:
         for ref, life in list(self._lives.items()):
             await self.stop(RunnerHandle("in-process", "", ref, Path()), 5)
