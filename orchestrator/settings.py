@@ -167,6 +167,13 @@ class Limits(Section):
     drain_s: float = Field(600, ge=0, description="Seconds that running jobs get when the node stops.")
     restart_backoff_s: float = Field(1, gt=0, description="First pause before a failed runner is started again.")
     restart_backoff_max_s: float = Field(60, gt=0, description="Longest such pause.")
+    crash_loop: int = Field(5, ge=1, description="Failures in a row after which a runner is said to be crash looping.")
+    quarantine_faults: int = Field(
+        3, ge=1, description="Faults of the kernel or the device within quarantine_window_s that lead to quarantine."
+    )
+    quarantine_window_s: float = Field(600, gt=0, description="Seconds over which such faults are counted.")
+    quarantine_s: float = Field(1800, gt=0, description="Seconds until a slot or device in quarantine is tried again.")
+    rates_grace_s: float = Field(30, ge=0, description="Seconds that tickets at the rates before a reload are taken.")
     metrics_s: float = Field(1, gt=0, le=5, description="Seconds a runner may take to answer a scrape of its metrics.")
     load_interval_s: float = Field(0.5, ge=0.05, description="Shortest time between two load reports to one watcher.")
 
