@@ -16,10 +16,12 @@ from pathlib import Path
 import structlog
 
 from orchestrator import grpc_api
-from orchestrator.devices import inventory
+from orchestrator.devices import Device, inventory, needs_gpus
 from orchestrator.engine import RunnerEngine, RunnerSpec
+from orchestrator.host_memory import host_memory_bytes
 from orchestrator.node import Node, NodeParts
 from orchestrator.node_metrics import NodeMetrics
+from orchestrator.nvml import open_nvml
 from orchestrator.process_engine import ProcessEngine
 from orchestrator.runner_metrics import RunnerMetrics
 from orchestrator.settings import ModelSettings, OrchestratorSettings, SyntheticOptions
@@ -57,9 +59,10 @@ async def serve(
     """Runs a node until `stopping`, drains it, and leaves nothing behind. Raises ConfigError or StartError."""
     engine = engine or ProcessEngine()
     facts = await engine.fingerprint()
+    devices = await asyncio.to_thread(_devices, settings.devices)
     registry = new_registry("orchestrator")
     with locked_instance("orchestrator", settings.name, settings.home) as folder, _socket_folder(folder) as sockets:
-        slots = place([(m.model_id, m.replicas) for m in settings.models], inventory(settings.devices))
+        slots = place([(m.model_id, m.replicas) for m in settings.models], tuple(d.name for d in devices))
         parts = NodeParts(
             settings=settings,
             identity=Identity.load_or_create(folder / "identity.key"),
@@ -85,6 +88,15 @@ async def serve(
                 log.info("node serves", address=running.address, metrics_port=metrics_port, engine=facts.name)
                 await node.run(stopping, lambda: started(running))
             log.info("node drained")
+
+
+def _devices(configured: tuple[str, ...]) -> tuple[Device, ...]:
+    nvml = open_nvml() if needs_gpus(configured) else None
+    try:
+        return inventory(configured, nvml.gpus if nvml else (), host_memory_bytes())
+    finally:
+        if nvml:
+            nvml.close()
 
 
 def _specs(settings: OrchestratorSettings, slots: list[Slot], sockets: Path) -> dict[str, RunnerSpec]:

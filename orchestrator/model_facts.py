@@ -65,11 +65,15 @@ class FactBook:
         known = load_s if before.load_s is None else before.load_s
         self._facts[model_id] = replace(before, load_s=known + WEIGHT_OF_NEWEST * (load_s - known))
 
-    def save(self) -> None:
+    def text(self) -> str:
+        """The book as it is written."""
+        return json.dumps({name: asdict(facts) for name, facts in self._facts.items()}, indent=1)
+
+    def write(self, text: str) -> None:
         """Writes the book, whole or not at all. A disk that is full costs the facts, nothing else."""
         beside = self._path.with_suffix(".new")
         with suppress(OSError):
-            beside.write_text(json.dumps({name: asdict(facts) for name, facts in self._facts.items()}, indent=1))
+            beside.write_text(text)
             beside.replace(self._path)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from orchestrator.devices import DEVICE_NAME
 from reelnet.errors import UserError
 from reelnet.identity import valid_id
 from reelnet.pipelines import pipeline_named
@@ -31,8 +31,8 @@ def _broadcaster_id(text: str) -> str:
 
 
 def _device(text: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda:\d{1,3}", text):
-        raise ValueError(f"{text!r} is no device: expected auto, cpu, or cuda:0, cuda:1, …")
+    if not DEVICE_NAME.fullmatch(text):
+        raise ValueError(f"{text!r} is no device: expected auto, cpu, cuda:0, cuda:1, …, GPU-… or MIG-…")
     return text
 
 
@@ -194,7 +194,7 @@ class OrchestratorSettings(ComponentSettings):
     image: str | None = Field(None, description="Container image of the runners: name@sha256:…, a name, or an id.")
     docker: DockerSettings = Field(DockerSettings(), description="The Docker engine.")
     devices: tuple[Device, ...] = Field(
-        ("auto",), min_length=1, description="cpu, cuda:0, …; auto: every GPU, else cpu."
+        ("auto",), min_length=1, description="cpu, cuda:0, …, GPU-… or MIG-… by UUID; auto: every GPU, else cpu."
     )
     models: tuple[ModelSettings, ...] = Field((), description="What the node serves.")
     broadcasters: tuple[Annotated[str, AfterValidator(_broadcaster_id)], ...] | None = Field(
