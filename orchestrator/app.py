@@ -17,18 +17,20 @@ import structlog
 
 from orchestrator import grpc_api
 from orchestrator.devices import Device, inventory, needs_gpus
-from orchestrator.engine import RunnerEngine, RunnerSpec
+from orchestrator.engine import RunnerEngine
 from orchestrator.host_memory import host_memory_bytes
+from orchestrator.model_facts import FactBook
+from orchestrator.model_shelf import ModelShelf
 from orchestrator.node import Node, NodeParts
 from orchestrator.node_metrics import NodeMetrics
 from orchestrator.nvml import open_nvml
 from orchestrator.process_engine import ProcessEngine
 from orchestrator.runner_metrics import RunnerMetrics
-from orchestrator.settings import ModelSettings, OrchestratorSettings, SyntheticOptions
-from orchestrator.slots import Slot, place
+from orchestrator.settings import OrchestratorSettings
+from orchestrator.specs import make_spec, weights_folder
 from orchestrator.spool import Spool
 from reelnet.errors import StartError
-from reelnet.home import locked_instance, model_dir
+from reelnet.home import locked_instance
 from reelnet.http_server import serve_http
 from reelnet.identity import Identity
 from reelnet.lifecycle import ready_file
@@ -57,24 +59,24 @@ async def serve(
     started: Callable[[RunningNode], None] = lambda node: None,
 ) -> None:
     """Runs a node until `stopping`, drains it, and leaves nothing behind. Raises ConfigError or StartError."""
-    engine = engine or ProcessEngine()
-    facts = await engine.fingerprint()
-    devices = await asyncio.to_thread(_devices, settings.devices)
     registry = new_registry("orchestrator")
     with locked_instance("orchestrator", settings.name, settings.home) as folder, _socket_folder(folder) as sockets:
-        slots = place([(m.model_id, m.replicas) for m in settings.models], tuple(d.name for d in devices))
+        identity = Identity.load_or_create(folder / "identity.key")
+        engine = engine or ProcessEngine()
+        facts = await engine.fingerprint()
         parts = NodeParts(
             settings=settings,
-            identity=Identity.load_or_create(folder / "identity.key"),
+            identity=identity,
             engine=engine,
-            slots=slots,
-            specs=_specs(settings, slots, sockets),
+            devices=await asyncio.to_thread(_devices, settings.devices),
+            shelf=ModelShelf(FactBook(folder / "models.json"), lambda model: weights_folder(model, settings)),
+            make_spec=lambda model, slot, device: make_spec(settings, model, slot, device, sockets),
             spool=Spool(folder / "spool", settings.limits.spool_bytes),
             metrics=NodeMetrics(registry),
             rng=random.Random(),  # noqa: S311  (jitter, not a secret)
         )
         node = Node(parts)
-        parts.metrics.watch(node.table, node.supervisors, parts.spool, node)
+        parts.metrics.watch(node.table, node.keeper, parts.spool, node)
         runners = RunnerMetrics(registry, node.supervisors, settings.limits.metrics_s)
         async with (
             _closing(engine),
@@ -97,37 +99,6 @@ def _devices(configured: tuple[str, ...]) -> tuple[Device, ...]:
     finally:
         if nvml:
             nvml.close()
-
-
-def _specs(settings: OrchestratorSettings, slots: list[Slot], sockets: Path) -> dict[str, RunnerSpec]:
-    models = {model.model_id: model for model in settings.models}
-    return {slot.name: _spec(settings, models[slot.model], slot, sockets) for slot in slots}
-
-
-def _spec(settings: OrchestratorSettings, model: ModelSettings, slot: Slot, sockets: Path) -> RunnerSpec:
-    folder = sockets / slot.name
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    synthetic = model.backend if isinstance(model.backend, SyntheticOptions) else None
-    return RunnerSpec(
-        slot=slot.name,
-        model_id=model.model_id,
-        model=model.model_id if synthetic else str(_weights(model, settings)),
-        backend="synthetic" if synthetic else "diffusers",
-        device=slot.device,
-        folder=folder,
-        pipelines=tuple(model.pipelines),
-        options=synthetic.model_dump() if synthetic else {},
-    )
-
-
-def _weights(model: ModelSettings, settings: OrchestratorSettings) -> Path:
-    path = model_dir(model.model, Path.cwd(), settings.models_home)
-    if not path.is_dir():
-        raise StartError(
-            f"models: the folder of {model.model!r} is missing: {path}; put the model there (diffusers layout), "
-            "or make tiny ones to try: runner models make-tiny DIR"
-        )
-    return path
 
 
 @asynccontextmanager

@@ -56,8 +56,9 @@ class Site:
     limits: Limits
     runner_of: Callable[[Slot], SlotRunner | None]
     now_ms: Callable[[], int]
-    observe: Callable[[Ticket, float], None]
+    observe: Callable[[Ticket, Slot, float], None]
     waited: Callable[[Ticket, float, float], None]
+    loading: Callable[[str], Progress | None]
 
 
 class Attempt:
@@ -84,6 +85,7 @@ class Attempt:
         self._output_room = limits.output_bytes
         self._milestones: list[Event] = [Accepted(reservation.position, site.table.wait_s(ticket.model), quote)]
         self._latest: Event | None = None
+        self._load: Progress | None = None
         self._position = reservation.position
         self._changed = asyncio.Event()
         self._ended = False
@@ -226,11 +228,22 @@ class Attempt:
     def _news(self) -> Event | None:
         """The newest progress, or the place in the queue, when it has not been told."""
         latest, self._latest = self._latest, None
-        place = self._reservation
-        if latest is None and place.position != self._position and place.started_at is None:
-            self._position = place.position
-            latest = Queued(place.position, self._site.table.wait_s(self.ticket.model))
+        if latest is None and self._reservation.started_at is None:
+            return self._waiting()
         return latest
+
+    def _waiting(self) -> Event | None:
+        """For a job that waits: how far the load of its model is, or its place in the queue, when that is new."""
+        place, load = self._reservation, None
+        if place.position != self._position:
+            self._position = place.position
+            return Queued(place.position, self._site.table.wait_s(self.ticket.model))
+        if place.position == 0:
+            load = self._site.loading(self.ticket.model)
+        if load is None or load == self._load:
+            return None
+        self._load = load
+        return load
 
     async def _work(self) -> None:
         if not self._input_complete.is_set():
@@ -242,7 +255,7 @@ class Attempt:
             raise TransientError("the runner is gone", code="runner_gone")
         runner.busy(True)
         try:
-            done = await self._run_on(runner)
+            done = await self._run_on(runner, slot)
         except (NodeError, OutOfMemoryError):
             runner.suspect()
             raise
@@ -266,13 +279,13 @@ class Attempt:
         place, complete_at = self._reservation, self._complete_at
         self._site.waited(self.ticket, complete_at - place.reserved_at, (place.started_at or complete_at) - complete_at)
 
-    async def _run_on(self, runner: SlotRunner) -> RunnerDone:
+    async def _run_on(self, runner: SlotRunner, slot: Slot) -> RunnerDone:
         clock = asyncio.get_running_loop().time
         started = clock()
         async with runner.client.run(self._runner_job(), runner.restart) as stream:
             async for event in stream:
                 if isinstance(event, RunnerDone):
-                    self._site.observe(self.ticket, clock() - started)
+                    self._site.observe(self.ticket, slot, clock() - started)
                     return event
                 if isinstance(event, Tick):
                     self._check_progress(event.idle_s, stream)

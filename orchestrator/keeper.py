@@ -8,7 +8,7 @@ for them, and keeps away from a device, or from a slot, that failed too often. W
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -60,13 +60,18 @@ class Berth:
 
 
 class Keeper:
-    """All runners of a node. `run` keeps them; everything else is told to it."""
+    """All runners of a node. `run` keeps them; everything else is told to it.
+
+    `restarts` counts them by (model, reason), `cold_starts` the loads by model, also those of slots that are no more.
+    """
 
     def __init__(
         self, around: Surroundings, devices: Iterable[Device], shelf: ModelShelf, make_spec: SpecMaker,
         clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self.supervisors: dict[str, Supervisor] = {}
+        self.restarts: Counter[tuple[str, End]] = Counter()
+        self.cold_starts: Counter[str] = Counter()
         self.berths = {device.name: Berth(device) for device in devices}
         self._around = around
         self._shelf = shelf
@@ -79,7 +84,7 @@ class Keeper:
         self._attentive = True
         around.on_end = self._ended
         around.on_gone = self._gone
-        around.on_load = lambda slot, seconds: shelf.loaded(self._wards[slot.name].model, seconds)
+        around.on_load = self._loaded
         around.on_memory = lambda slot, size: shelf.measured(self._wards[slot.name].model, size)
 
     @property
@@ -117,13 +122,12 @@ class Keeper:
         """Something changed that placement may have waited for."""
         self._news.set()
 
-    async def run(self, started: asyncio.Event) -> None:
+    async def run(self) -> None:
         """Adopts, then keeps, until this task is canceled; every runner has ended then."""
         async with asyncio.TaskGroup() as self._tasks:
             await self._adopt()
             for ward in self._wards.values():
                 self._start(ward)
-            started.set()
             while True:
                 self._news.clear()
                 self._round()
@@ -200,9 +204,7 @@ class Keeper:
         """New settings of a slot. Where they make another runner, it is replaced after the job that it has."""
         before, ward.model = ward.model, model
         device = self.berths[ward.slot.device].device if ward.slot.device else None
-        if device and self._make_spec(before, ward.slot.name, device) != self._make_spec(
-            model, ward.slot.name, device
-        ):
+        if device and self._make_spec(before, ward.slot.name, device) != self._make_spec(model, ward.slot.name, device):
             ward.slot.leaving = True
 
     def _drop(self, ward: Ward) -> None:
@@ -347,11 +349,17 @@ class Keeper:
 
     def _ended(self, slot: Slot, ended: Ended) -> None:
         """A runner failed. Of the kernel's and the device's faults only so many are taken."""
+        self.restarts[slot.model, ended.kind] += 1
         ward = self._wards[slot.name]
         if ended.kind in FAULTS and ended.kind is not End.DEVICE and self._too_many(ward.faults):
             ward.quarantined_until = self._clock() + self._around.limits.quarantine_s
             log.error("slot in quarantine", slot=slot.name, reason=ended.text)
             ward.supervisor.take(ended.text, quarantine=True)
+
+    def _loaded(self, slot: Slot, seconds: float) -> None:
+        """A runner has loaded its model, in so many seconds."""
+        self.cold_starts[slot.model] += 1
+        self._shelf.loaded(self._wards[slot.name].model, seconds)
 
     def _too_many(self, faults: deque[float]) -> bool:
         """Counts a fault; whether it is one more than the limits allow."""

@@ -83,7 +83,7 @@ def source_of(model: ModelSettings, folder: Path | None) -> str:
     for path in sorted(folder.rglob("*")) if folder else ():
         with suppress(OSError):
             stat = path.stat()
-            digest.update(f"{path.relative_to(folder)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+            digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 

@@ -6,7 +6,7 @@ runs or not. The second one, the device's time, belongs to `slots.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 
@@ -130,13 +130,19 @@ class _Floor:
 
     def _victims(self, room: Room, wanted: Homeless) -> list[Resident] | None:
         """The models that would have to leave a device, longest idle first; None when even all would not do."""
-        gone, victims = self._leaving(room), []
+        freed, victims = self._leaving(room), []
         for resident in sorted(self._evictable(room, wanted), key=lambda r: (r.idle_s == 0, -r.idle_s)):
-            gone += resident.need_bytes
+            freed += resident.need_bytes
             victims.append(resident)
-            if self._left(room, wanted, gone) >= 0:
-                return _without_needless(victims, lambda spare: self._left(room, wanted, gone - spare) >= 0)
-        return None
+            if self._left(room, wanted, freed) >= 0:
+                break
+        else:
+            return None
+        for victim in list(victims):  # who was taken before a larger one may not be needed after it
+            if self._left(room, wanted, freed - victim.need_bytes) >= 0:
+                freed -= victim.need_bytes
+                victims.remove(victim)
+        return victims
 
     def _evictable(self, room: Room, wanted: Homeless) -> list[Resident]:
         """Who may be ended: on demand, after its minimum stay, and nobody waits for it longer than for `wanted`.
@@ -170,18 +176,6 @@ class _Floor:
         """Apart from its own replicas, then from other models (they share the device's time), then best fit."""
         models = self._models[room.device]
         return models.count(wanted.model), len(models), self._left(room, wanted)
-
-
-def _without_needless(victims: list[Resident], still_fits: Callable[[int], bool]) -> list[Resident]:
-    """Leaves out, from the longest idle on, who would have been ended for nothing."""
-    spared = 0
-    kept = []
-    for victim in victims:
-        if still_fits(spared + victim.need_bytes):
-            spared += victim.need_bytes
-        else:
-            kept.append(victim)
-    return kept
 
 
 def _gib(size: int) -> str:

@@ -9,10 +9,9 @@ import asyncio
 import enum
 import random
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import structlog
 
@@ -74,15 +73,6 @@ class Post:
     running: RunnerHandle | None = None
 
 
-@dataclass(slots=True)
-class Counts:
-    """What a supervisor has seen: restarts by reason, and loads that a start needed."""
-
-    restarts: Counter[End] = field(default_factory=Counter)
-    cold_starts: int = 0
-    adopted: int = 0
-
-
 class Supervisor:
     """One slot's runner, through all its starts."""
 
@@ -91,7 +81,8 @@ class Supervisor:
         self.state = RunnerState.STOPPED
         self.since = clock()
         self.reason = "not started"
-        self.counts = Counts()
+        self.restarts = 0
+        self.adopted = False
         self.failures = 0
         self.client: RunnerClient | None = None
         self.handle: RunnerHandle | None = None
@@ -102,11 +93,6 @@ class Supervisor:
         self._quarantine = False
         self._end: asyncio.Future[Ended] | None = None
         self._suspected = asyncio.Event()
-
-    @property
-    def restarts(self) -> int:
-        """Starts after a failure."""
-        return self.counts.restarts.total()
 
     @property
     def crash_loop(self) -> bool:
@@ -175,7 +161,7 @@ class Supervisor:
     async def _failed(self, ended: Ended) -> None:
         """Counts a failure, says so, and waits before the next start, unless the keeper takes the runner away."""
         self.failures += 1
-        self.counts.restarts[ended.kind] += 1
+        self.restarts += 1
         self._moved.clear()
         self._around.on_end(self.slot, ended)
         if self._post is None:
@@ -248,10 +234,8 @@ class Supervisor:
         return await self._watch_health(client)
 
     def _count_start(self, seconds: float, *, adopted: bool) -> None:
-        if adopted:
-            self.counts.adopted += 1
-        else:
-            self.counts.cold_starts += 1
+        self.adopted = adopted
+        if not adopted:
             self._around.on_load(self.slot, seconds)
 
     async def _until_free(self, client: RunnerClient) -> str:

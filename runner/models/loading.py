@@ -56,7 +56,7 @@ class LoadedModel:
     def memory_bytes(self) -> int:
         """The allocator's peak and the CUDA context; on a CPU the process's largest resident set."""
         if self.device.type == "cuda":
-            return torch.cuda.max_memory_reserved(self.device) + CUDA_CONTEXT_BYTES
+            return int(torch.cuda.max_memory_reserved(self.device)) + CUDA_CONTEXT_BYTES
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
