@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from reelnet.errors import StartError
@@ -40,6 +41,7 @@ class GpuReading:
 
     utilisation: share of the last interval in which a kernel ran, 0 to 1. throttled: the members of THROTTLES that hold
     the clocks down. ecc_errors: uncorrected memory errors since the driver was loaded or the card was reset.
+    recovery: what the driver asks the operator for, of RECOVERIES; `none` on a card that is well.
     """
 
     uuid: str
@@ -50,6 +52,7 @@ class GpuReading:
     power_w: float | None = None
     throttled: tuple[str, ...] | None = None
     ecc_errors: int | None = None
+    recovery: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +88,17 @@ class GpuLostError(Exception):
     """A GPU no longer answers; the text says how the driver put it."""
 
 
+def with_cards(uuids: Iterable[str], gpus: Sequence[Gpu]) -> tuple[str, ...]:
+    """These GPUs and, of slices among them, the cards: power, temperature and memory errors are a card's alone."""
+    parents = {gpu.uuid: gpu.parent for gpu in gpus if gpu.parent}
+    return tuple(dict.fromkeys(one for uuid in uuids for one in (uuid, parents.get(uuid)) if one))
+
+
 class DriverError(StartError):
     """NVIDIA's driver is there and does not work; the text says what the operator can do."""
 
 
 THROTTLES = ("power_cap", "sync_boost", "hw_slowdown", "sw_thermal", "hw_thermal", "hw_power_brake")
 """Reasons for clocks that are lower than asked for; idling and an operator's own settings are none."""
+RECOVERIES = ("none", "reset", "reboot", "drain_p2p", "drain_and_reset", "imex", "bus_reset", "system_reboot")
+"""What a driver (565 and later) can ask for, in the order of NVML's numbers."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pynvml  # type: ignore[import-untyped]  # its author ships no types
 import structlog
 
-from orchestrator.gpus import THROTTLES, DriverError, DriverFacts, Gpu, GpuLostError, GpuReading, XidEvent
+from orchestrator.gpus import RECOVERIES, THROTTLES, DriverError, DriverFacts, Gpu, GpuLostError, GpuReading, XidEvent
 
 KERNEL_DRIVER = Path("/proc/driver/nvidia/version")
 LOST = frozenset({pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_RESET_REQUIRED, pynvml.NVML_ERROR_UNKNOWN})
@@ -84,8 +85,11 @@ class Nvml:
 
     def close(self) -> None:
         """Ends the session."""
-        self._forget_events()
-        pynvml.nvmlShutdown()
+        with suppress(pynvml.NVMLError):
+            if self._events is not None:
+                pynvml.nvmlEventSetFree(self._events)
+        with suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
 
     def driver(self) -> DriverFacts:
         """The driver's versions."""
@@ -96,7 +100,9 @@ class Nvml:
 
     def read(self, uuid: str) -> GpuReading:
         """What a GPU reads now. Raises GpuLostError when it no longer answers."""
-        handle = self._handles[uuid]
+        handle = self._handles.get(uuid)
+        if handle is None:
+            raise GpuLostError("the driver does not show it")
         used, total = memory_bytes(handle)
         return GpuReading(
             uuid=uuid,
@@ -107,14 +113,22 @@ class Nvml:
             power_w=power_w(handle),
             throttled=throttled(handle),
             ecc_errors=ecc_errors(handle),
+            recovery=recovery(handle),
         )
 
-    def next_xid(self, timeout_s: float) -> XidEvent | None:
-        """Waits for an XID error. Raises GpuLostError when a card is gone, for ever: open another session then."""
-        if self._events is None:
-            self._events = self._register()
+    def listen(self) -> bool:
+        """Asks for the XID errors of every card; whether any card tells them, else `next_xid` may not be called."""
         try:
-            event = pynvml.nvmlEventSetWait_v2(self._events, int(timeout_s * 1000))
+            self._events = pynvml.nvmlEventSetCreate()
+        except pynvml.NVMLError:
+            return False
+        told = [self._told(self._handles[gpu.uuid]) for gpu in self.gpus if gpu.parent is None]
+        return any(told)
+
+    def next_xid(self, timeout_s: float) -> XidEvent | None:
+        """Waits for an XID error. Raises GpuLostError when a card is gone, from then on: open another session then."""
+        try:
+            event = pynvml.nvmlEventSetWait_v2(self._events, max(1, int(timeout_s * 1000)))
         except pynvml.NVMLError_Timeout:
             return None
         except pynvml.NVMLError as error:
@@ -144,19 +158,12 @@ class Nvml:
         self._handles |= {gpu.uuid: handle for gpu, handle in found}
         return [gpu for gpu, _ in found]
 
-    def _register(self) -> Any:
-        """An event set with the XID errors of every card that can tell them."""
-        events = pynvml.nvmlEventSetCreate()
-        for gpu in self.gpus:
-            if gpu.parent is None:
-                handle = self._handles[gpu.uuid]
-                _fact(lambda of=handle: _register_xids(of, events))  # type: ignore[misc]
-        return events
-
-    def _forget_events(self) -> None:
-        if self._events is not None:
-            _fact(lambda: pynvml.nvmlEventSetFree(self._events))
-            self._events = None
+    def _told(self, card: Handle) -> bool:
+        try:
+            pynvml.nvmlDeviceRegisterEvents(card, pynvml.nvmlEventTypeXidCriticalError, self._events)
+        except pynvml.NVMLError:
+            return False
+        return True
 
     def _affected(self, event: Any) -> tuple[str, ...]:
         """The slice of an event, or the card with all of its slices."""
@@ -211,6 +218,14 @@ def ecc_errors(handle: Handle) -> int | None:
     return None if count is None else int(count)
 
 
+def recovery(handle: Handle) -> str | None:
+    """What the driver asks the operator for, of RECOVERIES."""
+    values = _fact(lambda: pynvml.nvmlDeviceGetFieldValues(handle, [pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION]))
+    if values is None or values[0].nvmlReturn != pynvml.NVML_SUCCESS or values[0].value.uiVal >= len(RECOVERIES):
+        return None
+    return RECOVERIES[values[0].value.uiVal]
+
+
 def _fact(ask: Callable[[], T]) -> T | None:
     """One fact; None when it is not told. Raises GpuLostError when there is nobody left to tell it."""
     try:
@@ -232,10 +247,6 @@ def _slice(card: Gpu, handle: Handle) -> Gpu:
     uuid, name = pynvml.nvmlDeviceGetUUID(handle), pynvml.nvmlDeviceGetName(handle)
     instance = _fact(lambda: pynvml.nvmlDeviceGetGpuInstanceId(handle))
     return Gpu(uuid, name, card.index, memory_bytes(handle)[1], card.uuid, instance)
-
-
-def _register_xids(handle: Handle, events: Any) -> None:
-    pynvml.nvmlDeviceRegisterEvents(handle, pynvml.nvmlEventTypeXidCriticalError, events)
 
 
 def _address(handle: Handle) -> int | None:

@@ -162,6 +162,7 @@ class Limits(Section):
     progress_s: float = Field(0.1, ge=0, le=10, description="Shortest time between two words of progress.")
     heartbeat_s: float = Field(10, gt=0, description="Longest silence towards a broadcaster while a job is here.")
     stall_s: float = Field(60, gt=0, description="Seconds without progress after which a job is hung.")
+    gpu_poll_s: float = Field(5, gt=0, le=60, description="Seconds between two readings of the GPUs.")
     cancel_s: float = Field(20, gt=0, description="Seconds a runner may take to stop a canceled job before a restart.")
     stop_s: float = Field(5, gt=0, description="Seconds a runner gets between SIGTERM and SIGKILL.")
     drain_s: float = Field(600, ge=0, description="Seconds that running jobs get when the node stops.")
@@ -175,6 +176,7 @@ class Limits(Section):
     quarantine_s: float = Field(1800, gt=0, description="Seconds until a slot or device in quarantine is tried again.")
     rates_grace_s: float = Field(30, ge=0, description="Seconds that tickets at the rates before a reload are taken.")
     metrics_s: float = Field(1, gt=0, le=5, description="Seconds a runner may take to answer a scrape of its metrics.")
+    control_s: float = Field(30, gt=0, description="Seconds that a request on the control socket may take.")
     load_interval_s: float = Field(0.5, ge=0.05, description="Shortest time between two load reports to one watcher.")
 
 

@@ -59,7 +59,8 @@ class ScriptedEngine:
         life = next(self._lives)
         if life.start_error:
             raise EngineError(life.start_error)
-        handle = RunnerHandle("scripted", spec.slot, str(self.starts), spec.folder / "runner.sock")
+        ref = str(self.starts)
+        handle = RunnerHandle("scripted", spec.slot, ref, spec.folder / "runner.sock", spec.fingerprint)
         self._running[handle.ref] = runner = _Runner(life)
         await runner.listen(str(handle.socket))
         return handle

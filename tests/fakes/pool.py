@@ -104,7 +104,7 @@ class InProcessEngine:
         await ready.wait()
         self.workers[spec.slot] = app.state.worker
         self._lives[ref] = _Life(server, app.state.worker, task)
-        return RunnerHandle("in-process", spec.slot, ref, socket)
+        return RunnerHandle("in-process", spec.slot, ref, socket, spec.fingerprint)
 
     async def _serve(self, server: _Server, socket: Path, ready: asyncio.Event) -> None:
         with unix_listener(socket) as listener:

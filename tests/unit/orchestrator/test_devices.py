@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.devices import DEVICE_NAME, Device, inventory, needs_gpus
-from orchestrator.gpus import Gpu
+from orchestrator.gpus import Gpu, with_cards
 from orchestrator.host_memory import host_memory_bytes
 from reelnet.errors import ConfigError
 
@@ -94,6 +94,13 @@ def test_only_these_are_names() -> None:
         assert DEVICE_NAME.fullmatch(name), name
     for name in ("gpu0", "cuda", "cuda:", "cuda:0 ", "GPU-", "GPU-a b", "MIG", ""):
         assert not DEVICE_NAME.fullmatch(name), name
+
+
+def test_a_slices_card_is_watched_with_it() -> None:
+    """Once, however many of its slices are used."""
+    assert with_cards((FIRST.uuid,), HOST) == (FIRST.uuid,)
+    uuids = tuple(gpu.uuid for gpu in SLICES)
+    assert with_cards(uuids, HOST) == (uuids[0], CARD.uuid, uuids[1])
 
 
 def host(root: Path, files: dict[str, str]) -> Path:

@@ -1,0 +1,52 @@
+"""Nodes' engines for tests: each with a node id of its own, behind the filter, with nothing left at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from orchestrator.docker_container import NODE_LABEL, DockerOptions
+from orchestrator.docker_engine import DockerEngine
+from tests.docker.engines import TestEngine
+from tests.fakes.docker_proxy import DockerProxy, docker_proxy
+
+OPTIONS = DockerOptions()
+
+
+@dataclass(frozen=True)
+class NodeEngine:
+    """A node's DockerEngine, the filter that it goes through, and the engine behind."""
+
+    id: str
+    engine: DockerEngine
+    proxy: DockerProxy
+    docker: TestEngine
+    options: DockerOptions
+
+    def again(self) -> DockerEngine:
+        """What the node has after it was started again."""
+        return DockerEngine(self.id, self.options)
+
+    def containers(self) -> list[str]:
+        """The ids of its containers, whatever their state."""
+        return self.docker.docker("ps", "-aq", "--no-trunc", "--filter", f"label={NODE_LABEL}={self.id}").split()
+
+
+@contextlib.asynccontextmanager
+async def docker_node(docker: TestEngine, options: DockerOptions = OPTIONS) -> AsyncIterator[NodeEngine]:
+    """A node; closed at the end, and nothing of it may be left then."""
+    node_id = secrets.token_hex(26)
+    with tempfile.TemporaryDirectory(prefix="node-") as folder:
+        async with docker_proxy(docker.socket, Path(folder) / "docker.sock") as proxy:
+            through = replace(options, socket=proxy.socket)
+            node = NodeEngine(node_id, DockerEngine(node_id, through), proxy, docker, through)
+            try:
+                yield node
+            finally:
+                await node.engine.close()
+            assert node.containers() == [], "close leaves none"
+            assert proxy.refused == [], "only calls that SECURITY.md lists are made"
