@@ -70,6 +70,7 @@ class Attempt:
         self.acknowledged = asyncio.Event()
         self.failure: ReelnetError | None = None
         self.quote = quote
+        self.progress: Progress | None = None
         self._site = site
         self._reservation = reservation
         limits = site.limits
@@ -96,6 +97,14 @@ class Attempt:
         self._canceled = False
         if not ticket.inputs:
             self._finish_input()
+
+    @property
+    def slot(self) -> Slot | None:
+        """The slot that the attempt works on now."""
+        place = self._reservation
+        held = place.granted.done() and not place.granted.cancelled() and not place.granted.exception()
+        slot = place.granted.result() if held else None
+        return slot if slot and slot.holder is place else None
 
     async def run(self) -> None:
         """The attempt from accepted to its end; its failure is kept for the followers, never raised."""
@@ -346,6 +355,8 @@ class Attempt:
     def _add(self, event: Event) -> None:
         if isinstance(event, LOW_PRIORITY):
             self._latest = event
+            if isinstance(event, Progress):
+                self.progress = event
         else:
             self._latest = None
             self._milestones.append(event)

@@ -183,7 +183,7 @@ class Keeper:
 
     def need_of(self, slot: Slot) -> int:
         """Memory that a slot's runner is counted with, bytes."""
-        return self._need(self._wards[slot.name].model)
+        return self.need(self._wards[slot.name].model)
 
     # Slots
 
@@ -288,7 +288,7 @@ class Keeper:
                 slot=ward.slot.name,
                 model=ward.slot.model,
                 device=ward.slot.device,
-                need_bytes=self._need(ward.model),
+                need_bytes=self.need(ward.model),
                 warm=ward.model.warm and ward.wanted,
                 leaving=ward.slot.leaving,
                 stayed_s=now - ward.put_at,
@@ -308,7 +308,7 @@ class Keeper:
                 continue
             waits_s = max(JUST_NOW_S, self.table.oldest_wait_s(ward.slot.model)) if self._asked_for(ward) else 0.0
             if ward.model.warm or waits_s > 0 or not self._shelf.knows(ward.model):
-                need, pin = self._need(ward.model), self._pin(ward.model)
+                need, pin = self.need(ward.model), self._pin(ward.model)
                 found.append(Homeless(ward.slot.name, ward.slot.model, need, ward.model.warm, pin, waits_s))
         return found
 
@@ -317,7 +317,7 @@ class Keeper:
         there = sum(1 for slot in self.table.of(ward.slot.model) if slot.device and not slot.leaving)
         return len(self.table.waiting(ward.slot.model)) + len(self.table.running(ward.slot.model)) > there
 
-    def _need(self, model: ModelSettings) -> int:
+    def need(self, model: ModelSettings) -> int:
         """Memory of a model's runner, bytes. A mere guess is cut to the largest device: then it is tried."""
         need, known = need_bytes(model, self._shelf.facts(model), self._shelf.weights_bytes(model))
         sizes = [b.device.memory_bytes for b in self.berths.values()]

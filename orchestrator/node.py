@@ -19,7 +19,7 @@ from orchestrator.engine import RunnerEngine
 from orchestrator.estimates import Estimates
 from orchestrator.history import History
 from orchestrator.keeper import Keeper, SpecMaker
-from orchestrator.model_shelf import ModelShelf
+from orchestrator.model_shelf import FolderOf, ModelShelf
 from orchestrator.node_metrics import NodeMetrics
 from orchestrator.offers import Offers
 from orchestrator.runner_client import RunnerInfo
@@ -47,6 +47,7 @@ class NodeParts:
     engine: RunnerEngine
     devices: tuple[Device, ...]
     shelf: ModelShelf
+    find_weights: FolderOf
     make_spec: SpecMaker
     spool: Spool
     metrics: NodeMetrics
@@ -65,6 +66,7 @@ class Node:
         self._stopping = False
         self._metrics = parts.metrics
         self._shelf = parts.shelf
+        self._find_weights = parts.find_weights
         self._attempts: dict[tuple[str, str, int], tuple[Attempt, asyncio.Task[None]]] = {}
         self._closed: dict[tuple[str, str, int], int] = {}
         self._forget_at_ms = 0
@@ -139,6 +141,11 @@ class Node:
         task = self._tasks.create_task(self._live(key, attempt), name=f"attempt:{ticket.job_id}")
         self._attempts[key] = (attempt, task)
         return attempt
+
+    def check_models(self, models: Iterable[ModelSettings]) -> None:
+        """Raises StartError when the weights of one of these models are not there."""
+        for model in models:
+            self._find_weights(model)
 
     def description(self) -> Signed:
         """The signed description as it is now."""

@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tests.docker.engines import TestEngine
+
 from orchestrator.docker_container import NODE_LABEL, DockerOptions
 from orchestrator.docker_engine import DockerEngine
-from tests.docker.engines import TestEngine
 from tests.fakes.docker_proxy import DockerProxy, docker_proxy
 
 OPTIONS = DockerOptions()
