@@ -37,7 +37,10 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class Ward:
-    """A slot in the keeper's care. Times are the clock's; `quarantined_until` 0: it is not."""
+    """A slot in the keeper's care. Times are the clock's; `quarantined_until` 0: it is not.
+
+    `taken`: its runner has been taken from its device, and is not gone yet.
+    """
 
     slot: Slot
     model: ModelSettings
@@ -45,6 +48,7 @@ class Ward:
     task: asyncio.Task[None] | None = None
     put_at: float = 0.0
     wanted: bool = True
+    taken: bool = False
     quarantined_until: float = 0.0
     faults: deque[float] = field(default_factory=lambda: deque(maxlen=64))
 
@@ -271,11 +275,17 @@ class Keeper:
         ward.put_at = ward.slot.used_at = self._clock()
         ward.supervisor.put(berth.device.name, post)
 
+    def _take(self, ward: Ward, reason: str, *, quarantine: bool = False) -> None:
+        """Takes a runner from its device, once."""
+        if not ward.taken:
+            ward.taken = ward.slot.leaving = True
+            ward.supervisor.take(reason, quarantine=quarantine)
+
     def _let_go(self) -> None:
         """Ends the runners that leave, once they have no job; drops slots that are no more."""
         for ward in list(self._wards.values()):
             if ward.slot.leaving and ward.slot.device and not ward.slot.holder:
-                ward.supervisor.take(f"{ward.slot.model} makes room" if ward.wanted else "not configured any more")
+                self._take(ward, f"{ward.slot.model} makes room" if ward.wanted else "not configured any more")
             elif not ward.wanted and ward.slot.device is None:
                 self._drop(ward)
 
@@ -354,7 +364,7 @@ class Keeper:
         if ended.kind in FAULTS and ended.kind is not End.DEVICE and self._too_many(ward.faults):
             ward.quarantined_until = self._clock() + self._around.limits.quarantine_s
             log.error("slot in quarantine", slot=slot.name, reason=ended.text)
-            ward.supervisor.take(ended.text, quarantine=True)
+            self._take(ward, ended.text, quarantine=True)
 
     def _loaded(self, slot: Slot, seconds: float) -> None:
         """A runner has loaded its model, in so many seconds."""
@@ -371,7 +381,7 @@ class Keeper:
         berth.problem = f"{berth.device.name} is in quarantine: {reason}"
         berth.quarantined_until = self._clock() + self._around.limits.quarantine_s
         for ward in self._on(berth):
-            ward.supervisor.take(berth.problem, quarantine=True)
+            self._take(ward, berth.problem, quarantine=True)
         self.wake()
 
     def _open(self, berth: Berth) -> None:
@@ -386,5 +396,6 @@ class Keeper:
 
     def _gone(self, slot: Slot) -> None:
         """A runner has left its device."""
+        self._wards[slot.name].taken = False
         self.wake()
         self._around.table.on_change()

@@ -124,6 +124,7 @@ def test_the_cheapest_device_is_cleared() -> None:
 
 
 SIZES = st.integers(0, 30)
+WAITS = st.sampled_from([0.0, 3.0, 7.0])
 
 
 @st.composite
@@ -144,7 +145,7 @@ def floors(draw: st.DrawFn) -> tuple[list[Room], list[Resident], list[Homeless]]
                 )
             )  # fmt: skip
     homeless = [
-        Homeless(f"h{i}", f"m{i % 4}", draw(SIZES) * GB, draw(st.booleans()), None, draw(st.sampled_from([0.0, 3.0, 7.0])))
+        Homeless(f"h{i}", f"m{i % 4}", draw(SIZES) * GB, draw(st.booleans()), None, draw(WAITS))
         for i in range(draw(st.integers(0, 6)))
     ]  # fmt: skip
     return rooms, residents, homeless
