@@ -11,7 +11,9 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from pydantic_core import from_json
 
 from orchestrator.parcel import Parcel
 from orchestrator.runner_client import JobStream, RunnerClient, RunnerJob
@@ -19,6 +21,7 @@ from orchestrator.runner_events import OutputBegin, OutputEnd, RunnerDone, Runne
 from orchestrator.settings import Limits
 from orchestrator.slots import Reservation, Slot, SlotTable
 from orchestrator.spool import Spool, SpooledFile
+from orchestrator.stalls import JobKind, JobTicks, StallLimits, Stalls
 from reelnet.errors import (
     CanceledError,
     DeadlineError,
@@ -59,6 +62,7 @@ class Site:
     observe: Callable[[Ticket, Slot, float], None]
     waited: Callable[[Ticket, float, float], None]
     loading: Callable[[str], Progress | None]
+    stalls: Stalls = field(default_factory=Stalls)
 
 
 class Attempt:
@@ -291,21 +295,27 @@ class Attempt:
     async def _run_on(self, runner: SlotRunner, slot: Slot) -> RunnerDone:
         clock = asyncio.get_running_loop().time
         started = clock()
+        ticks = self._site.stalls.watch(runner.client, job_kind(self.ticket, slot.device or ""), started)
         async with runner.client.run(self._runner_job(), runner.restart) as stream:
             async for event in stream:
                 if isinstance(event, RunnerDone):
                     self._site.observe(self.ticket, slot, clock() - started)
+                    ticks.done()
                     return event
+                if isinstance(event, Progress):
+                    ticks.tick(event.stage, event.step, event.total, clock())
                 if isinstance(event, Tick):
-                    self._check_progress(event.idle_s, stream)
+                    self._check_progress(event.idle_s, ticks, stream)
                 else:
                     await self._take(event)
         raise NodeError("the runner's stream ended too early", code="cut_off")
 
-    def _check_progress(self, idle_s: float, stream: JobStream) -> None:
-        if idle_s > self._site.limits.stall_s:
+    def _check_progress(self, idle_s: float, ticks: JobTicks, stream: JobStream) -> None:
+        limits = self._site.limits
+        limit_s = ticks.limit_s(StallLimits(limits.stall_s, limits.stall_factor, limits.load_s))
+        if idle_s > limit_s:
             stream.give_up()
-            raise NodeError(f"the job hung: no progress for {idle_s:.0f} s", code="hung")
+            raise NodeError(f"the job hung: no progress for {idle_s:.0f} s; {limit_s:.0f} s are allowed", code="hung")
 
     async def _take(self, event: RunnerEvent) -> None:
         """One event of the runner: outputs go to the spool, the rest to the followers."""
@@ -361,3 +371,11 @@ class Attempt:
             self._latest = None
             self._milestones.append(event)
         self._changed.set()
+
+
+def job_kind(ticket: Ticket, device: str) -> JobKind:
+    """What the ticks of a ticket's job depend on."""
+    params = from_json(ticket.params)
+    outputs = params.get("num_images_per_prompt", 1)
+    shape = ticket.work.output_pixels, outputs, params.get("width"), params.get("height"), params.get("num_frames")
+    return JobKind(device, ticket.model, ticket.pipeline, shape, ticket.work.output_pixels, outputs)

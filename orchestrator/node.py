@@ -26,6 +26,7 @@ from orchestrator.runner_client import RunnerInfo
 from orchestrator.settings import ModelSettings, OrchestratorSettings
 from orchestrator.slots import Slot, SlotTable
 from orchestrator.spool import Spool
+from orchestrator.stalls import Stalls
 from orchestrator.supervisor import Supervisor, Surroundings
 from reelnet.codec import TicketFrame
 from reelnet.errors import NodeError, ReelnetError, RefusedError, UnsupportedError
@@ -79,6 +80,7 @@ class Node:
         self.keeper = Keeper(self._around, parts.devices, parts.shelf, parts.make_spec, time.monotonic)
         self.histories: dict[str, History] = {}
         self._spool = parts.spool
+        self._stalls = Stalls()
         self._site = self._make_site()
         self._tasks: asyncio.TaskGroup | None = None
         self._serve(settings.models)
@@ -287,6 +289,7 @@ class Node:
             observe=self._observe,
             waited=self._metrics.waited,
             loading=self._loading,
+            stalls=self._stalls,
         )
 
     def _loading(self, model: str) -> Progress | None:

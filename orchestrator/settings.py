@@ -161,7 +161,12 @@ class Limits(Section):
     hold_s: float = Field(0.002, ge=0, le=1, description="Seconds an event that nobody waits for is held for company.")
     progress_s: float = Field(0.1, ge=0, le=10, description="Shortest time between two words of progress.")
     heartbeat_s: float = Field(10, gt=0, description="Longest silence towards a broadcaster while a job is here.")
-    stall_s: float = Field(60, gt=0, description="Seconds without progress after which a job is hung.")
+    stall_s: float = Field(30, gt=0, description="Seconds without progress that never make a job hung.")
+    stall_factor: float = Field(
+        10,
+        ge=2,
+        description="A job is hung after so many times what a tick of its stage takes here, if that is longer.",
+    )
     gpu_poll_s: float = Field(5, gt=0, le=60, description="Seconds between two readings of the GPUs.")
     cancel_s: float = Field(20, gt=0, description="Seconds a runner may take to stop a canceled job before a restart.")
     stop_s: float = Field(5, gt=0, description="Seconds a runner gets between SIGTERM and SIGKILL.")
