@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.docker.engines import TestEngine
 
 from orchestrator.docker_api import DockerApi
 from orchestrator.docker_container import DockerOptions
 from orchestrator.docker_images import Images
 from orchestrator.engine import EngineError
 from tests.contract.engine_suite import folder  # noqa: F401
+from tests.docker.engines import TestEngine
 from tests.docker.nodes import docker_node, runner_spec
 from tests.fakes.registry import FakeRegistry, fake_registry
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from tests.contract.engine_suite import folder  # noqa: F401
 from tests.docker.engines import TestEngine
 from tests.docker.inside import seen
 from tests.docker.nodes import NodeEngine, docker_node, runner_spec
+from tests.fakes.pool import until
 
 FIRST, SECOND = "GPU-11111111-1111-1111-1111-111111111111", "GPU-22222222-2222-2222-2222-222222222222"
 SLICE = "MIG-33333333-3333-3333-3333-333333333333"
@@ -99,3 +102,34 @@ async def test_a_cdi_request_names_one_gpu(docker_engine: TestEngine, folder: Pa
         assert asked["HostConfig"]["DeviceRequests"] == [{"Driver": "cdi", "DeviceIDs": [f"nvidia.com/gpu={SLICE}"]}]
         assert "NVIDIA_VISIBLE_DEVICES=void" in asked["Env"], "or an old hook would add a second one"
         assert node.containers() == [], "what could not be started is removed"
+
+
+async def test_an_engine_without_the_toolkit_is_told(
+    docker_engine: TestEngine,
+    folder: Path,  # noqa: F811
+    synthetic_image: str,
+) -> None:
+    """What to install, configure and restart, instead of the engine's own words alone."""
+    async with without_hook(docker_engine), docker_node(docker_engine) as node:
+        with pytest.raises(EngineError) as raised:
+            await node.engine.start(runner_spec(folder, synthetic_image, gpu=FIRST, device="cuda:0"))
+        assert TOOLKIT in str(raised.value)
+        assert "nvidia" in str(raised.value).rpartition("(")[2], "the engine's own words stand behind"
+
+
+@contextlib.asynccontextmanager
+async def without_hook(docker: TestEngine) -> AsyncIterator[None]:
+    """The same engine, its dockerd started without the stand-in on its path."""
+    command = Path(f"/proc/{docker.pid}/cmdline").read_text().split("\0")[:-1]
+    await asyncio.to_thread(docker.stop)
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as bare:
+        try:
+            await until(
+                lambda: subprocess.run(docker.command("version"), capture_output=True).returncode == 0, "an answer"
+            )
+            yield
+        finally:
+            bare.terminate()
+    await asyncio.to_thread(docker.up)
