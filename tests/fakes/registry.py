@@ -7,8 +7,8 @@ import contextlib
 import gzip
 import hashlib
 import json
+import secrets
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 
 from aiohttp import web
 
@@ -22,35 +22,31 @@ def _digest(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
-def _image() -> tuple[bytes, dict[str, bytes]]:
+def _image(mark: str) -> tuple[bytes, dict[str, bytes]]:
     """A manifest, and the blobs by digest that it names: an image of one empty layer."""
     layer = gzip.compress(EMPTY_TAR, mtime=0)
-    config = json.dumps(
-        {
-            "architecture": "amd64",
-            "os": "linux",
-            "config": {},
-            "rootfs": {"type": "layers", "diff_ids": [_digest(EMPTY_TAR)]},
-        }
-    ).encode()
-    parts = {
-        kind: {"mediaType": kind, "size": len(blob), "digest": _digest(blob)}
-        for kind, blob in ((CONFIG, config), (LAYER, layer))
-    }
+    rootfs = {"type": "layers", "diff_ids": [_digest(EMPTY_TAR)]}
+    labels = {"Labels": {"mark": mark}}
+    config = json.dumps({"architecture": "amd64", "os": "linux", "config": labels, "rootfs": rootfs}).encode()
+    blobs = {CONFIG: config, LAYER: layer}
+    parts = {kind: {"mediaType": kind, "size": len(blob), "digest": _digest(blob)} for kind, blob in blobs.items()}
     manifest = {"schemaVersion": 2, "mediaType": MANIFEST, "config": parts[CONFIG], "layers": [parts[LAYER]]}
-    return json.dumps(manifest).encode(), {_digest(config): config, _digest(layer): layer}
+    return json.dumps(manifest).encode(), {_digest(blob): blob for blob in blobs.values()}
 
 
-@dataclass
 class FakeRegistry:
-    """`manifests` counts who asked for the image; while `held` is set, nobody gets it; `forged` serves another one."""
+    """`manifests` counts who asked for the image; while `held` is set, nobody gets it; `forged` serves another one.
 
-    port: int = 0
-    manifests: int = 0
-    held: bool = False
-    forged: bool = False
-    name: str = "reelnet/runner"
-    manifest: bytes = field(default_factory=lambda: _image()[0])
+    Each registry's image is one of its own: an engine keeps manifests by their digest.
+    """
+
+    def __init__(self) -> None:
+        self.name = "reelnet/runner"
+        self.port = 0
+        self.manifests = 0
+        self.held = False
+        self.forged = False
+        self.manifest, self.blobs = _image(secrets.token_hex(8))
 
     @property
     def reference(self) -> str:
@@ -68,8 +64,8 @@ class FakeRegistry:
                 await asyncio.sleep(0.05)
             body = self.manifest.replace(b": ", b":", 1) if self.forged else self.manifest
             return web.Response(body=body, content_type=MANIFEST, headers={"Docker-Content-Digest": digest})
-        if kind == "blobs" and digest in _image()[1]:
-            return web.Response(body=_image()[1][digest], content_type="application/octet-stream")
+        if kind == "blobs" and digest in self.blobs:
+            return web.Response(body=self.blobs[digest], content_type="application/octet-stream")
         missing = {"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}]}
         return web.json_response(missing, status=404)
 
