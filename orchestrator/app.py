@@ -23,7 +23,7 @@ from orchestrator.engine import RunnerEngine
 from orchestrator.engines import choose_engine
 from orchestrator.gpu_metrics import show_gpus
 from orchestrator.gpu_watch import GpuWatch
-from orchestrator.gpus import DriverFacts, Gpu, GpuFault
+from orchestrator.gpus import DriverFacts, Gpu, GpuFault, with_cards
 from orchestrator.host_memory import host_memory_bytes
 from orchestrator.model_facts import FactBook
 from orchestrator.model_shelf import ModelShelf
@@ -127,7 +127,7 @@ def _find_devices(configured: tuple[str, ...]) -> _Found:
         devices = inventory(configured, nvml.gpus if nvml else (), host_memory_bytes())
         if nvml is None:
             return _Found(devices)
-        uuids = {device.uuid for device in devices}
+        uuids = with_cards((device.uuid for device in devices if device.uuid), nvml.gpus)
         return _Found(devices, tuple(gpu for gpu in nvml.gpus if gpu.uuid in uuids), nvml.driver())
     finally:
         if nvml:
