@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from pathlib import Path
 from typing import Any, TypeVar
 
 from docker import APIClient
@@ -54,9 +56,9 @@ class DockerApi:
             self._client.close()
 
     def _work(self, use: Callable[[APIClient], T]) -> T:
-        client = self._connected()
         try:
-            return use(client)
+            _knock(self._options.socket, self._options.api_s)
+            return use(self._connected())
         except APIError:
             raise
         except (DockerException, OSError):
@@ -69,6 +71,13 @@ class DockerApi:
                 base_url = f"unix://{self._options.socket}"
                 self._client = APIClient(base_url, version="auto", timeout=self._options.api_s)
             return self._client
+
+
+def _knock(path: Path, limit_s: float) -> None:
+    """Raises what is wrong with the engine's socket: the SDK hides that, and leaves its own socket open over it."""
+    with socket.socket(socket.AF_UNIX) as tried:
+        tried.settimeout(limit_s)
+        tried.connect(str(path))
 
 
 def registry_headers(client: APIClient, repository: str) -> Mapping[str, str]:

@@ -48,7 +48,7 @@ def explained(doing: str, status: int, text: str) -> EngineError:
 
 def unreachable(socket: object, error: Exception) -> UnreachableError:
     """No answer, and what to look at."""
-    if "PermissionError" in repr(error) or "Permission denied" in repr(error):
+    if isinstance(error, PermissionError):
         return UnreachableError(
             f"this user may not use the Docker engine at {socket}; add it to the group `docker` "
             "(which is as good as root on this host)"

@@ -39,7 +39,7 @@ def host_facts(info: Mapping[str, Any]) -> HostFacts:
         version=str(info.get("ServerVersion", "")),
         memory_bytes=int(info.get("MemTotal") or 0),
         live_restore=bool(info.get("LiveRestoreEnabled")),
-        init=info.get("InitCommit", {}).get("ID") != NO_INIT,
+        init=(info.get("InitCommit") or {}).get("ID") != NO_INIT,
     )
 
 

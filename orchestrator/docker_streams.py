@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
 
@@ -47,14 +47,20 @@ class EventWatch:
             self._task = asyncio.create_task(self._run(), name="docker-events")
 
     async def close(self) -> None:
-        """Ends the watch. Raises what broke it."""
+        """Ends the watch. Raises what broke it, if something did."""
         if self._task is not None:
             self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])
+            if not self._task.cancelled():
+                self._task.result()
 
     def news(self) -> asyncio.Event:
-        """Set at the next news. Take it before looking, so that nothing is missed in between."""
+        """Set at the next news. Take it before looking, so that nothing is missed in between.
+
+        Raises what broke the watch, if something did.
+        """
+        if self._task is not None and self._task.done():
+            self._task.result()
         return self._news
 
     async def _run(self) -> None:

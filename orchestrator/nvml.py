@@ -18,8 +18,10 @@ import structlog
 from orchestrator.gpus import RECOVERIES, THROTTLES, DriverError, DriverFacts, Gpu, GpuLostError, GpuReading, XidEvent
 
 KERNEL_DRIVER = Path("/proc/driver/nvidia/version")
-LOST = frozenset({pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_RESET_REQUIRED, pynvml.NVML_ERROR_UNKNOWN})
-"""What a card's questions fail with when it is gone; whatever else they fail with is a fact that it does not tell."""
+LOST = frozenset({pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_RESET_REQUIRED})
+"""What every question fails with when a card is gone; whatever else one fails with is a fact that it does not tell."""
+GONE = LOST | {pynvml.NVML_ERROR_UNKNOWN}
+"""What the plainest question fails with then; a lesser one may fail for reasons that the driver does not know."""
 ABSENT = frozenset({pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED})
 EXPLAINED = {
     pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: (
@@ -178,7 +180,7 @@ class Nvml:
 
 def memory_bytes(handle: Handle) -> tuple[int | None, int | None]:
     """Bytes in use, by every process and the driver itself, and in all."""
-    memory = _fact(lambda: pynvml.nvmlDeviceGetMemoryInfo(handle))
+    memory = _fact(lambda: pynvml.nvmlDeviceGetMemoryInfo(handle), GONE)
     return (None, None) if memory is None else (int(memory.used), int(memory.total))
 
 
@@ -226,12 +228,12 @@ def recovery(handle: Handle) -> str | None:
     return RECOVERIES[values[0].value.uiVal]
 
 
-def _fact(ask: Callable[[], T]) -> T | None:
+def _fact(ask: Callable[[], T], lost: frozenset[int] = LOST) -> T | None:
     """One fact; None when it is not told. Raises GpuLostError when there is nobody left to tell it."""
     try:
         return ask()
     except pynvml.NVMLError as error:
-        if error.value in LOST:
+        if error.value in lost:
             raise GpuLostError(str(error)) from None
         return None
 

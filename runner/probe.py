@@ -15,6 +15,8 @@ SOCKET = os.environ.get("REELNET_RUNNER_SOCKET", "/run/reelnet/runner.sock")
 TIMEOUT_S = 4.0
 """Less than the health check's own limit, so that the reason is told."""
 HEALTHY = ("READY", "BUSY")
+HEADERS = {"User-Agent": "reelnet-probe"}
+"""By which `runner.process` knows that nobody needs the runner for this request."""
 
 
 class UnixConnection(HTTPConnection):
@@ -34,7 +36,7 @@ def state(path: str) -> tuple[str, str]:
     """The state and its reason of the runner that listens on `path`. Raises OSError, HTTPException, ValueError."""
     connection = UnixConnection(path)
     try:
-        connection.request("GET", "/health")
+        connection.request("GET", "/health", headers=HEADERS)
         health = json.load(connection.getresponse())
         return str(health["state"]), str(health.get("reason") or "")
     finally:

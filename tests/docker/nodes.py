@@ -8,9 +8,11 @@ import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from orchestrator.docker_container import NODE_LABEL, DockerOptions
 from orchestrator.docker_engine import DockerEngine
+from orchestrator.engine import Resources, RunnerSpec
 from tests.docker.engines import TestEngine
 from tests.fakes.docker_proxy import DockerProxy, docker_proxy
 
@@ -50,3 +52,21 @@ async def docker_node(docker: TestEngine, options: DockerOptions = OPTIONS) -> A
                 await node.engine.close()
             assert node.containers() == [], "close leaves none"
             assert proxy.refused == [], "only calls that SECURITY.md lists are made"
+
+
+def runner_spec(folder: Path, image: str, slot: str = "slot-0", **more: Any) -> RunnerSpec:
+    """A synthetic runner of that slot, with these fields otherwise; its folder is made."""
+    place = folder / slot
+    place.mkdir(exist_ok=True)
+    values: dict[str, Any] = {
+        "slot": slot,
+        "model_id": "synthetic/bars",
+        "model": "synthetic/bars",
+        "backend": "synthetic",
+        "device": "cpu/0",
+        "folder": place,
+        "options": {"unit_s": 0},
+        "image": image,
+        "resources": Resources(pids=256, shm_bytes=2**20),
+    }
+    return RunnerSpec(**{**values, **more})

@@ -37,7 +37,10 @@ class Life:
 
 
 class ScriptedEngine:
-    """Plays lives; the last one again and again. `starts` and `stops` count, `alive` holds what runs."""
+    """Plays lives; the last one again and again. `starts` and `stops` count, `alive` holds what runs.
+
+    `left` is what an earlier start is said to have left.
+    """
 
     def __init__(self, lives: Iterable[Life]) -> None:
         listed = list(lives)
@@ -45,6 +48,7 @@ class ScriptedEngine:
         self._running: dict[str, _Runner] = {}
         self.starts = 0
         self.stops: list[str] = []
+        self.left: list[RunnerHandle] = []
 
     @property
     def alive(self) -> set[str]:
@@ -73,7 +77,7 @@ class ScriptedEngine:
         await self._running[handle.ref].end()
 
     async def recover(self) -> list[RunnerHandle]:
-        return []
+        return self.left
 
     async def logs(self, handle: RunnerHandle, lines: int) -> str:
         return ""

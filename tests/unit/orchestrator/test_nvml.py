@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pynvml  # type: ignore[import-untyped]
@@ -9,7 +10,7 @@ import pytest
 
 from orchestrator.gpus import DriverError, DriverFacts, Gpu, GpuLostError, GpuReading, XidEvent
 from orchestrator.nvml import open_nvml
-from tests.fakes.nvml import GIB, FakeGpu, install, opened
+from tests.fakes.nvml import GIB, FakeGpu, FakeNvml, install, opened
 
 A100 = "NVIDIA A100-SXM4-40GB"
 
@@ -155,6 +156,15 @@ def test_a_lost_card_is_no_card_that_tells_nothing(monkeypatch: pytest.MonkeyPat
         assert session.read("GPU-b").temperature_c == 40
 
 
+@pytest.mark.parametrize("function", [name for name in FACTS if name != "nvmlDeviceGetMemoryInfo"])
+def test_one_question_that_fails_is_no_lost_card(monkeypatch: pytest.MonkeyPatch, function: str) -> None:
+    """Some systems fail at one for no reason that they know; a card that tells its memory is there."""
+    install(monkeypatch, FakeGpu("GPU-a", errors={function: pynvml.NVML_ERROR_UNKNOWN}))
+    with opened() as session:
+        reading = session.read("GPU-a")
+    assert all(getattr(reading, name) is None for name in FACTS[function])
+
+
 def test_xid_errors_come_with_whom_they_concern(monkeypatch: pytest.MonkeyPatch) -> None:
     """A card's error concerns its slices too, a slice's no other slice."""
     plain, card = FakeGpu("GPU-a"), partitioned()
@@ -191,6 +201,19 @@ def test_cards_that_report_nothing_are_told_apart(monkeypatch: pytest.MonkeyPatc
     install(monkeypatch, FakeGpu("GPU-a", errors=mute))
     with opened() as session:
         assert not session.listen()
+
+
+FUNCTIONS = [name for name in vars(FakeNvml) if name.startswith("nvml")]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_fake_driver_has_the_bindings_functions(name: str) -> None:
+    """The names and the counts of arguments are those of the library that stands there in earnest."""
+    ours = inspect.signature(getattr(FakeNvml, name)).parameters.values()
+    theirs = inspect.signature(getattr(pynvml, name)).parameters.values()
+    asked = [parameter for parameter in theirs if parameter.default is inspect.Parameter.empty]
+    decorated = any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in theirs)
+    assert decorated or len(ours) - 1 == len(asked)
 
 
 def test_a_session_ends_whatever_has_happened(monkeypatch: pytest.MonkeyPatch) -> None:
