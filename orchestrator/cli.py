@@ -36,17 +36,27 @@ def serve(
 
     Example: orchestrator serve --config orchestrator.yaml --grpc-port 8935
     """
+    from orchestrator.app import RunningNode
     from orchestrator.app import serve as serve_node
+    from orchestrator.hangup import hangups
     from orchestrator.settings import OrchestratorSettings
 
     flags: dict[str, Any] = {"name": name}
     flags["grpc"] = {"port": grpc_port} if grpc_port is not None else None
     flags["metrics"] = {"port": metrics_port} if metrics_port is not None else None
 
+    def read() -> OrchestratorSettings:
+        return load(OrchestratorSettings, config, flags)
+
     async def main(stopping: asyncio.Event) -> None:
-        settings = load(OrchestratorSettings, config, flags)
+        settings = read()
         telemetry.configure("orchestrator", settings.log_level)
-        await serve_node(settings, stopping)
+        async with hangups() as signals:
+
+            def started(running: RunningNode) -> None:
+                signals.follow(running.control.reload)
+
+            await serve_node(settings, stopping, reread=read, started=started)
 
     raise typer.Exit(run(main))
 
