@@ -125,7 +125,8 @@ async def end(node: subprocess.Popen[bytes]) -> int:
 @contextlib.asynccontextmanager
 async def customer(home: Path, address: str) -> AsyncIterator[httpx.AsyncClient]:
     """An app before a broadcaster that knows the node."""
-    async with running_broadcaster(broadcaster_settings(home, [address])) as running:
+    settings = broadcaster_settings(home, [address], limits={"reconnect_wait_s": 0.1})
+    async with running_broadcaster(settings) as running:
         await ready(running, 1)
         async with httpx.AsyncClient(base_url=running.url, timeout=PATIENCE_S) as http:
             yield http
