@@ -96,8 +96,8 @@ class NodeStatus:
 _STATUS = TypeAdapter(NodeStatus)
 
 
-def to_document(status: NodeStatus) -> dict[str, Any]:
-    """The status as JSON has it: the fields by their names."""
+def to_document(status: NodeStatus | ModelStatus) -> dict[str, Any]:
+    """A status as JSON has it: the fields by their names."""
     return dataclasses.asdict(status)
 
 
