@@ -10,6 +10,7 @@ import typer
 
 from orchestrator.commands import checking, setup, steering, watching
 from orchestrator.commands.options import Config, Name, exit_codes, settings_of
+from orchestrator.hangup import hangups
 from reelnet import telemetry
 from reelnet.home import instance_dir
 from reelnet.identity import Identity
@@ -43,10 +44,16 @@ def serve(
     flags["grpc"] = {"port": grpc_port} if grpc_port is not None else None
     flags["metrics"] = {"port": metrics_port} if metrics_port is not None else None
 
+    def read() -> OrchestratorSettings:
+        return load(OrchestratorSettings, config, flags)
+
     async def main(stopping: asyncio.Event) -> None:
-        settings = load(OrchestratorSettings, config, flags)
+        settings = read()
         telemetry.configure("orchestrator", settings.log_level)
-        await serve_node(settings, stopping)
+        async with hangups() as taken:
+            await serve_node(
+                settings, stopping, reread=read, started=lambda running: taken.follow(running.control.reload)
+            )
 
     raise typer.Exit(run(main))
 
