@@ -3,8 +3,9 @@ SHELL := /bin/bash
 PY := $(or $(PYTHON),.venv/bin/python)
 NODES ?= 2
 BACKEND ?= tiny
+TARGET ?= full
 
-.PHONY: demo pool test check bench proto openapi configuration metrics format lock gpu-test clean
+.PHONY: demo pool image test check bench proto openapi configuration metrics format lock gpu-test clean
 
 demo: ## The main job on tiny models: a picture becomes a video (no Docker, no GPU)
 	@scripts/bootstrap full
@@ -13,6 +14,9 @@ demo: ## The main job on tiny models: a picture becomes a video (no Docker, no G
 pool: ## A pool to try: make pool NODES=2 BACKEND=tiny|synthetic
 	@scripts/bootstrap $(if $(filter synthetic,$(BACKEND)),base,full)
 	@$(PY) scripts/pool.py --nodes $(NODES) --backend $(BACKEND)
+
+image: ## The runner's image: make image TARGET=full|synthetic
+	@scripts/image $(TARGET)
 
 test: ## All tests but gpu and load
 	@scripts/bootstrap full

@@ -228,16 +228,34 @@ class Keeper:
     # Adoption
 
     async def _adopt(self) -> None:
-        """Takes over runners of an earlier start that are what would be started now; ends the others."""
+        """Takes over runners of an earlier start that are what would be started now.
+
+        One that differs is ended now, because its slot needs its place. An orphan, whose slot is not configured any
+        more, is left alone for a grace: a configuration that was cut short by mistake does not cost its warm model.
+        """
         try:
             found = await self._around.engine.recover()
         except EngineError as error:
             log.warning("nothing can be adopted", reason=str(error))
             return
         for handle in found:
-            if not self._adopted(handle):
-                log.info("runner of an earlier start ended", slot=handle.slot, ref=handle.ref)
-                await self._around.engine.stop(handle, self._around.limits.stop_s)
+            if handle.slot not in self._wards:
+                assert self._tasks is not None
+                self._tasks.create_task(self._orphan(handle), name=f"orphan:{handle.slot}")
+            elif not self._adopted(handle):
+                await self._end(handle)
+
+    async def _orphan(self, handle: RunnerHandle) -> None:
+        """Ends an orphan after the grace, or with the node."""
+        log.info("orphan found", slot=handle.slot, ref=handle.ref, ends_in_s=self._around.limits.orphan_s)
+        try:
+            await asyncio.sleep(self._around.limits.orphan_s)
+        finally:
+            await asyncio.shield(self._end(handle))
+
+    async def _end(self, handle: RunnerHandle) -> None:
+        log.info("runner of an earlier start ends", slot=handle.slot, ref=handle.ref)
+        await self._around.engine.stop(handle, self._around.limits.stop_s)
 
     def _adopted(self, handle: RunnerHandle) -> bool:
         ward = self._wards.get(handle.slot)

@@ -142,7 +142,6 @@ class DockerSettings(Section):
     shm_bytes: int = Field(2**30, gt=0, description="Shared memory of one container.")
     pids: int = Field(512, gt=0, description="Processes and threads of one container.")
     idle_exit_s: float = Field(120, gt=0, description="Seconds after which a runner that no node asks ends by itself.")
-    orphan_s: float = Field(30, ge=0, description="Seconds that containers of slots that are no more are left alone.")
 
 
 class Limits(Section):
@@ -173,6 +172,7 @@ class Limits(Section):
     drain_s: float = Field(600, ge=0, description="Seconds that running jobs get when the node stops.")
     restart_backoff_s: float = Field(1, gt=0, description="First pause before a failed runner is started again.")
     restart_backoff_max_s: float = Field(60, gt=0, description="Longest such pause.")
+    orphan_s: float = Field(30, ge=0, description="Seconds that runners of slots that are no more are left alone.")
     crash_loop: int = Field(5, ge=1, description="Failures in a row after which a runner is said to be crash looping.")
     quarantine_faults: int = Field(
         3, ge=1, description="Faults of the kernel or the device within quarantine_window_s that lead to quarantine."

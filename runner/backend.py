@@ -58,6 +58,11 @@ class Rendered:
     nsfw: bool = False
     file: bytes | None = None
 
+    @property
+    def encoded(self) -> bool:
+        """Whether there is nothing left to encode."""
+        return self.file is not None and self.fps is None
+
 
 @dataclass(frozen=True, slots=True)
 class Served:

@@ -220,11 +220,25 @@ async def test_runners_of_an_earlier_start_are_adopted(folder: Path) -> None:
         handle = await engine.start(spec)
         engine.left.append(replace(handle, fingerprint=spec.fingerprint))
     changed = model("b", flags={"png_level": "9"})
-    async with bench(folder, model("a"), changed, devices=CARDS, engine=engine) as b:
-        await b.until(lambda: len(b.ready) == 2)
+    async with bench(folder, model("a"), changed, devices=CARDS, engine=engine, orphan_s=0.05) as b:
+        await b.until(lambda: len(b.ready) == 2 and len(engine.stops) == 2)
         assert (b.supervisor("a").adopted, b.slot("a").device, b.supervisor("b").adopted) == (True, "cuda:1", False)
         assert (engine.stops, engine.alive) == (["2", "3"], {"1", "4"})
         assert b.keeper.cold_starts == {"b": 1}
+
+
+async def test_an_orphan_has_a_grace(folder: Path) -> None:
+    """Its slot may be configured again in a moment; it ends with the node at the latest."""
+    engine = ScriptedEngine([Life()])
+    spec = RunnerSpec("gone", "gone", "gone", "synthetic", "cpu/0", folder)
+    engine.left.append(replace(await engine.start(spec), fingerprint=spec.fingerprint))
+    async with bench(folder, model("a"), engine=engine, orphan_s=900) as b:
+        await b.until(lambda: b.slot("a").ready)
+        assert "1" in engine.alive
+        assert b.task
+        b.task.cancel()
+        await asyncio.wait((b.task,))
+        assert engine.alive == set()
 
 
 async def test_a_lost_device_is_left(folder: Path) -> None:
