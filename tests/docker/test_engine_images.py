@@ -16,30 +16,32 @@ from orchestrator.engine import EngineError
 from tests.contract.engine_suite import folder  # noqa: F401
 from tests.docker.engines import TestEngine
 from tests.docker.nodes import docker_node, runner_spec
+from tests.fakes.docker_proxy import DockerProxy, docker_proxy
 from tests.fakes.registry import FakeRegistry, fake_registry
 
 
 @dataclass(frozen=True)
 class Place:
-    """A registry, and a node's images on an engine."""
+    """A registry, and a node's images on an engine behind a filter."""
 
     registry: FakeRegistry
+    proxy: DockerProxy
     images: Images
     docker: TestEngine
 
 
 @pytest.fixture
-async def place(docker_engine: TestEngine) -> AsyncIterator[Place]:
+async def place(docker_engine: TestEngine, folder: Path) -> AsyncIterator[Place]:
     """With a second to wait for a download; what was downloaded is removed at the end."""
-    options = DockerOptions(docker_engine.socket, pull_s=3)
-    api = DockerApi(options)
-    async with fake_registry() as registry:
-        there = Place(registry, Images(api, options), docker_engine)
+    async with fake_registry() as registry, docker_proxy(docker_engine.socket, folder / "docker.sock") as proxy:
+        options = DockerOptions(proxy.socket, pull_s=3)
+        api = DockerApi(options)
+        there = Place(registry, proxy, Images(api, options), docker_engine)
         yield there
         there.registry.held = False
         if found := await there.images.local_id(registry.reference):
             await asyncio.to_thread(docker_engine.docker, "rmi", "--force", found)
-    await api.close()
+        await api.close()
 
 
 async def test_a_digest_is_downloaded_once(place: Place) -> None:
@@ -49,7 +51,7 @@ async def test_a_digest_is_downloaded_once(place: Place) -> None:
     assert len(set(ids)) == 1
     assert ids[0].startswith("sha256:")
     assert await place.images.id_of(name) == ids[0]
-    assert place.registry.manifests == 1
+    assert [call.path for call in place.proxy.calls].count("/images/create") == place.registry.manifests == 1
 
 
 async def test_another_image_than_its_digest_is_refused(place: Place) -> None:
