@@ -12,12 +12,16 @@ from pathlib import Path
 import pytest
 
 from orchestrator.docker_container import DockerOptions, container_name
+from orchestrator.docker_engine import LOOK_AGAIN_S
 from orchestrator.docker_facts import LOST
 from orchestrator.engine import EngineError, Resources, RunnerEngine, RunnerExit, RunnerHandle
 from tests.contract.engine_suite import folder, ready  # noqa: F401
 from tests.docker.engines import TestEngine
 from tests.docker.nodes import NodeEngine, docker_node, runner_spec
 from tests.fakes.pool import PATIENCE_S
+
+NEWS_S = LOOK_AGAIN_S / 2
+"""What an event tells is known sooner than by looking now and then."""
 
 
 @pytest.fixture
@@ -55,7 +59,7 @@ async def test_a_killed_container_is_told_at_once(node: NodeEngine, folder: Path
     assert await answers(handle)
     waiting = asyncio.create_task(node.engine.wait(handle))
     await asyncio.to_thread(node.docker.docker, "kill", handle.ref)
-    told = await asyncio.wait_for(waiting, 5)
+    told = await asyncio.wait_for(waiting, NEWS_S)
     assert (told.code, told.oom_killed, told.why) == (-9, False, "")
     assert "model ready" in told.tail
 
@@ -103,7 +107,23 @@ async def test_a_restarted_node_finds_its_runners(node: NodeEngine, folder: Path
     waiting = asyncio.create_task(again.wait(handle))
     await again.stop(handle, grace_s=5)
     assert (await asyncio.wait_for(waiting, PATIENCE_S)).code == 0
+    assert node.containers() == [], "stop removes it"
     await again.close()
+
+
+async def test_a_runner_ends_by_itself_when_nobody_asks(
+    node: NodeEngine,
+    folder: Path,  # noqa: F811
+    synthetic_image: str,
+) -> None:
+    """Its node never came back: it gives the GPU up, and what is left is removed by whoever comes."""
+    resources = Resources(pids=256, shm_bytes=2**20, idle_exit_s=0.5)
+    handle = await node.engine.start(runner_spec(folder, synthetic_image, resources=resources))
+    told = await ended(node.engine, handle)
+    assert told.code == 0
+    assert "no request came" in told.tail
+    assert await node.again().recover() == []
+    assert node.containers() == []
 
 
 async def test_an_image_that_was_built_again_is_not_adopted(
@@ -223,7 +243,7 @@ async def test_an_engine_takes_its_containers_along(
     waiting = asyncio.create_task(node.engine.wait(handle))
     os.kill(node.docker.pid, number)
     await asyncio.to_thread(node.docker.restart)
-    told = await asyncio.wait_for(waiting, PATIENCE_S)
+    told = await asyncio.wait_for(waiting, NEWS_S)
     assert told.why == LOST
     await node.engine.stop(handle, grace_s=1)
     assert await answers(await node.engine.start(runner_spec(folder, synthetic_image)))
