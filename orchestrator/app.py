@@ -103,7 +103,7 @@ async def serve(
                 control = Operation(node, engine, facts.name, address, reread or (lambda: node.settings), readings)
                 watching = tasks.create_task(watch.run(), name="gpus") if watch else None
                 running = RunningNode(node, address, metrics_port, control)
-                async with serve_control(control, folder):
+                async with serve_control(control, folder, settings.limits.control_s):
                     with ready_file(folder, {"address": address, "metrics_port": metrics_port}):
                         log.info("node serves", address=address, metrics_port=metrics_port, engine=facts.name)
                         await node.run(stopping, lambda: started(running))

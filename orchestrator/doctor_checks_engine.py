@@ -119,7 +119,7 @@ def _docker_disk(host: Host, folder: str) -> Iterator[Finding]:
 
 
 def _why_silent(host: Host, error: Exception) -> str:
-    socket = host.settings.docker.socket
+    socket = host.docker_socket
     if isinstance(error, PermissionError):
         return f"user {host.uid} may not use {socket}"
     if isinstance(error, FileNotFoundError):

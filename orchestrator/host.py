@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from orchestrator.engine import EngineError
 from orchestrator.engines import docker_options
 from orchestrator.gpus import DriverFacts, Gpu
 from orchestrator.host_memory import host_memory_bytes
@@ -25,6 +26,7 @@ from reelnet.home import state_home
 from reelnet.settings import Listener
 
 ANSWER_BYTES = 16 * 2**20
+ASK_S = 10.0
 CLOCK_UNSYNCHRONISED = 0x40
 """STA_UNSYNC of adjtimex(2)."""
 LISTENING = "0A"
@@ -136,6 +138,7 @@ class Host:
 
     settings: OrchestratorSettings
     docker: DockerGet
+    docker_socket: Path = Path("/var/run/docker.sock")
     python: tuple[int, ...] = sys.version_info[:3]
     root: Path = Path("/")
     free_bytes: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free
@@ -156,8 +159,21 @@ class Host:
 
 
 def this_host(settings: OrchestratorSettings) -> Host:
-    """The machine that this runs on. Raises EngineError when the environment names a Docker engine elsewhere."""
-    return Host(settings, ask_docker(docker_options(settings).socket, min(10.0, settings.docker.api_s)))
+    """The machine that this runs on."""
+    try:
+        path = docker_options(settings).socket
+    except EngineError as error:
+        return Host(settings, _refused(error))
+    return Host(settings, ask_docker(path, min(ASK_S, settings.docker.api_s)), path)
+
+
+def _refused(error: EngineError) -> DockerGet:
+    """The environment names an engine that cannot be used, which matters only to who asks it."""
+
+    def get(what: str) -> Any:
+        raise error
+
+    return get
 
 
 def _tcp_rows(proc: Path) -> list[list[str]]:

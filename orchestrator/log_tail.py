@@ -17,6 +17,7 @@ class LogTail:
         self.lines = lines
         self._prefix = f"{prefix} | " if prefix else ""
         self._seen: list[str] | None = None
+        self._noted = ""
 
     def new_lines(self, text: str) -> Iterator[str]:
         """The lines of the newest `text` that were not in the one before, safe for a terminal."""
@@ -27,6 +28,12 @@ class LogTail:
             yield self._prefix + GAP
         for line in fresh:
             yield self._prefix + printable(line, LINE_CHARS)
+
+    def note(self, reason: str) -> Iterator[str]:
+        """Why there is no log now, told once."""
+        if reason != self._noted:
+            self._noted = reason
+            yield f"{self._prefix}({printable(reason, LINE_CHARS)})"
 
 
 def fresh_lines(before: list[str], now: list[str]) -> tuple[list[str], bool]:

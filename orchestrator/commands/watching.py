@@ -88,19 +88,31 @@ def logs(
     """
     with exit_codes():
         client = client_of(config, name)
-        slots = [slot] if slot else [known.slot for known in client.status().slots]
-        tails = {each: LogTail(each if len(slots) > 1 else "", lines) for each in slots}
-        with _until_interrupted():
+        if slot:
+            tails = {slot: LogTail("", lines)}
+            _print_log(client, slot, tails[slot])
+        else:
+            tails = {known.slot: LogTail(known.slot, lines) for known in client.status().slots}
             _print_logs(client, tails)
+        with _until_interrupted():
             while follow:
                 time.sleep(FOLLOW_S)
                 _print_logs(client, tails)
 
 
+def _print_log(client: ControlClient, slot: str, tail: LogTail) -> None:
+    for line in tail.new_lines(client.logs(slot, tail.lines)):
+        typer.echo(line)
+
+
 def _print_logs(client: ControlClient, tails: dict[str, LogTail]) -> None:
+    """Each slot's; one that has no runner at the moment keeps nobody from the others."""
     for slot, tail in tails.items():
-        for line in tail.new_lines(client.logs(slot, tail.lines)):
-            typer.echo(line)
+        try:
+            _print_log(client, slot, tail)
+        except ControlError as error:
+            for line in tail.note(str(error)):
+                typer.echo(line, err=True)
 
 
 def _show(client: ControlClient, console: Console, as_json: bool) -> None:

@@ -20,12 +20,21 @@ from orchestrator.doctor_checks_host import clock, key, memory, ports, python, s
 from orchestrator.doctor_checks_models import CHECKS, weights
 from orchestrator.engine import EngineError
 from orchestrator.gpus import DriverError, Gpu
-from orchestrator.host import ClockFacts, DockerAnswerError, Host, PortUser, kernel_clock, try_port, user_of_port
+from orchestrator.host import (
+    ClockFacts,
+    DockerAnswerError,
+    Host,
+    PortUser,
+    kernel_clock,
+    this_host,
+    try_port,
+    user_of_port,
+)
 from orchestrator.process_engine import ProcessEngine
 from reelnet.identity import Identity
 from reelnet.settings import Listener
 from tests.fakes.controlled import ScriptedNode, served
-from tests.fakes.host import CARD, GIB, IMAGE, ScriptedDocker, ScriptedDriver, sound_host
+from tests.fakes.host import CARD, GIB, IMAGE, ScriptedDocker, ScriptedDriver, settings, sound_host
 
 PASS, WARN, FAIL = Verdict.PASS, Verdict.WARN, Verdict.FAIL
 Find = Callable[[Host], Iterable[Finding]]
@@ -104,6 +113,16 @@ def test_without_docker_auto_goes_on_with_processes(tmp_path: Path) -> None:
     assert (found.verdict, "processes" in found.text) == (WARN, True)
     for values in ({"engine": "auto"}, {"engine": "process", "image": IMAGE}):
         assert worst(docker, sound_host(tmp_path, gone, **values)).verdict is PASS
+
+
+def test_an_engine_on_another_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is a fault for who wants Docker, and none for who does not."""
+    monkeypatch.setenv("DOCKER_HOST", "tcp://192.0.2.1:2375")
+    checks = [check for check in CHECKS if check.name == "docker"]
+    wanted, unused = (this_host(settings(tmp_path, engine=engine, image=IMAGE)) for engine in ("docker", "process"))
+    found = next(examine(wanted, checks)).finding
+    assert (found.verdict, "DOCKER_HOST" in found.text) == (FAIL, True)
+    assert next(examine(unused, checks)).finding.verdict is PASS
 
 
 def test_docker_that_is_old_or_ends_its_containers(tmp_path: Path) -> None:

@@ -33,3 +33,11 @@ def test_a_followed_log() -> None:
     assert list(tail.new_lines("b\nc\x1b[31m\n")) == ["s | c [31m"]
     assert list(tail.new_lines("x\ny\n")) == [f"s | {GAP}", "s | x", "s | y"]
     assert list(LogTail("", 3).new_lines("a")) == ["a"]
+
+
+def test_a_note_is_told_once() -> None:
+    """A slot that stays without a runner does not fill the terminal."""
+    tail = LogTail("s", 3)
+    assert list(tail.note("no runner")) == ["s | (no runner)"]
+    assert list(tail.note("no runner")) == []
+    assert list(tail.note("another reason")) == ["s | (another reason)"]
