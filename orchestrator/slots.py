@@ -8,21 +8,28 @@ slots in the order of their tickets, except that one whose input is still on its
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from reelnet.errors import BusyError, TransientError
+from reelnet.errors import BusyError, ReelnetError, TransientError
 
 
 @dataclass(eq=False, slots=True)
 class Slot:
-    """One runner's place: a model on a device. `ready` is the supervisor's word, `holder` the job that has it."""
+    """One runner's place: a model on a device, None while no device has it.
+
+    `ready` is the supervisor's word, `holder` the job that has it, `used_at` the time of its last job or placement.
+    A slot that is `leaving` gets no further job.
+    """
 
     name: str
     model: str
-    device: str
+    device: str | None
     ready: bool = False
     holder: Reservation | None = None
+    leaving: bool = False
+    used_at: float = 0.0
 
 
 @dataclass(eq=False, slots=True)
@@ -60,20 +67,37 @@ class _Queue:
 class SlotTable:
     """All slots of a node and the queue before them. A change costs a look at the slots, and one at the queue."""
 
-    def __init__(self, slots: list[Slot], queue_limits: dict[str, int], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        slots: list[Slot],
+        queue_limits: dict[str, int],
+        clock: Callable[[], float],
+        load_s: Callable[[str], float] = lambda model: 0.0,
+    ) -> None:
+        """`load_s` estimates how long a model that is not loaded takes until it is."""
         self.slots = slots
-        self._queue_limits = queue_limits
         self._clock = clock
+        self._load_s = load_s
         self._waiting: list[Reservation] = []
-        self._queues = {model: _Queue() for model in queue_limits}
-        self._of: dict[str, list[Slot]] = {model: [s for s in slots if s.model == model] for model in queue_limits}
+        self._queues: dict[str, _Queue] = {}
+        self._of: dict[str, list[Slot]] = {}
         self._closed: str | None = None
         self.on_change: Callable[[], None] = lambda: None
+        self.configure(queue_limits)
+
+    def configure(self, queue_limits: dict[str, int]) -> None:
+        """Takes over what `slots` holds now, and the bound of each model's queue. Jobs that are here stay."""
+        self._queue_limits = queue_limits
+        known = {*queue_limits, *(slot.model for slot in self.slots)}
+        self._queues |= {model: _Queue() for model in known - self._queues.keys()}
+        self._of = {model: [s for s in self.slots if s.model == model] for model in {*known, *self._queues}}
+        self._dispatch()
 
     def reserve(self, model: str, expected_s: float) -> Reservation:
         """A place in the queue of `model`. Raises BusyError, with a time to ask again, when there is none."""
         waiting = self._queues[model].length
-        if waiting + len(self.running(model)) >= len(self._of[model]) + self._queue_limits[model]:
+        places = self._queue_limits.get(model, 0)
+        if waiting + len(self.running(model)) >= len(self._of[model]) + places:
             raise BusyError("every place for this model is taken", retry_after_s=max(1.0, self.wait_s(model)))
         reservation = Reservation(model, expected_s, self._clock(), position=waiting)
         self._waiting.append(reservation)
@@ -92,6 +116,7 @@ class SlotTable:
         held = [slot for slot in self._of[reservation.model] if slot.holder is reservation]
         for slot in held:
             slot.holder = None
+            slot.used_at = self._clock()
         if held or self._leave_queue(reservation):
             self._dispatch()
 
@@ -103,9 +128,13 @@ class SlotTable:
     def close(self, reason: str) -> None:
         """Fails every job that still waits for a slot: the node stops."""
         self._closed = reason
+        self.fail_waiting(TransientError(reason, code="draining"))
+
+    def fail_waiting(self, error: ReelnetError, model: str | None = None) -> None:
+        """Fails the jobs that wait for a slot, of one model or of all: none will come."""
         for reservation in self._waiting:
-            if not reservation.granted.done():
-                reservation.granted.set_exception(TransientError(reason, code="draining"))
+            if model in (None, reservation.model) and not reservation.granted.done():
+                reservation.granted.set_exception(error)
                 reservation.granted.exception()  # its job may not wait for it yet
 
     def of(self, model: str) -> list[Slot]:
@@ -120,19 +149,27 @@ class SlotTable:
         """The slots of a model that a job holds."""
         return [slot for slot in self._of[model] if slot.holder]
 
+    def warm(self, model: str) -> bool:
+        """Whether a runner of the model could take a job without loading it."""
+        return any(slot.ready and not slot.leaving for slot in self._of[model])
+
     def free(self, model: str) -> int:
         """How many jobs of a model could start at this moment."""
         return len({slot.device for slot in self._open() if slot.model == model})
 
     def wait_s(self, model: str) -> float:
-        """Estimated queue time of a new job: the work before it on this model's devices, shared among them."""
+        """Estimated queue time of a new job: the work before it on this model's devices, shared among them.
+
+        Where the model is not loaded, the time of its load comes first.
+        """
         if not self._queues[model].length and self.free(model) > 0:
             return 0.0
-        devices = {slot.device for slot in self._of[model]}
-        rivals = {slot.model for slot in self.slots if slot.device in devices}
+        load_s = 0.0 if self.warm(model) else self._load_s(model)
+        devices = {slot.device for slot in self._of[model] if slot.device}
+        rivals = {model, *(slot.model for slot in self.slots if slot.device in devices)}
         ahead = sum(self._queues[rival].expected_s for rival in rivals)
         ahead += sum(self._remaining_s(s.holder) for s in self.slots if s.device in devices and s.holder)
-        return ahead / max(1, len(devices))
+        return load_s + ahead / max(1, len(devices))
 
     def oldest_wait_s(self, model: str) -> float:
         """Age of the oldest job that waits for this model, seconds; 0 when none does."""
@@ -145,7 +182,7 @@ class SlotTable:
     def _open(self) -> list[Slot]:
         """The slots that could take a job now, each by itself."""
         busy = {slot.device for slot in self.slots if slot.holder}
-        return [slot for slot in self.slots if slot.ready and not slot.holder and slot.device not in busy]
+        return [s for s in self.slots if s.ready and not s.leaving and not s.holder and s.device not in busy]
 
     def _dispatch(self) -> None:
         if self._closed is None and self._waiting and (opened := self._open()):
@@ -179,14 +216,10 @@ class SlotTable:
         return True
 
 
-def place(models: list[tuple[str, int]], devices: tuple[str, ...]) -> list[Slot]:
-    """A slot for each replica of each (model, replicas), spread over the devices in turn."""
-    slots: list[Slot] = []
-    for model, replicas in models:
-        for replica in range(replicas):
-            device = devices[len(slots) % len(devices)]
-            slots.append(Slot(f"{len(slots)}-{_folder_name(model)}-{replica}", model, device))
-    return slots
+def slot_name(model: str, replica: int) -> str:
+    """A slot's name, and that of its folder: the same at each start, so that its runner is found again."""
+    digest = hashlib.sha256(model.encode()).hexdigest()[:6]
+    return f"{_folder_name(model)}-{digest}-{replica}"
 
 
 def _folder_name(model: str) -> str:

@@ -29,11 +29,14 @@ class Activity:
         self.error: ReelnetError | None = None
         self.progress: Progress | None = None
         self.timings_s: dict[str, float] = {}
+        self.encodes = False
+        """Whether an output of it went to the media thread, which all that follows has to follow."""
         self._loop = loop
         self._clock = clock
         self._events: deque[Event] = deque()
         self._arrived = asyncio.Event()
         self._announced = False
+        """Whether the reader needs no word of what comes: it has been told, or looks by itself."""
         self._lock = threading.Lock()
         self._began = self._moved = self._mark = clock()
 
@@ -106,6 +109,12 @@ class Activity:
         """Ends the reader's wait, on its loop."""
         self._arrived.set()
 
+    async def first_events(self, hold_s: float) -> list[Event]:
+        """What happened in the first `hold_s` seconds: a job that ends in them wakes its reader once, for all of it."""
+        self._announced = True
+        await self._wait(hold_s)
+        return self._take()
+
     async def next_events(self, limit_s: float | None = None, hold_s: float = 0.0) -> list[Event]:
         """The next events for the reader, none when there was none for `limit_s` seconds.
 
@@ -115,6 +124,9 @@ class Activity:
         await self._wait(limit_s)
         if self._events and not isinstance(self._events[-1], TERMINAL):
             await self._wait(hold_s)
+        return self._take()
+
+    def _take(self) -> list[Event]:
         self._announced = False  # before the look: what comes after it is announced again
         events = [self._events.popleft() for _ in range(len(self._events))]
         return [event for event, after in zip_longest(events, events[1:]) if not _outdated(event, after)]

@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 import structlog
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 
 from reelnet.errors import ReelnetError
 from reelnet.http_routes import Direct
@@ -21,6 +22,8 @@ from runner.synthetic import SyntheticBackend
 from runner.worker import Worker
 
 log = structlog.get_logger()
+_NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
+"""A runner has no network; what it has to say of its jobs stands in its metrics."""
 
 
 def build(settings: RunnerSettings, backend: Backend | None = None) -> FastAPI:
@@ -40,12 +43,13 @@ def build(settings: RunnerSettings, backend: Backend | None = None) -> FastAPI:
             if not await worker.stop(settings.stop_timeout_s):
                 log.warning("a job does not stop", timeout_s=settings.stop_timeout_s)
 
-    app = FastAPI(title="Reelnet runner", version=version("reelnet"), lifespan=life)
+    app = FastAPI(title="Reelnet runner", version=version("reelnet"), lifespan=life, telemetry=_NO_TELEMETRY)
     app.state.worker = worker
     app.add_exception_handler(ReelnetError, answer_error)
     start_job = job_route(worker, settings)
     app.include_router(make_router(worker, metrics, start_job))
-    app.add_middleware(Direct, routes={("POST", "/jobs"): start_job}, on_error=answer_error, on_fault=answer_fault)
+    jobs = {("POST", "/jobs"): start_job}
+    app.middleware_stack = Direct(app.build_middleware_stack(), jobs, on_error=answer_error, on_fault=answer_fault)
     return app
 
 

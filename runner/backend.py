@@ -58,6 +58,11 @@ class Rendered:
     nsfw: bool = False
     file: bytes | None = None
 
+    @property
+    def encoded(self) -> bool:
+        """Whether there is nothing left to encode."""
+        return self.file is not None and self.fps is None
+
 
 @dataclass(frozen=True, slots=True)
 class Served:
@@ -106,6 +111,9 @@ class Backend(Protocol):
 
     def recover(self) -> None:
         """After a failed job: frees caches and proves that the device still computes. Raises when it does not."""
+
+    def memory_bytes(self) -> int:
+        """The most of its device's memory that this model has taken since `load` began. Called on any thread."""
 
     def close(self) -> None:
         """Gives up what `load` took, and ends whatever still waits in `run`."""

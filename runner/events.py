@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import ClassVar
+
+from pydantic_core import to_json
 
 from reelnet.errors import FailureClass
 
@@ -100,7 +101,6 @@ _FIELDS = {
     for kind in (Started, Progress, Output, OutputEnd, Done, Failed, Tick)
 }
 """An event's fields: their names on the wire and here."""
-_JSON = json.JSONEncoder(separators=(",", ":"), default=dict)
 
 
 def encode(event: Event) -> tuple[bytes | memoryview, ...]:
@@ -118,4 +118,4 @@ def chunks(data: bytes) -> Iterator[Chunk]:
 
 
 def _line(name: str, body: Mapping[str, object]) -> bytes:
-    return _JSON.encode({"event": name, **body}).encode() + b"\n"
+    return to_json({"event": name, **body}) + b"\n"

@@ -51,12 +51,12 @@ async def read_job(request: Request, model: ModelInfo, max_body_bytes: int, max_
 
     Raises UserError (400, 413, 415), ParamsError (422), CanceledError when the client left.
     """
-    limited = Request(request.scope, _limited(request.receive, max_body_bytes))
+    receive = _limited(request.receive, max_body_bytes)
     try:
         if request.headers.get("content-type", "").partition(";")[0] == "application/json":
-            order, params, data = await _read({JOB_PART: await limited.body()}, model)
+            order, params, data = await _read({JOB_PART: await _body(receive)}, model)
         else:
-            async with limited.form(max_files=MAX_PARTS, max_fields=MAX_PARTS) as form:
+            async with Request(request.scope, receive).form(max_files=MAX_PARTS, max_fields=MAX_PARTS) as form:
                 order, params, data = await _read(form, model)
     except HTTPException as error:
         raise UserError(f"not a multipart form: {error.detail}", code="malformed", http_status=400) from None
@@ -72,6 +72,19 @@ async def _read(parts: Parts, model: ModelInfo) -> tuple[JobOrder, Params, dict[
     pipeline = _served(order.pipeline, model)
     params = _parse(pipeline, order.params)
     return order, params, {name: await _read_file(parts, name) for name in pipeline.inputs}
+
+
+async def _body(receive: Receive) -> bytes:
+    """A whole body. Raises ClientDisconnect."""
+    pieces: list[bytes] = []
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        pieces.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    return b"".join(pieces)
 
 
 def _limited(receive: Receive, max_bytes: int) -> Receive:

@@ -14,6 +14,7 @@ from runner.events import CHUNK_BYTES, MEDIA_TYPE, TERMINAL, Chunk, Event, Tick,
 log = structlog.get_logger()
 
 
+_HEADERS = [(b"content-type", MEDIA_TYPE.encode())]
 HOLD_S = 0.002
 """Seconds for which progress is held, so that what happens in the same moment goes in one piece."""
 
@@ -32,8 +33,7 @@ class JobStream(Response):
     media_type = MEDIA_TYPE
 
     def __init__(self, activity: Activity, tick_s: float, send_timeout_s: float) -> None:
-        super().__init__()
-        del self.headers["content-length"]
+        self.status_code, self.raw_headers, self.background = 200, _HEADERS, None
         self._activity = activity
         self._tick_s = tick_s
         self._send_timeout_s = send_timeout_s
@@ -41,14 +41,26 @@ class JobStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI response."""
-        watcher = asyncio.create_task(self._watch(receive), name="watch client")
+        # The head goes at once: a runner that dies of a job has answered, and the node knows what it died of.
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        ended = False
         try:
-            await self._stream(send)
+            ended = await self._tell(send, await self._activity.first_events(HOLD_S))
+            if not ended:
+                await self._stream(receive, send)
         except ClientLeft:
             log.info("client left", job=self._activity.job.job_id)
         finally:
+            if not ended:
+                self._activity.cancel("the client left")  # says nothing to a job that has ended
+
+    async def _stream(self, receive: Receive, send: Send) -> None:
+        watcher = asyncio.create_task(self._watch(receive), name="watch client")
+        try:
+            while not await self._tell(send, await self._next()):
+                pass
+        finally:
             watcher.cancel()
-            self._activity.cancel("the client left")  # says nothing to a job that has ended
 
     async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -56,17 +68,16 @@ class JobStream(Response):
         self._left = True
         self._activity.wake()
 
-    async def _stream(self, send: Send) -> None:
-        # The head goes at once: a runner that dies of a job has answered, and the node knows what it died of.
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        ended = False
-        while not ended:
-            events = await self._next()
-            ended = isinstance(events[-1], TERMINAL)
-            *pieces, last = pack(events)
-            for piece in pieces:
-                await self._send(send, piece)
-            await self._send(send, last, more=not ended)
+    async def _tell(self, send: Send, events: list[Event]) -> bool:
+        """Sends events; whether they were the last."""
+        if not events:
+            return False
+        ended = isinstance(events[-1], TERMINAL)
+        *pieces, last = pack(events)
+        for piece in pieces:
+            await self._send(send, piece)
+        await self._send(send, last, more=not ended)
+        return ended
 
     async def _next(self) -> list[Event]:
         events = await self._activity.next_events(self._tick_s, HOLD_S)

@@ -21,7 +21,7 @@ from runner.activity import Activity, as_failure
 from runner.backend import Backend, ModelInfo, Rendered, RunnerJob, SetupError
 from runner.encoding import Encoder
 from runner.events import Done, Failed, Output, OutputEnd, Progress, chunks
-from runner.lane import Lane
+from runner.lane import Call, Lane
 from runner.metrics import RunnerMetrics
 
 log = structlog.get_logger()
@@ -55,7 +55,7 @@ class Status:
 
 
 class Worker:
-    """Loads the model and runs one job at a time on the model thread; encodes on the media thread.
+    """Loads the model and runs one job at a time on the model thread; encodes on the media thread what is not yet.
 
     The permit is taken by `submit` and returned when the model thread has left the job, whether it was delivered,
     failed or canceled: the device never computes for two jobs. Encoding may still go on then.
@@ -101,6 +101,10 @@ class Worker:
         stopping = "told to stop" if current.canceled.is_set() else reason
         return Status(state, stopping, current.job.job_id, current.progress, current.idle_s)
 
+    def memory_bytes(self) -> int:
+        """The most of its device's memory that the model has taken."""
+        return self._backend.memory_bytes()
+
     def require_loaded(self) -> ModelInfo:
         """The model, whether a job is running or not. Raises 503 while there is no usable one."""
         with self._lock:
@@ -113,12 +117,14 @@ class Worker:
 
     def submit(self, job: RunnerJob) -> Activity:
         """Takes the permit and gives the job to the model thread. Raises as `require_ready`; nothing ever waits."""
-        activity = Activity(job, asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        activity = Activity(job, loop)
         with self._lock:
             self._require_ready()
             self.current = self._active[job.job_id] = activity
             self._enter(State.BUSY)
-        self._model.put(partial(self._work, activity))
+        # When the loop has nothing else to do: two threads that both have would take the interpreter from each other.
+        loop.call_soon(self._model.put, partial(self._work, activity))
         return activity
 
     def cancel(self, job_id: str) -> bool:
@@ -152,7 +158,7 @@ class Worker:
             failure = self._attempt(activity)
             if failure and failure.failure in _SUSPECT:
                 self._prove()
-        self._media.put(partial(self._finish, activity, failure))
+        self._after_outputs(activity, partial(self._finish, activity, failure))
 
     @contextlib.contextmanager
     def _permit(self) -> Iterator[None]:
@@ -171,10 +177,18 @@ class Worker:
         for rendered in self._backend.run(activity.job, activity):
             _check_shape(rendered, promised[delivered] if delivered < len(promised) else None)
             delivered += 1
-            self._media.put(partial(self._encode, activity, rendered, len(promised)))
+            activity.encodes = activity.encodes or not rendered.encoded
+            self._after_outputs(activity, partial(self._encode, activity, rendered, len(promised)))
             activity.resume()
         if delivered != len(promised):
             raise NodeError(f"the model gave {delivered} of {len(promised)} outputs", code="output_count")
+
+    def _after_outputs(self, activity: Activity, call: Call) -> None:
+        """Makes a call behind the job's outputs so far: on the media thread once one of them is encoded there."""
+        if activity.encodes:
+            self._media.put(call)
+        else:
+            call()
 
     def _attempt(self, activity: Activity) -> ReelnetError | None:
         """Renders the job; the failure that it returns holds no frame of the model, whose memory is free again."""
@@ -225,8 +239,8 @@ class Worker:
                 del self._active[job.job_id]
         outcome = failure.failure.value if failure else "done"
         self._metrics.count(job.pipeline, outcome, timings_s)
-        activity.emit(self._last_event(job, failure, timings_s))
         log.info("job ended", job=job.job_id, pipeline=job.pipeline, outcome=outcome, run_s=round(activity.run_s, 3))
+        activity.emit(self._last_event(job, failure, timings_s))
 
     def _last_event(self, job: RunnerJob, failure: ReelnetError | None, timings_s: dict[str, float]) -> Done | Failed:
         if failure is not None:

@@ -67,11 +67,12 @@ async def running(engine: TestEngine, image: str, folder: Path, *options: str) -
 
 
 async def until_state(container: Container, folder: Path, state: str) -> dict[str, Any]:
-    """The first health in this state."""
+    """The first health in this state. Raises AssertionError when the runner ends in another one."""
     async with asyncio.timeout(PATIENCE_S):
         while not _listens(folder / "runner.sock"):
             await asyncio.sleep(0.05)  # between polls of another process
         while (health := (await container.http.get("/health")).json())["state"] != state:
+            assert health["state"] not in ("SETUP_FAILED", "DEFUNCT"), health["reason"]
             await asyncio.sleep(0.05)
     return dict(health)
 

@@ -24,6 +24,13 @@ def full_image(docker_engine: TestEngine) -> str:
     return docker_engine.build("full")
 
 
+@pytest.fixture(scope="module")
+def readable_models(tiny_models: Path) -> Path:
+    """The tiny models; what pytest makes is for its own user, and the container has another one."""
+    tiny_models.chmod(0o755)
+    return tiny_models
+
+
 def options(models: Path, model: str) -> tuple[str, ...]:
     """Weights are read, never written; two threads, as other tests run beside."""
     return (f"--volume={models}:/models:ro", f"--env=REELNET_RUNNER_MODEL={model}", "--env=REELNET_RUNNER_THREADS=2")
@@ -34,9 +41,9 @@ def torch_of(container: Container) -> str:
     return container.run("python", "-c", "import torch; print(torch.version.cuda)")
 
 
-async def test_it_draws(docker_engine: TestEngine, full_image: str, tmp_path: Path, tiny_models: Path) -> None:
+async def test_it_draws(docker_engine: TestEngine, full_image: str, tmp_path: Path, readable_models: Path) -> None:
     """Text to image by true model code; torch is built for CUDA and works without a GPU."""
-    models = options(tiny_models, "reelnet/tiny-random-sd")
+    models = options(readable_models, "reelnet/tiny-random-sd")
     async with running(docker_engine, full_image, tmp_path, *models) as container:
         await until_state(container, tmp_path, "READY")
         answer = await container.job(DRAW)
@@ -46,9 +53,9 @@ async def test_it_draws(docker_engine: TestEngine, full_image: str, tmp_path: Pa
         assert torch_of(container).split(".")[0].isdecimal()
 
 
-async def test_it_films(docker_engine: TestEngine, full_image: str, tmp_path: Path, tiny_models: Path) -> None:
+async def test_it_films(docker_engine: TestEngine, full_image: str, tmp_path: Path, readable_models: Path) -> None:
     """Image to video by true model code, in the same image."""
-    models = options(tiny_models, "reelnet/tiny-random-svd")
+    models = options(readable_models, "reelnet/tiny-random-svd")
     async with running(docker_engine, full_image, tmp_path, *models) as container:
         await until_state(container, tmp_path, "READY")
         answer = await container.job(CLIP, "image-to-video", picture())

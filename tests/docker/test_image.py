@@ -8,12 +8,12 @@ import shutil
 import subprocess
 import tarfile
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import pytest
 
 from tests.docker.containers import SYNTHETIC, USER, running, until_state
-from tests.docker.engines import BUILD_S, HARDENED, ROOT, TestEngine
+from tests.docker.engines import BUILD_S, HARDENED, IMAGE, ROOT, TestEngine
 
 FOX = {"prompt": "a fox", "seed": 1, "width": 64, "height": 64, "num_inference_steps": 3}
 PACKAGE = re.compile(r"opt/reelnet/lib/python3\.\d+/site-packages/([^/]+)")
@@ -106,19 +106,26 @@ def test_the_exit_codes_are_those_of_the_command(
     assert (run.returncode, said in run.stderr) == (code, True), run.stderr
 
 
+class Layers(NamedTuple):
+    """The names of the files that each layer brings: those of the base, and those above it."""
+
+    base: list[list[str]]
+    own: list[list[str]]
+
+
 @pytest.fixture(scope="module")
-def layers(
-    docker_engine: TestEngine, synthetic_image: str, tmp_path_factory: pytest.TempPathFactory
-) -> list[list[str]]:
-    """The names of the files of each layer, the base's first."""
+def layers(docker_engine: TestEngine, synthetic_image: str, tmp_path_factory: pytest.TempPathFactory) -> Layers:
+    """The files of each layer."""
     file = tmp_path_factory.mktemp("saved") / "image.tar"
     docker_engine.docker("save", "--output", str(file), synthetic_image)
     try:
         with tarfile.open(file) as saved:
             (manifest,) = json.load(member(saved, "manifest.json"))
-            return [names(member(saved, layer)) for layer in manifest["Layers"]]
+            files = [names(member(saved, layer)) for layer in manifest["Layers"]]
     finally:
         file.unlink()
+    below = len(_layers(docker_engine, docker_engine.build("base")))
+    return Layers(base=files[:below], own=files[below:])
 
 
 def member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
@@ -134,9 +141,9 @@ def names(layer: IO[bytes]) -> list[str]:
         return [name.removeprefix("./") for name in archive.getnames()]
 
 
-def test_no_layer_has_what_is_not_needed(layers: list[list[str]]) -> None:
+def test_no_layer_has_what_is_not_needed(layers: Layers) -> None:
     """No model library, no other component, no tests, no tool of the build, in no layer, hidden ones included."""
-    files = [file for layer in layers[1:] for file in layer]
+    files = [file for layer in layers.own for file in layer]
     packages = {found[1] for file in files if (found := PACKAGE.match(file))}
     assert {"runner", "reelnet", "uvicorn", "numpy"} <= packages
     assert not packages & {"torch", "diffusers", "transformers", "broadcaster", "orchestrator", "benchmark", "tests"}
@@ -144,16 +151,16 @@ def test_no_layer_has_what_is_not_needed(layers: list[list[str]]) -> None:
     assert not [file for file in files if file.startswith(("build", "root/", "models/")) or "Dockerfile" in file]
 
 
-def test_the_authorities_of_the_building_machine_stay_there(layers: list[list[str]]) -> None:
+def test_the_authorities_of_the_building_machine_stay_there(layers: Layers) -> None:
     """Only the base has a list of certificate authorities at the system's place, and no layer has a private key."""
-    files = [file for layer in layers[1:] for file in layer]
-    assert AUTHORITIES in layers[0]
+    files = [file for layer in layers.own for file in layer]
+    assert any(AUTHORITIES in layer for layer in layers.base)
     assert not [file for file in files if file.startswith("etc/ssl") or file.endswith(("ca.crt", ".key"))]
 
 
-def test_modules_are_compiled(layers: list[list[str]]) -> None:
+def test_modules_are_compiled(layers: Layers) -> None:
     """A root that is read-only would have each start compile them again."""
-    files = {file for layer in layers for file in layer}
+    files = {file for layer in layers.own for file in layer}
     modules = [Path(file) for file in files if "/site-packages/runner/" in file and file.endswith(".py")]
     assert modules
     compiled = {file.partition(".cpython-")[0] for file in files if file.endswith(".pyc")}
@@ -192,6 +199,22 @@ def test_what_has_not_changed_is_not_built_again(
         docker_engine.docker("image", "rm", "--force", other)
         docker_engine.docker("tag", synthetic_image, "reelnet-runner:synthetic")
     assert docker_engine.build("synthetic") == synthetic_image
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("tiny",), 2, "scripts/image base|synthetic|full"),
+        (("full", "--fast", "yes"), 2, "scripts/image base|synthetic|full"),
+        (("synthetic", "--socket", "/nowhere/docker.sock"), 3, "scripts/engine up"),
+        (("synthetic", "--base", "no-such-image:1"), 1, "no such image here, nor in a registry"),
+    ],
+)
+def test_the_script_says_what_to_do(docker_engine: TestEngine, words: tuple[str, ...], code: int, message: str) -> None:
+    """Code 2 for usage, 3 without an engine, 1 for a build that fails."""
+    socket = [] if "--socket" in words else ["--socket", str(docker_engine.socket)]
+    run = subprocess.run([str(IMAGE), *words, *socket], capture_output=True, text=True, timeout=60)
+    assert (run.returncode, message in run.stderr) == (code, True), run.stderr
 
 
 def _built(copy: Path, engine: TestEngine) -> str:

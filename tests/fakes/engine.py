@@ -37,7 +37,10 @@ class Life:
 
 
 class ScriptedEngine:
-    """Plays lives; the last one again and again. `starts` and `stops` count, `alive` holds what runs."""
+    """Plays lives; the last one again and again. `starts` and `stops` count, `alive` holds what runs.
+
+    `left` is what an earlier start is said to have left.
+    """
 
     def __init__(self, lives: Iterable[Life]) -> None:
         listed = list(lives)
@@ -45,6 +48,7 @@ class ScriptedEngine:
         self._running: dict[str, _Runner] = {}
         self.starts = 0
         self.stops: list[str] = []
+        self.left: list[RunnerHandle] = []
 
     @property
     def alive(self) -> set[str]:
@@ -62,7 +66,7 @@ class ScriptedEngine:
         ref = str(self.starts)
         handle = RunnerHandle("scripted", spec.slot, ref, spec.folder / "runner.sock", spec.fingerprint)
         self._running[handle.ref] = runner = _Runner(life)
-        await runner.listen(str(handle.socket))
+        await runner.listening(str(handle.socket))
         return handle
 
     async def wait(self, handle: RunnerHandle) -> RunnerExit:
@@ -73,7 +77,7 @@ class ScriptedEngine:
         await self._running[handle.ref].end()
 
     async def recover(self) -> list[RunnerHandle]:
-        return []
+        return self.left
 
     async def logs(self, handle: RunnerHandle, lines: int) -> str:
         return ""
@@ -96,9 +100,15 @@ class _Runner:
         self._answer: Any = None
         self._exit = RunnerExit(0)
         self._web: web.AppRunner | None = None
+        self._listening: asyncio.Task[None] | None = None
         self.ended = asyncio.Event()
 
-    async def listen(self, path: str) -> None:
+    async def listening(self, path: str) -> None:
+        """Returns when it listens; goes on to that point when the caller is canceled."""
+        self._listening = asyncio.create_task(self._listen(path))
+        await asyncio.shield(self._listening)
+
+    async def _listen(self, path: str) -> None:
         app = web.Application()
         app.router.add_get("/health", self._health)
         app.router.add_get("/info", self._info)
@@ -112,6 +122,8 @@ class _Runner:
 
     async def end(self) -> None:
         self.ended.set()
+        if self._listening:
+            await asyncio.wait((self._listening,))
         if self._web:
             await self._web.cleanup()
 

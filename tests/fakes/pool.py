@@ -55,6 +55,9 @@ class _LoadsAlone:
     def recover(self) -> None:
         self._inner.recover()
 
+    def memory_bytes(self) -> int:
+        return self._inner.memory_bytes()
+
     def close(self) -> None:
         self._inner.close()
 

@@ -1,14 +1,11 @@
-"""How long a job will take, learned; and the devices of a host."""
+"""How long a job will take, learned."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.devices import inventory
 from orchestrator.estimates import Estimates
 from reelnet.pipelines import Work
 
@@ -47,19 +44,3 @@ def test_an_estimate_lies_among_what_was_seen(jobs: list[tuple[int, float]]) -> 
         estimates.observe("p", "m", Work(steps, 1), seconds)
     speeds = [seconds / max(1, steps) for steps, seconds in jobs]
     assert min(speeds) * 1e6 * (1 - 1e-9) <= estimates.expected_s("p", "m", JOB) <= max(speeds) * 1e6 * (1 + 1e-9)
-
-
-def test_auto_is_every_gpu(tmp_path: Path) -> None:
-    """One place a GPU that the driver shows; one CPU where there is none, or no driver."""
-    assert inventory(("auto",), tmp_path / "none") == ("cpu/0",)
-    assert inventory(("auto",), tmp_path) == ("cpu/0",)
-    for address in ("0000:01:00.0", "0000:02:00.0"):
-        (tmp_path / address).mkdir()
-    assert inventory(("auto",), tmp_path) == ("cuda:0", "cuda:1")
-
-
-def test_configured_devices_are_taken_as_they_stand(tmp_path: Path) -> None:
-    """GPUs keep their names, whatever the host shows; each cpu is a place of its own."""
-    (tmp_path / "0000:01:00.0").mkdir()
-    assert inventory(("cuda:1", "cuda:0"), tmp_path) == ("cuda:1", "cuda:0")
-    assert inventory(("cuda:0", "cpu", "cpu"), tmp_path) == ("cuda:0", "cpu/1", "cpu/2")

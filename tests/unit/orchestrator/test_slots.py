@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from orchestrator.slots import Reservation, Slot, SlotTable, place
+from orchestrator.slots import Reservation, Slot, SlotTable, slot_name
 from reelnet.errors import BusyError, TransientError
 
 
@@ -211,15 +211,55 @@ async def test_changes_are_announced() -> None:
     assert changes == [0, 1, 0]
 
 
-def test_replicas_are_spread_over_the_devices() -> None:
-    """In turn, each slot with a name of its own that is fit for a folder."""
-    slots = place([("acme/sdxl", 3), ("b/" + "x" * 100, 2)], ("cuda:0", "cuda:1"))
-    assert [slot.device for slot in slots] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0"]
-    assert [slot.model for slot in slots] == ["acme/sdxl"] * 3 + ["b/" + "x" * 100] * 2
-    names = [slot.name for slot in slots]
+def test_slots_have_names_that_last() -> None:
+    """Each of its own, fit for a folder, and the same at each start: its runner is found by it."""
+    wanted = [("acme/sdxl", 0), ("acme/sdxl", 1), ("acme-sdxl", 0), ("b/" + "x" * 100, 0), ("c/" + "x" * 100, 0)]
+    names = [slot_name(*who) for who in wanted]
     assert len(set(names)) == 5
-    assert all(len(name) <= 30 and "/" not in name and "." not in name for name in names)
-    assert not any(slot.ready or slot.holder for slot in slots)
+    assert all(len(name) <= 36 and "/" not in name and "." not in name for name in names)
+    assert names == [slot_name(*who) for who in wanted]
+
+
+async def test_a_slot_that_leaves_gets_no_further_job() -> None:
+    """The job that it has goes on; the next one waits for another slot."""
+    t = table(("m", "a"))
+    running, waiting = complete(t), complete(t)
+    t.slots[0].leaving = True
+    assert t.warm("m") is False
+    t.withdraw(running)
+    assert slot_of(waiting) is None
+    t.slots[0].leaving = False
+    t.set_ready(t.slots[0], True)
+    assert slot_of(waiting) is t.slots[0]
+
+
+async def test_a_model_that_is_not_loaded_has_its_load_to_wait_for() -> None:
+    """The estimate of the load comes before that of the queue; with a ready runner there is none."""
+    cold = Slot("cold", "m", None)
+    t = SlotTable([cold], {"m": 8}, Clock(), lambda model: 30.0)
+    assert t.wait_s("m") == 30
+    complete(t, expected_s=5)
+    assert t.wait_s("m") == 35
+    cold.device = "a"
+    t.set_ready(cold, True)
+    assert t.wait_s("m") == 5
+
+
+async def test_slots_come_and_go_under_their_jobs() -> None:
+    """Other slots and other bounds are taken over; jobs keep their places, and those of a model that left fail."""
+    t = table(("m", "a"), ("n", "b"))
+    running, waiting = complete(t), complete(t)
+    complete(t, "n")
+    lost = complete(t, "n")
+    t.slots.append(Slot("more", "m", "c", ready=True))
+    t.configure({"m": 1})
+    t.fail_waiting(TransientError("gone"), "n")
+    assert (slot_of(running), slot_of(waiting)) == (t.slots[0], t.slots[2])
+    complete(t)
+    with pytest.raises(BusyError):
+        t.reserve("m", 1)
+    with pytest.raises(TransientError):
+        await lost.granted
 
 
 async def _hold(table: SlotTable, reservation: Reservation) -> None:

@@ -62,6 +62,23 @@ async def test_events_are_held_for_company_and_not_behind_the_end() -> None:
         assert await activity.next_events(60, hold_s=60) == [Tick(1.0), end]
 
 
+async def test_the_first_moment_is_told_at_once_or_at_its_end() -> None:
+    """A reader of a job that is over at once is woken by its end alone; of a longer one it hears after the hold."""
+    activity = _activity(Clock())
+    loop = asyncio.get_running_loop()
+    end = Failed(FailureClass.NODE, "failed", "it failed")
+    loop.call_soon(activity.begin)
+    loop.call_later(0.01, activity.emit, end)
+    async with asyncio.timeout(5):
+        assert await activity.first_events(60) == [Started(), end]
+    longer = _activity(Clock())
+    loop.call_soon(longer.begin)
+    assert await longer.first_events(0.01) == [Started()]
+    longer.emit(Tick(1.0))
+    async with asyncio.timeout(5):
+        assert await longer.next_events(60) == [Tick(1.0)]
+
+
 async def test_silence_gives_no_events() -> None:
     """Its reader looks up after `limit_s`, and hears what comes later."""
     activity = _activity(Clock())

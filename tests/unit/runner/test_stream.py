@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from reelnet.errors import CanceledError
+from reelnet.errors import CanceledError, FailureClass
 from reelnet.pipelines import PIPELINES
 from runner.activity import Activity
 from runner.backend import RunnerJob
-from runner.events import Started
+from runner.events import Failed, Started
 from runner.stream import JobStream
 
 
@@ -50,3 +50,25 @@ async def test_a_disconnect_ends_the_answer_at_once() -> None:
         await JobStream(activity, tick_s=60, send_timeout_s=60)({"type": "http"}, leave, keep)
     assert activity.canceled.is_set()
     assert not [message for message in sent if message.get("body")]
+
+
+async def test_a_job_that_is_over_at_once_is_told_whole() -> None:
+    """Head and one piece; nobody has to watch its client, and it is not told to stop."""
+    activity = _activity()
+    sent: list[Any] = []
+
+    async def unasked() -> Any:
+        raise AssertionError("the client was watched")
+
+    async def keep(message: Any) -> None:
+        sent.append(message)
+
+    loop = asyncio.get_running_loop()
+    loop.call_soon(activity.emit, Started())
+    loop.call_soon(activity.emit, Failed(FailureClass.NODE, "failed", "it failed"))
+    async with asyncio.timeout(2):
+        await JobStream(activity, tick_s=60, send_timeout_s=60)({"type": "http"}, unasked, keep)
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+    assert sent[1]["body"].count(b"\n") == 2
+    assert not sent[1]["more_body"]
+    assert not activity.canceled.is_set()
