@@ -13,7 +13,6 @@ from orchestrator.docker_api import DockerApi
 from orchestrator.docker_container import DockerOptions
 from orchestrator.docker_images import Images
 from orchestrator.engine import EngineError
-from tests.contract.engine_suite import folder  # noqa: F401
 from tests.docker.engines import TestEngine
 from tests.docker.nodes import docker_node, runner_spec
 from tests.fakes.docker_proxy import DockerProxy, docker_proxy
@@ -84,7 +83,7 @@ async def test_a_name_is_never_downloaded(place: Place) -> None:
     assert place.registry.manifests == 0
 
 
-async def test_what_runs_is_the_id(docker_engine: TestEngine, folder: Path, synthetic_image: str) -> None:  # noqa: F811
+async def test_what_runs_is_the_id(docker_engine: TestEngine, folder: Path, synthetic_image: str) -> None:
     """A container is asked for by the id that its image's name meant."""
     async with docker_node(docker_engine) as node:
         name = f"reelnet-named:{node.id[:12]}"

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from orchestrator.engine import EngineError
-from tests.contract.engine_suite import folder  # noqa: F401
 from tests.docker.engines import TestEngine
 from tests.docker.inside import seen
 from tests.docker.nodes import docker_node, runner_spec
@@ -22,7 +21,7 @@ print(json.dumps(open(model + "/unet/weights.safetensors").read()))
 """
 
 
-async def test_a_cache_of_links_is_seen_whole(docker_engine: TestEngine, folder: Path, synthetic_image: str) -> None:  # noqa: F811
+async def test_a_cache_of_links_is_seen_whole(docker_engine: TestEngine, folder: Path, synthetic_image: str) -> None:
     """A snapshot of a Hugging Face cache, whose files are links into its blobs: the runner's own words name it."""
     repo = folder / "models--acme--sd"
     snapshot = repo / "snapshots" / "abc"
@@ -36,7 +35,7 @@ async def test_a_cache_of_links_is_seen_whole(docker_engine: TestEngine, folder:
         assert await asyncio.to_thread(seen, docker_engine, handle.ref, READ) == "weights"
 
 
-async def test_a_link_that_leads_out_is_named(docker_engine: TestEngine, folder: Path, synthetic_image: str) -> None:  # noqa: F811
+async def test_a_link_that_leads_out_is_named(docker_engine: TestEngine, folder: Path, synthetic_image: str) -> None:
     """Before anything is started: in the container it would be a missing file."""
     model = folder / "model"
     model.mkdir()
@@ -49,9 +48,7 @@ async def test_a_link_that_leads_out_is_named(docker_engine: TestEngine, folder:
 
 
 async def test_what_is_mounted_below_a_model_is_left_out(
-    docker_engine: TestEngine,
-    folder: Path,  # noqa: F811
-    synthetic_image: str,
+    docker_engine: TestEngine, folder: Path, synthetic_image: str
 ) -> None:
     """Read-only holds for the folder itself alone, so another file system in it does not come along."""
     place = folder / "model" / "scratch"

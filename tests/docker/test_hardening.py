@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from orchestrator.engine import Resources, RunnerHandle
-from tests.contract.engine_suite import folder, ready  # noqa: F401
+from tests.contract.engine_suite import ready
 from tests.docker.engines import TestEngine
 from tests.docker.inside import seen, tried
 from tests.docker.nodes import NodeEngine, docker_node, runner_spec
@@ -42,7 +42,7 @@ class Inside:
 async def inside(
     docker_engine: TestEngine,
     synthetic_image: str,
-    folder: Path,  # noqa: F811
+    folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Inside]:
     """A runner with weights, another one, and a node that has a secret in its environment."""
@@ -208,10 +208,7 @@ async def test_its_bounds_are_asked_for(inside: Inside) -> None:
 
 
 async def test_it_runs_as_its_nodes_user(
-    docker_engine: TestEngine,
-    synthetic_image: str,
-    folder: Path,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
+    docker_engine: TestEngine, synthetic_image: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node that is not root gives its runners its own rights, so that it can reach their sockets."""
     monkeypatch.setattr("os.geteuid", lambda: 12345)
