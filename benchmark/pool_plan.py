@@ -25,7 +25,8 @@ class PoolPlan:
     then as many. `spread` is the sigma of a synthetic job's lognormal time, each node drawing its own; `output_bytes`
     is the size of a synthetic picture that is made once. Each node has `replicas` runners of a model, on `devices`
     (empty: those that it finds), and `queue` places for jobs that wait. With `profiles`, a folder, components and
-    runners are started under `benchmark.profiled`.
+    runners are started under `benchmark.profiled`. With `image`, runners are containers of it, in the Docker engine at
+    `docker_socket`.
     """
 
     home: Path
@@ -41,6 +42,8 @@ class PoolPlan:
     devices: tuple[str, ...] = ()
     queue: int = 8
     profiles: Path | None = None
+    image: str | None = None
+    docker_socket: Path = Path("/var/run/docker.sock")
     start_timeout_s: float = 180.0
 
     @property
@@ -61,10 +64,16 @@ def node_settings(plan: PoolPlan, number: int) -> dict[str, Any]:
     return {
         "grpc": {"port": 0},
         "metrics": {"port": 0},
-        "engine": "process",
+        **_engine(plan),
         "models": [{**model, "replicas": plan.replicas, "queue": plan.queue} for model in _models(plan, number)],
         **({"devices": list(plan.devices)} if plan.devices else {}),
     }
+
+
+def _engine(plan: PoolPlan) -> dict[str, Any]:
+    if plan.image is None:
+        return {"engine": "process"}
+    return {"engine": "docker", "image": plan.image, "docker": {"socket": str(plan.docker_socket)}}
 
 
 def _models(plan: PoolPlan, number: int) -> list[dict[str, Any]]:

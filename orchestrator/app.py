@@ -159,7 +159,8 @@ async def _closing(engine: RunnerEngine) -> AsyncIterator[None]:
 def _socket_folder(folder: Path) -> Iterator[Path]:
     """The slots' folders: in the node's own folder, or, when its path is too long for a socket, in a temporary one.
 
-    The temporary one has the same name at each start, so that what a killed node left is found and removed.
+    The temporary one has the same name at each start, so that the sockets of runners that a killed node left are found:
+    those that live on are adopted. It is removed at the end.
     """
     path = folder / "slots"
     if len(str(path)) <= SOCKET_PATH_LIMIT - SLOT_NAME_CHARS:
@@ -167,11 +168,13 @@ def _socket_folder(folder: Path) -> Iterator[Path]:
         return
     name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
     short = Path(tempfile.gettempdir()) / f"reelnet-{os.getuid()}-{name}"
-    shutil.rmtree(short, ignore_errors=True)
     try:
-        short.mkdir(mode=0o700)
+        short.mkdir(mode=0o700, exist_ok=True)
+        owner = short.lstat().st_uid
     except OSError as error:
         raise StartError(f"{short}: cannot be made for the runners' sockets: {error.strerror}; set TMPDIR") from None
+    if owner != os.getuid():
+        raise StartError(f"{short}: belongs to another user; remove it, or set TMPDIR")
     try:
         yield short
     finally:

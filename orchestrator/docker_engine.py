@@ -26,7 +26,7 @@ from orchestrator.docker_container import (
     container_name,
     creation,
 )
-from orchestrator.docker_errors import GoneError, RefusedError, UnreachableError
+from orchestrator.docker_errors import GoneError, RefusedError
 from orchestrator.docker_facts import HostFacts, exit_of, host_facts, memory_bound
 from orchestrator.docker_images import Images
 from orchestrator.docker_streams import EventWatch
@@ -35,7 +35,7 @@ from orchestrator.engine import EngineError, EngineFacts, RunnerExit, RunnerHand
 from orchestrator.runner_command import SOCKET_NAME
 
 NAME = "docker"
-SYNTHETIC = "synthetic"
+SYNTHETIC, RUNNING = "synthetic", "running"
 LOOK_AGAIN_S, LOOK_OFTEN_S = 15.0, 0.25
 """Longest time between two looks at a container, should an event get lost; the second while it is being ended."""
 KILL_S = 10.0
@@ -84,8 +84,11 @@ class DockerEngine:
         self._watch.start()
         while True:
             news = self._watch.news()
-            with suppress(UnreachableError):  # it goes on while the engine is away
+            try:
                 container = await self._inspect(handle.ref)
+            except EngineError as error:  # it goes on while the engine is away
+                log.debug("runner out of sight", slot=handle.slot, container=handle.ref[:12], reason=str(error))
+            else:
                 if container is None:
                     return self._exits.get(handle.ref) or RunnerExit(-9, why="its container was removed")
                 if not _alive(container):
@@ -95,18 +98,20 @@ class DockerEngine:
     async def stop(self, handle: RunnerHandle, grace_s: float) -> None:
         try:
             await self._stop(handle, grace_s)
-        except UnreachableError as error:
+        except EngineError as error:  # what is left is removed at the slot's next start
             log.warning("runner left", slot=handle.slot, container=handle.ref[:12], reason=str(error))
         self._losses.pop(handle.ref, None)
 
     async def recover(self) -> list[RunnerHandle]:
+        await self._facts()
         self._used = True
         self._watch.start()
         found = []
         for container in await self._own():
-            if container["State"] != "running":
-                await self._remove(container["Id"])
-            elif handle := _handle(container):
+            handle = _handle(container)
+            if handle is None:
+                await self._remove_if_possible(container["Id"])
+            else:
                 self._losses[handle.ref] = self._watch.losses
                 found.append(handle if await self._current(container) else replace(handle, fingerprint=""))
         return found
@@ -126,7 +131,7 @@ class DockerEngine:
         await self._api.settle()
         try:
             for container in await self._own() if self._used else ():
-                await self._remove(container["Id"])
+                await self._remove_if_possible(container["Id"])
         except EngineError as error:
             log.warning("runners left", node=self._node_id, reason=str(error))
         await self._api.close()
@@ -147,8 +152,7 @@ class DockerEngine:
         try:
             await self._api.call(f"runner {name} cannot be started", lambda c: c.start(ref))
         except EngineError:
-            with suppress(EngineError):
-                await self._remove(ref)
+            await self._remove_if_possible(ref)
             raise
         self._losses[ref] = self._watch.losses
         return RunnerHandle(NAME, spec.slot, ref, spec.folder / SOCKET_NAME, spec.fingerprint)
@@ -215,6 +219,12 @@ class DockerEngine:
             await asyncio.sleep(LOOK_OFTEN_S)
         raise EngineError(f"container {ref[:12]} cannot be removed; restart Docker")
 
+    async def _remove_if_possible(self, ref: str) -> None:
+        try:
+            await self._remove(ref)
+        except EngineError as error:
+            log.warning("container left", container=ref[:12], reason=str(error))
+
     async def _ended(self, handle: RunnerHandle, container: Mapping[str, Any]) -> RunnerExit:
         """How it ended, kept for those who ask once the container is removed."""
         lost = self._watch.losses > self._losses.get(handle.ref, self._watch.losses) and not self._live_restore
@@ -232,10 +242,10 @@ def _alive(container: Mapping[str, Any]) -> bool:
 
 
 def _handle(container: Mapping[str, Any]) -> RunnerHandle | None:
-    """The handle of a listed container, None when it is none of ours after all."""
+    """The handle of a listed container, None when it does not run or lacks what a runner has."""
     labels = container["Labels"]
-    folders = [m["Source"] for m in container["Mounts"] if m["Destination"] == str(SOCKET_FOLDER)]
-    if not folders:
+    folders = [mount["Source"] for mount in container["Mounts"] if mount["Destination"] == str(SOCKET_FOLDER)]
+    if container["State"] != RUNNING or not folders or SLOT_LABEL not in labels:
         return None
     socket = Path(folders[0]) / SOCKET_NAME
     return RunnerHandle(NAME, labels[SLOT_LABEL], container["Id"], socket, labels.get(SPEC_LABEL, ""))

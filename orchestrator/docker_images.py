@@ -23,7 +23,7 @@ class Images:
         self._api = api
         self._options = options
         self._known: dict[str, str] = {}
-        self._pulling = asyncio.Lock()
+        self._locks: dict[str, asyncio.Lock] = {}
 
     async def id_of(self, name: str | None) -> str:
         """The id of the image, downloaded if only its digest is known here. Raises EngineError."""
@@ -32,7 +32,7 @@ class Images:
                 "image: no runner image is named; build one (scripts/image) or write one of a registry "
                 "with its digest (repository@sha256:…)"
             )
-        async with self._pulling:  # one download, however many slots ask
+        async with self._locks.setdefault(name, asyncio.Lock()):  # one download, however many slots ask
             image_id = await self.local_id(name)
             if image_id is None:
                 await self._pull(name)

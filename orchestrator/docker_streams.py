@@ -16,6 +16,7 @@ import aiohttp
 import structlog
 
 from orchestrator.docker_container import NODE_LABEL
+from orchestrator.docker_errors import explained
 from orchestrator.engine import EngineError
 
 EVENTS = ("die", "oom", "destroy")
@@ -67,7 +68,7 @@ class EventWatch:
         pause = RETRY_S
         while True:
             try:
-                async with _answer(self._socket, "GET", "/events", {"filters": self._filters}) as lines:
+                async with _answer(self._socket, "events", ("GET", "/events"), {"filters": self._filters}) as lines:
                     pause = RETRY_S
                     await self._follow(lines)
             except (*UNREACHABLE, EngineError) as error:
@@ -92,26 +93,27 @@ class EventWatch:
 async def pull(socket: Path, repository: str, digest: str, headers: Mapping[str, str]) -> None:
     """Downloads an image by its digest. Raises EngineError with the engine's words, or what UNREACHABLE lists."""
     asked = {"fromImage": repository, "tag": digest}
-    async with _answer(socket, "POST", "/images/create", asked, headers) as lines:
+    doing = f"image {repository}@{digest} cannot be downloaded"
+    async with _answer(socket, doing, ("POST", "/images/create"), asked, headers) as lines:
         async for line in lines:
             if text := _told(line, "error"):
-                raise EngineError(f"image {repository}@{digest}: cannot be downloaded: {text}")
+                raise explained(doing, HTTPStatus.OK, text)
 
 
 @asynccontextmanager
 async def _answer(
-    socket: Path, method: str, path: str, query: Mapping[str, str], headers: Mapping[str, str] | None = None
+    socket: Path, doing: str, call: tuple[str, str], query: Mapping[str, str], headers: Mapping[str, str] | None = None
 ) -> AsyncIterator[aiohttp.StreamReader]:
     """The lines of a streamed answer. Raises EngineError for a refusal."""
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
     connector = aiohttp.UnixConnector(str(socket))
     async with (
         aiohttp.ClientSession(connector=connector, timeout=timeout, read_bufsize=LINE_BYTES) as session,
-        session.request(method, f"http://docker{path}", params=query, headers=headers) as response,
+        session.request(call[0], f"http://docker{call[1]}", params=query, headers=headers) as response,
     ):
         if response.status != HTTPStatus.OK:
             text = _told(await response.content.read(LINE_BYTES), "message")
-            raise EngineError(f"Docker refuses {path}: {text or response.status}")
+            raise explained(doing, response.status, text or response.reason or "")
         yield response.content
 
 

@@ -138,9 +138,11 @@ class DockerSettings(Section):
     gpu_request: Literal["device-request", "cdi"] = Field(
         "device-request", description="How a container asks for its GPU."
     )
-    memory_bytes: int | None = Field(None, gt=0, description="Host memory of one container; absent: no limit.")
+    memory_bytes: int | None = Field(
+        None, gt=0, description="Host memory of one container; absent: nine tenths of the host's."
+    )
     shm_bytes: int = Field(2**30, gt=0, description="Shared memory of one container.")
-    pids: int = Field(512, gt=0, description="Processes and threads of one container.")
+    pids: int = Field(4096, gt=0, description="Processes and threads of one container.")
     idle_exit_s: float = Field(120, gt=0, description="Seconds after which a runner that no node asks ends by itself.")
 
 

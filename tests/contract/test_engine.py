@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.engine import RunnerEngine
 from orchestrator.process_engine import ProcessEngine
-from tests.contract.engine_suite import *  # noqa: F403
+from tests.contract.engine_suite import *  # noqa: F403  (a suite is all of its tests)
 from tests.contract.engine_suite import MakeSpec
 from tests.fakes.pool import InProcessEngine, until
 

@@ -52,3 +52,9 @@ def docker_engine_socket(docker_engine: TestEngine) -> Path:
 def synthetic_image(docker_engine: TestEngine) -> str:
     """The id of the runner's image without a model library."""
     return docker_engine.build("synthetic")
+
+
+@pytest.fixture
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short path: a Unix socket lies below it."""
+    return tmp_path_factory.mktemp("e")

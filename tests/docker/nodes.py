@@ -6,7 +6,7 @@ import contextlib
 import secrets
 import tempfile
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,12 @@ class NodeEngine:
     proxy: DockerProxy
     docker: TestEngine
     options: DockerOptions
+    later: list[DockerEngine] = field(default_factory=list)
 
     def again(self) -> DockerEngine:
         """What the node has after it was started again."""
-        return DockerEngine(self.id, self.options)
+        self.later.append(DockerEngine(self.id, self.options))
+        return self.later[-1]
 
     def containers(self) -> list[str]:
         """The ids of its containers, whatever their state."""
@@ -49,7 +51,8 @@ async def docker_node(docker: TestEngine, options: DockerOptions = OPTIONS) -> A
             try:
                 yield node
             finally:
-                await node.engine.close()
+                for engine in (node.engine, *node.later):
+                    await engine.close()
             assert node.containers() == [], "close leaves none"
             assert proxy.refused == [], "only calls that SECURITY.md lists are made"
 

@@ -13,33 +13,34 @@ from orchestrator.docker_api import DockerApi
 from orchestrator.docker_container import DockerOptions
 from orchestrator.docker_images import Images
 from orchestrator.engine import EngineError
-from tests.contract.engine_suite import folder  # noqa: F401
 from tests.docker.engines import TestEngine
 from tests.docker.nodes import docker_node, runner_spec
+from tests.fakes.docker_proxy import DockerProxy, docker_proxy
 from tests.fakes.registry import FakeRegistry, fake_registry
 
 
 @dataclass(frozen=True)
 class Place:
-    """A registry, and a node's images on an engine."""
+    """A registry, and a node's images on an engine behind a filter."""
 
     registry: FakeRegistry
+    proxy: DockerProxy
     images: Images
     docker: TestEngine
 
 
 @pytest.fixture
-async def place(docker_engine: TestEngine) -> AsyncIterator[Place]:
+async def place(docker_engine: TestEngine, folder: Path) -> AsyncIterator[Place]:
     """With a second to wait for a download; what was downloaded is removed at the end."""
-    options = DockerOptions(docker_engine.socket, pull_s=3)
-    api = DockerApi(options)
-    async with fake_registry() as registry:
-        there = Place(registry, Images(api, options), docker_engine)
+    async with fake_registry() as registry, docker_proxy(docker_engine.socket, folder / "docker.sock") as proxy:
+        options = DockerOptions(proxy.socket, pull_s=3)
+        api = DockerApi(options)
+        there = Place(registry, proxy, Images(api, options), docker_engine)
         yield there
         there.registry.held = False
         if found := await there.images.local_id(registry.reference):
             await asyncio.to_thread(docker_engine.docker, "rmi", "--force", found)
-    await api.close()
+        await api.close()
 
 
 async def test_a_digest_is_downloaded_once(place: Place) -> None:
@@ -48,9 +49,8 @@ async def test_a_digest_is_downloaded_once(place: Place) -> None:
     ids = await asyncio.gather(*(place.images.id_of(name) for _ in range(3)))
     assert len(set(ids)) == 1
     assert ids[0].startswith("sha256:")
-    asked = place.registry.manifests
     assert await place.images.id_of(name) == ids[0]
-    assert place.registry.manifests == asked
+    assert [call.path for call in place.proxy.calls].count("/images/create") == place.registry.manifests == 1
 
 
 async def test_another_image_than_its_digest_is_refused(place: Place) -> None:
@@ -83,7 +83,7 @@ async def test_a_name_is_never_downloaded(place: Place) -> None:
     assert place.registry.manifests == 0
 
 
-async def test_what_runs_is_the_id(docker_engine: TestEngine, folder: Path, synthetic_image: str) -> None:  # noqa: F811
+async def test_what_runs_is_the_id(docker_engine: TestEngine, folder: Path, synthetic_image: str) -> None:
     """A container is asked for by the id that its image's name meant."""
     async with docker_node(docker_engine) as node:
         name = f"reelnet-named:{node.id[:12]}"

@@ -12,12 +12,16 @@ from pathlib import Path
 import pytest
 
 from orchestrator.docker_container import DockerOptions, container_name
+from orchestrator.docker_engine import LOOK_AGAIN_S
 from orchestrator.docker_facts import LOST
 from orchestrator.engine import EngineError, Resources, RunnerEngine, RunnerExit, RunnerHandle
-from tests.contract.engine_suite import folder, ready  # noqa: F401
+from tests.contract.engine_suite import ready
 from tests.docker.engines import TestEngine
 from tests.docker.nodes import NodeEngine, docker_node, runner_spec
 from tests.fakes.pool import PATIENCE_S
+
+NEWS_S = LOOK_AGAIN_S / 2
+"""What an event tells is known sooner than by looking now and then."""
 
 
 @pytest.fixture
@@ -49,18 +53,18 @@ async def answers(handle: RunnerHandle) -> bool:
         await client.close()
 
 
-async def test_a_killed_container_is_told_at_once(node: NodeEngine, folder: Path, synthetic_image: str) -> None:  # noqa: F811
+async def test_a_killed_container_is_told_at_once(node: NodeEngine, folder: Path, synthetic_image: str) -> None:
     """As the signal that it was, the same as of a process; nothing is made up about memory."""
     handle = await node.engine.start(runner_spec(folder, synthetic_image))
     assert await answers(handle)
     waiting = asyncio.create_task(node.engine.wait(handle))
     await asyncio.to_thread(node.docker.docker, "kill", handle.ref)
-    told = await asyncio.wait_for(waiting, 5)
+    told = await asyncio.wait_for(waiting, NEWS_S)
     assert (told.code, told.oom_killed, told.why) == (-9, False, "")
     assert "model ready" in told.tail
 
 
-async def test_a_removed_container_is_told(node: NodeEngine, folder: Path, synthetic_image: str) -> None:  # noqa: F811
+async def test_a_removed_container_is_told(node: NodeEngine, folder: Path, synthetic_image: str) -> None:
     """Somebody's `docker rm --force` ends a wait too, and stop finds nothing to do."""
     handle = await node.engine.start(runner_spec(folder, synthetic_image))
     waiting = asyncio.create_task(node.engine.wait(handle))
@@ -70,7 +74,7 @@ async def test_a_removed_container_is_told(node: NodeEngine, folder: Path, synth
     await node.engine.stop(handle, grace_s=1)
 
 
-async def test_a_crash_at_load_leaves_its_words(node: NodeEngine, folder: Path, synthetic_image: str) -> None:  # noqa: F811
+async def test_a_crash_at_load_leaves_its_words(node: NodeEngine, folder: Path, synthetic_image: str) -> None:
     """A runner that cannot begin ends with its code and its reason, and the slot starts again after that."""
     bad = runner_spec(folder, synthetic_image, options={"faults": [{"kind": "no such fault"}]})
     told = await ended(node.engine, await node.engine.start(bad))
@@ -80,7 +84,7 @@ async def test_a_crash_at_load_leaves_its_words(node: NodeEngine, folder: Path, 
     assert len(node.containers()) == 1, "the one that crashed is removed"
 
 
-async def test_out_of_memory_is_the_kernels_word(node: NodeEngine, folder: Path, synthetic_image: str) -> None:  # noqa: F811
+async def test_out_of_memory_is_the_kernels_word(node: NodeEngine, folder: Path, synthetic_image: str) -> None:
     """A runner beyond its bound is killed by the kernel; the exit says so, and which setting to raise."""
     tight = runner_spec(folder, synthetic_image, resources=Resources(memory_bytes=24 * 2**20, shm_bytes=2**20))
     told = await ended(node.engine, await node.engine.start(tight))
@@ -88,7 +92,7 @@ async def test_out_of_memory_is_the_kernels_word(node: NodeEngine, folder: Path,
     assert "memory_bytes" in told.why
 
 
-async def test_a_restarted_node_finds_its_runners(node: NodeEngine, folder: Path, synthetic_image: str) -> None:  # noqa: F811
+async def test_a_restarted_node_finds_its_runners(node: NodeEngine, folder: Path, synthetic_image: str) -> None:
     """The same containers, still running, with their fingerprint; those that ended are removed."""
     spec = runner_spec(folder, synthetic_image)
     handle = await node.engine.start(spec)
@@ -103,13 +107,23 @@ async def test_a_restarted_node_finds_its_runners(node: NodeEngine, folder: Path
     waiting = asyncio.create_task(again.wait(handle))
     await again.stop(handle, grace_s=5)
     assert (await asyncio.wait_for(waiting, PATIENCE_S)).code == 0
+    assert node.containers() == [], "stop removes it"
     await again.close()
 
 
+async def test_a_runner_ends_by_itself_when_nobody_asks(node: NodeEngine, folder: Path, synthetic_image: str) -> None:
+    """Its node never came back: it gives the GPU up, and what is left is removed by whoever comes."""
+    resources = Resources(pids=256, shm_bytes=2**20, idle_exit_s=0.5)
+    handle = await node.engine.start(runner_spec(folder, synthetic_image, resources=resources))
+    told = await ended(node.engine, handle)
+    assert told.code == 0
+    assert "no request came" in told.tail
+    assert await node.again().recover() == []
+    assert node.containers() == []
+
+
 async def test_an_image_that_was_built_again_is_not_adopted(
-    node: NodeEngine,
-    folder: Path,  # noqa: F811
-    synthetic_image: str,
+    node: NodeEngine, folder: Path, synthetic_image: str
 ) -> None:
     """A name that means another image by now: the runner is found, and fits no spec any more."""
     name = f"reelnet-test:{node.id[:12]}"
@@ -131,7 +145,7 @@ def other_image(docker: TestEngine, name: str) -> str:
     return run.stdout.decode().strip()
 
 
-async def test_nodes_leave_each_other_alone(node: NodeEngine, folder: Path, synthetic_image: str) -> None:  # noqa: F811
+async def test_nodes_leave_each_other_alone(node: NodeEngine, folder: Path, synthetic_image: str) -> None:
     """A second node on this host, with slots of the same name, neither finds nor ends the first one's runners."""
     first = await node.engine.start(runner_spec(folder, synthetic_image))
     async with docker_node(node.docker) as other:
@@ -145,7 +159,7 @@ async def test_nodes_leave_each_other_alone(node: NodeEngine, folder: Path, synt
     assert await answers(first)
 
 
-async def test_a_leftover_of_the_slot_makes_room(node: NodeEngine, folder: Path, synthetic_image: str) -> None:  # noqa: F811
+async def test_a_leftover_of_the_slot_makes_room(node: NodeEngine, folder: Path, synthetic_image: str) -> None:
     """A node that was killed in mid-start leaves a container that nobody knows; the slot's next start removes it."""
     first = await node.engine.start(runner_spec(folder, synthetic_image))
     second = await node.again().start(runner_spec(folder, synthetic_image))
@@ -154,7 +168,7 @@ async def test_a_leftover_of_the_slot_makes_room(node: NodeEngine, folder: Path,
     assert await answers(second)
 
 
-async def test_a_name_that_is_taken_is_told(node: NodeEngine, folder: Path, synthetic_image: str) -> None:  # noqa: F811
+async def test_a_name_that_is_taken_is_told(node: NodeEngine, folder: Path, synthetic_image: str) -> None:
     """A container of somebody else's with the slot's name is left alone, and named in the error."""
     name = container_name(node.id, "slot-0")
     await asyncio.to_thread(node.docker.docker, "create", "--name", name, "--network=none", synthetic_image)
@@ -166,9 +180,7 @@ async def test_a_name_that_is_taken_is_told(node: NodeEngine, folder: Path, synt
 
 
 async def test_runners_outlive_an_engine_with_live_restore(
-    live: TestEngine,
-    folder: Path,  # noqa: F811
-    synthetic_image: str,
+    live: TestEngine, folder: Path, synthetic_image: str
 ) -> None:
     """While the engine is away the runner serves and wait goes on; after that handle and stop are good as before."""
     async with docker_node(live) as node:
@@ -188,11 +200,7 @@ async def test_runners_outlive_an_engine_with_live_restore(
         assert (told.code, told.why) == (0, "")
 
 
-async def test_stop_gives_an_engine_up_that_is_away(
-    live: TestEngine,
-    folder: Path,  # noqa: F811
-    synthetic_image: str,
-) -> None:
+async def test_stop_gives_an_engine_up_that_is_away(live: TestEngine, folder: Path, synthetic_image: str) -> None:
     """Nothing hangs, and what lives on is removed at the slot's next start."""
     async with docker_node(live) as node:
         handle = await node.engine.start(runner_spec(folder, synthetic_image))
@@ -212,10 +220,7 @@ async def test_stop_gives_an_engine_up_that_is_away(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 async def test_an_engine_takes_its_containers_along(
-    node: NodeEngine,
-    folder: Path,  # noqa: F811
-    synthetic_image: str,
-    number: signal.Signals,
+    node: NodeEngine, folder: Path, synthetic_image: str, number: signal.Signals
 ) -> None:
     """Without live-restore wait returns once the engine is back, with that as reason; the slot starts again."""
     handle = await node.engine.start(runner_spec(folder, synthetic_image))
@@ -223,13 +228,13 @@ async def test_an_engine_takes_its_containers_along(
     waiting = asyncio.create_task(node.engine.wait(handle))
     os.kill(node.docker.pid, number)
     await asyncio.to_thread(node.docker.restart)
-    told = await asyncio.wait_for(waiting, PATIENCE_S)
+    told = await asyncio.wait_for(waiting, NEWS_S)
     assert told.why == LOST
     await node.engine.stop(handle, grace_s=1)
     assert await answers(await node.engine.start(runner_spec(folder, synthetic_image)))
 
 
-async def test_an_engine_that_hangs_holds_nobody(docker_engine: TestEngine, folder: Path, synthetic_image: str) -> None:  # noqa: F811
+async def test_an_engine_that_hangs_holds_nobody(docker_engine: TestEngine, folder: Path, synthetic_image: str) -> None:
     """Each call has its bound: start fails, stop gives up, and the runner goes on meanwhile."""
     async with docker_node(docker_engine, DockerOptions(api_s=0.5)) as node:
         os.kill(docker_engine.pid, signal.SIGSTOP)

@@ -13,7 +13,6 @@ import pytest
 from orchestrator.docker_container import DockerOptions
 from orchestrator.docker_errors import TOOLKIT
 from orchestrator.engine import EngineError, RunnerHandle
-from tests.contract.engine_suite import folder  # noqa: F401
 from tests.docker.engines import TestEngine
 from tests.docker.inside import seen
 from tests.docker.nodes import NodeEngine, docker_node, runner_spec
@@ -41,7 +40,7 @@ async def visible(node: NodeEngine, handle: RunnerHandle) -> set[str]:
     return {value for name, _, value in pairs if name == "NVIDIA_VISIBLE_DEVICES"}
 
 
-async def test_each_slot_gets_its_own_gpu(node: NodeEngine, folder: Path, synthetic_image: str) -> None:  # noqa: F811
+async def test_each_slot_gets_its_own_gpu(node: NodeEngine, folder: Path, synthetic_image: str) -> None:
     """A GPU, another one, a slice of one, and none; the same again after a restart of the runner."""
     places = {"a": FIRST, "b": SECOND, "c": SLICE}
     specs = {slot: runner_spec(folder, synthetic_image, slot, gpu=gpu, device="cuda:0") for slot, gpu in places.items()}
@@ -54,7 +53,7 @@ async def test_each_slot_gets_its_own_gpu(node: NodeEngine, folder: Path, synthe
             await node.engine.stop(handle, grace_s=1)
 
 
-async def test_a_slot_on_the_cpu_sees_no_gpu(node: NodeEngine, folder: Path, synthetic_image: str) -> None:  # noqa: F811
+async def test_a_slot_on_the_cpu_sees_no_gpu(node: NodeEngine, folder: Path, synthetic_image: str) -> None:
     """Also when its image asks for all of them."""
     name = f"reelnet-greedy:{node.id[:12]}"
     change = ["commit", "--change", "ENV NVIDIA_VISIBLE_DEVICES=all"]
@@ -71,7 +70,7 @@ async def test_a_slot_on_the_cpu_sees_no_gpu(node: NodeEngine, folder: Path, syn
         await asyncio.to_thread(node.docker.docker, "rmi", "--force", name)
 
 
-async def test_two_nodes_share_a_gpu_by_intent_alone(node: NodeEngine, folder: Path, synthetic_image: str) -> None:  # noqa: F811
+async def test_two_nodes_share_a_gpu_by_intent_alone(node: NodeEngine, folder: Path, synthetic_image: str) -> None:
     """Each node's slot has the GPU that it was given; nothing here says that one is taken."""
     async with docker_node(node.docker) as other:
         for place in ("one", "two"):
@@ -85,14 +84,14 @@ async def test_two_nodes_share_a_gpu_by_intent_alone(node: NodeEngine, folder: P
         assert await visible(other, second) == {SECOND}
 
 
-async def test_the_request_names_one_gpu(node: NodeEngine, folder: Path, synthetic_image: str) -> None:  # noqa: F811
+async def test_the_request_names_one_gpu(node: NodeEngine, folder: Path, synthetic_image: str) -> None:
     """By its UUID, to the driver nvidia, never by a count."""
     await node.engine.start(runner_spec(folder, synthetic_image, gpu=FIRST, device="cuda:0"))
     asked = node.proxy.bodies("/containers/create")[0]["HostConfig"]["DeviceRequests"]
     assert asked == [{"Driver": "nvidia", "DeviceIDs": [FIRST], "Capabilities": [["gpu", "compute", "utility"]]}]
 
 
-async def test_a_cdi_request_names_one_gpu(docker_engine: TestEngine, folder: Path, synthetic_image: str) -> None:  # noqa: F811
+async def test_a_cdi_request_names_one_gpu(docker_engine: TestEngine, folder: Path, synthetic_image: str) -> None:
     """This engine knows no CDI and says so, which is explained; newer ones take the request as it stands."""
     async with docker_node(docker_engine, DockerOptions(gpu_request="cdi")) as node:
         with pytest.raises(EngineError) as raised:
@@ -105,9 +104,7 @@ async def test_a_cdi_request_names_one_gpu(docker_engine: TestEngine, folder: Pa
 
 
 async def test_an_engine_without_the_toolkit_is_told(
-    docker_engine: TestEngine,
-    folder: Path,  # noqa: F811
-    synthetic_image: str,
+    docker_engine: TestEngine, folder: Path, synthetic_image: str
 ) -> None:
     """What to install, configure and restart, instead of the engine's own words alone."""
     async with without_hook(docker_engine), docker_node(docker_engine) as node:

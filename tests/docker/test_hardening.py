@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import stat
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 
 from orchestrator.engine import Resources, RunnerHandle
-from tests.contract.engine_suite import folder, ready  # noqa: F401
+from tests.contract.engine_suite import ready
 from tests.docker.engines import TestEngine
 from tests.docker.inside import seen, tried
 from tests.docker.nodes import NodeEngine, docker_node, runner_spec
@@ -40,7 +42,7 @@ class Inside:
 async def inside(
     docker_engine: TestEngine,
     synthetic_image: str,
-    folder: Path,  # noqa: F811
+    folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Inside]:
     """A runner with weights, another one, and a node that has a secret in its environment."""
@@ -203,3 +205,18 @@ async def test_its_bounds_are_asked_for(inside: Inside) -> None:
     assert (asked["RestartPolicy"]["Name"], asked["OomScoreAdj"] > 0, asked["Privileged"]) == ("no", True, False)
     assert "Devices" not in asked
     assert asked["DeviceRequests"] == []
+
+
+async def test_it_runs_as_its_nodes_user(
+    docker_engine: TestEngine, synthetic_image: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that is not root gives its runners its own rights, so that it can reach their sockets."""
+    monkeypatch.setattr("os.geteuid", lambda: 12345)
+    monkeypatch.setattr("os.getegid", lambda: 12346)
+    spec = runner_spec(folder, synthetic_image)
+    os.chown(spec.folder, 12345, 12346)
+    async with docker_node(docker_engine) as node:
+        handle = await node.engine.start(spec)
+        await (await ready(handle)).close()
+        owner = handle.socket.stat()
+    assert (owner.st_uid, owner.st_gid, stat.S_IMODE(owner.st_mode)) == (12345, 12346, 0o600)
