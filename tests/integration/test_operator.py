@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -24,6 +25,7 @@ from tests.fakes.pool import broadcaster_settings, ready, running_broadcaster, u
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 60
+ALTERNATE_SCREEN_OFF = b"\x1b[?1049l"
 SMALL = {"prompt": "a fox", "width": 64, "height": 64, "num_inference_steps": 2, "seed": 1}
 BARS = {"model": "synthetic/bars", "backend": {"synthetic": {"unit_s": 0.001}}}
 
@@ -107,7 +109,11 @@ class Operator:
 @pytest.fixture
 def operator(tmp_path: Path) -> Iterator[Operator]:
     """An operator, and nothing left of what they started."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("REELNET_")}
+    environ = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("REELNET_", "NO_COLOR", "FORCE_COLOR"))
+    }
     environ |= {"REELNET_HOME": str(tmp_path / "home"), "REELNET_MODELS": str(tmp_path / "models")}
     environ |= {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "proto")]), "COLUMNS": "100"}
     environ |= {"DOCKER_HOST": f"unix://{tmp_path}/no-docker.sock"}
@@ -153,6 +159,38 @@ async def test_look_at_a_node(operator: Operator) -> None:
     assert await end(node) == 0
     assert not list((operator.folder / "home").rglob("control.sock"))
     assert (await operator.run("status", "--config", str(file))).code == 3
+
+
+async def test_watch_a_node_on_a_terminal(operator: Operator) -> None:
+    """In place, on a screen of its own, with colours; Ctrl-C gives the terminal back as it was."""
+    file = operator.write()
+    node = await operator.serve(file)
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "orchestrator.cli", "status", "0.2", "--watch", "--config", str(file)]
+    watching = subprocess.Popen(
+        command, cwd=operator.folder, env={**operator.environ, "TERM": "xterm"}, stdin=theirs, stdout=theirs
+    )
+    os.close(theirs)
+    os.set_blocking(ours, False)
+    seen = b""
+
+    def shown(what: bytes, times: int = 1) -> bool:
+        nonlocal seen
+        with contextlib.suppress(BlockingIOError, OSError):  # an ended program's terminal cannot be read
+            seen += os.read(ours, 65536)
+        return seen.count(what) >= times
+
+    try:
+        await until(lambda: shown(b"synthetic/bars", 3), "three looks")
+        watching.send_signal(signal.SIGINT)
+        await until(lambda: shown(ALTERNATE_SCREEN_OFF) and watching.poll() is not None, "it ends")
+    finally:
+        watching.kill()
+        watching.wait()
+        os.close(ours)
+    assert watching.returncode == 0
+    assert b"\x1b[32mready" in seen
+    assert await end(node) == 0
 
 
 async def test_drain_and_resume(operator: Operator, tmp_path: Path) -> None:
