@@ -7,6 +7,7 @@ import hashlib
 import os
 import random
 import shutil
+import stat
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -159,7 +160,8 @@ async def _closing(engine: RunnerEngine) -> AsyncIterator[None]:
 def _socket_folder(folder: Path) -> Iterator[Path]:
     """The slots' folders: in the node's own folder, or, when its path is too long for a socket, in a temporary one.
 
-    The temporary one has the same name at each start, so that what a killed node left is found and removed.
+    The temporary one has the same name at each start, and stays as a killed node left it: the sockets of runners that
+    still run lie there.
     """
     path = folder / "slots"
     if len(str(path)) <= SOCKET_PATH_LIMIT - SLOT_NAME_CHARS:
@@ -167,11 +169,13 @@ def _socket_folder(folder: Path) -> Iterator[Path]:
         return
     name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
     short = Path(tempfile.gettempdir()) / f"reelnet-{os.getuid()}-{name}"
-    shutil.rmtree(short, ignore_errors=True)
     try:
-        short.mkdir(mode=0o700)
+        short.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise StartError(f"{short}: cannot be made for the runners' sockets: {error.strerror}; set TMPDIR") from None
+    status = short.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise StartError(f"{short} is no private folder of this user; remove it, or set TMPDIR")
     try:
         yield short
     finally:

@@ -34,21 +34,28 @@ def serve(
     grpc_port: Annotated[int | None, typer.Option(help="gRPC port; 0 takes a free one.")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Metrics port; 0 takes a free one.")] = None,
 ) -> None:
-    """Run a node until Ctrl-C or SIGTERM, then drain it.
+    """Run a node until Ctrl-C or SIGTERM, then drain it. SIGHUP reads the configuration again.
 
     Example: orchestrator serve --config orchestrator.yaml --grpc-port 8935
     """
     from orchestrator.app import serve as serve_node
+    from orchestrator.hangup import hangups
     from orchestrator.settings import OrchestratorSettings
 
     flags: dict[str, Any] = {"name": name}
     flags["grpc"] = {"port": grpc_port} if grpc_port is not None else None
     flags["metrics"] = {"port": metrics_port} if metrics_port is not None else None
 
+    def read() -> OrchestratorSettings:
+        return load(OrchestratorSettings, config, flags)
+
     async def main(stopping: asyncio.Event) -> None:
-        settings = load(OrchestratorSettings, config, flags)
+        settings = read()
         telemetry.configure("orchestrator", settings.log_level)
-        await serve_node(settings, stopping)
+        async with hangups() as taken:
+            await serve_node(
+                settings, stopping, reread=read, started=lambda running: taken.follow(running.control.reload)
+            )
 
     raise typer.Exit(run(main))
 

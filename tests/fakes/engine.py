@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, repeat
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -100,6 +102,7 @@ class _Runner:
         self._answer: Any = None
         self._exit = RunnerExit(0)
         self._web: web.AppRunner | None = None
+        self._sock = socket.socket(socket.AF_UNIX)
         self.ended = asyncio.Event()
 
     async def listen(self, path: str) -> None:
@@ -108,7 +111,9 @@ class _Runner:
         app.router.add_get("/info", self._info)
         self._web = web.AppRunner(app, handle_signals=False, shutdown_timeout=0.1)
         await self._web.setup()
-        await web.UnixSite(self._web, path).start()
+        Path(path).unlink(missing_ok=True)
+        self._sock.bind(path)
+        await web.SockSite(self._web, self._sock).start()
 
     async def wait(self) -> RunnerExit:
         await self.ended.wait()
@@ -118,6 +123,7 @@ class _Runner:
         self.ended.set()
         if self._web:
             await self._web.cleanup()
+        self._sock.close()
 
     def die(self, code: int) -> None:
         self._exit = RunnerExit(code, self._life.tail)
