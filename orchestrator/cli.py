@@ -38,7 +38,6 @@ def serve(
     Example: orchestrator serve --config orchestrator.yaml --grpc-port 8935
     """
     from orchestrator.app import serve as serve_node
-    from orchestrator.hangup import hangups
     from orchestrator.settings import OrchestratorSettings
 
     flags: dict[str, Any] = {"name": name}

@@ -423,7 +423,7 @@ class Keeper:
             self._give_up(slot.model, f"{slot.model} could not be loaded: {ended.text}")
 
     def _give_up(self, model_id: str, reason: str) -> None:
-        """Fails the jobs that wait for a model, unless a runner of it is there or on its way: other nodes may have it."""
+        """Fails the jobs that wait for a model, unless a runner of it is there or on its way: others may have it."""
         coming = (RunnerState.STARTING, RunnerState.LOADING, RunnerState.READY, RunnerState.BUSY)
         if not any(w.supervisor.state in coming for w in self._wards.values() if w.slot.model == model_id):
             self.table.fail_waiting(NodeError(reason, code="load_failed"), model_id)
