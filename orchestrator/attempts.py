@@ -110,6 +110,11 @@ class Attempt:
         slot = place.granted.result() if held else None
         return slot if slot and slot.holder is place else None
 
+    @property
+    def _waited_for_load(self) -> bool:
+        """Whether the model of its slot was loaded while it waited."""
+        return self.slot is not None and self.slot.loaded_at > self._reservation.reserved_at
+
     async def run(self) -> None:
         """The attempt from accepted to its end; its failure is kept for the followers, never raised."""
         try:
@@ -328,7 +333,9 @@ class Attempt:
                 await self._begun_output()[1].write(data)
             case OutputEnd():
                 self._finish_output(event)
-            case Started() | Progress() | Preview():
+            case Started():
+                self._add(Started(cold=self._waited_for_load))
+            case Progress() | Preview():
                 self._add(event)
 
     def _finish_output(self, end: OutputEnd) -> None:

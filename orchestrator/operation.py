@@ -38,6 +38,7 @@ class Operation:
         self._reread = reread
         self._readings = readings
         self._began = time.monotonic()
+        self._reloading = asyncio.Lock()
 
     def status(self) -> NodeStatus:
         """The node as it is now, from memory."""
@@ -67,11 +68,11 @@ class Operation:
 
     async def reload(self) -> tuple[str, ...]:
         """Reads the configuration again; returns what changed, a line each. After a ConfigError nothing is changed."""
-        before = self._node.settings
-        wanted = await asyncio.to_thread(self._read_again)
-        after = checked(before, wanted)
-        self._node.apply(after)
-        return changes(before, wanted)
+        async with self._reloading:
+            wanted = await asyncio.to_thread(self._read_again)
+            before = self._node.settings
+            self._node.apply(checked(before, wanted))
+            return changes(before, wanted)
 
     async def logs(self, slot: str, lines: int) -> str:
         """The last lines of a slot's runner. Raises StartError when its engine cannot give them."""

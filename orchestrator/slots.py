@@ -19,8 +19,8 @@ from reelnet.errors import BusyError, ReelnetError, TransientError
 class Slot:
     """One runner's place: a model on a device, None while no device has it.
 
-    `ready` is the supervisor's word, `holder` the job that has it, `used_at` the time of its last job or placement.
-    A slot that is `leaving` gets no further job.
+    `ready` is the supervisor's word, `holder` the job that has it, `used_at` the time of its last job or placement,
+    `loaded_at` that of its runner's last load. A slot that is `leaving` gets no further job.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Slot:
     holder: Reservation | None = None
     leaving: bool = False
     used_at: float = 0.0
+    loaded_at: float = 0.0
 
 
 @dataclass(eq=False, slots=True)
@@ -74,7 +75,7 @@ class SlotTable:
         clock: Callable[[], float],
         load_s: Callable[[str], float] = lambda model: 0.0,
     ) -> None:
-        """`load_s` estimates how long a model that is not loaded takes until it is."""
+        """`load_s` estimates how long it takes from now until a model is loaded that is not."""
         self.slots = slots
         self._clock = clock
         self._load_s = load_s

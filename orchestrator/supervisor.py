@@ -24,6 +24,8 @@ from orchestrator.slots import Slot, SlotTable
 READY_POLL_S = 0.05
 HEALTH_POLL_S = 10.0
 LOG_TAIL_LINES = 5
+LAST_WORD_S = 2.0
+"""So long the engine gets to say how a runner ended that does not answer any more."""
 log = structlog.get_logger()
 
 
@@ -74,7 +76,11 @@ class Post:
 
 
 class Supervisor:
-    """One slot's runner, through all its starts."""
+    """One slot's runner, through all its starts.
+
+    `began`: when its latest life did; `loaded`: whether it was ever ready in that life; `again_at`: the end of its
+    latest pause. Times are the clock's.
+    """
 
     def __init__(self, slot: Slot, around: Surroundings, clock: Callable[[], float] = time.monotonic) -> None:
         self.slot = slot
@@ -84,6 +90,9 @@ class Supervisor:
         self.restarts = 0
         self.adopted = False
         self.failures = 0
+        self.began = clock()
+        self.again_at = 0.0
+        self.loaded = False
         self.client: RunnerClient | None = None
         self.handle: RunnerHandle | None = None
         self._around = around
@@ -177,14 +186,17 @@ class Supervisor:
             "crash loop" if self.crash_loop else "runner failed",
             slot=self.slot.name, model=self.slot.model, kind=ended.kind, reason=ended.text, again_in_s=round(pause, 1),
         )  # fmt: skip
+        self.again_at = self._clock() + pause
         with suppress(TimeoutError):
             async with asyncio.timeout(pause):
                 await self._moved.wait()
+        self.again_at = 0.0
 
     async def _one_life(self) -> Ended:
         """From a start, or an adoption, to an end; returns why it ended."""
         assert self._post is not None
         limits, spec = self._around.limits, self._post.spec
+        self.began, self.loaded = self._clock(), False
         self._end = asyncio.get_running_loop().create_future()
         handle, self._post = self._post.running, Post(spec)
         adopted = handle is not None
@@ -226,6 +238,7 @@ class Supervisor:
             return Ended(End.SILENT, f"the runner does not say what it serves ({type(error).__name__})")
         self._count_start(self._clock() - began, adopted=adopted)
         self.failures = 0
+        self.loaded = True
         self.reason = ""
         self._to(RunnerState.READY)
         self._around.on_ready(self.slot, info)
@@ -271,6 +284,8 @@ class Supervisor:
             try:
                 health = await client.health()
             except NO_ANSWER as error:
+                self._around.table.set_ready(self.slot, False)
+                await asyncio.sleep(LAST_WORD_S)  # mostly it has ended, and its engine says how
                 return Ended(End.SILENT, f"the runner does not answer /health ({type(error).__name__})")
             if health.state not in ("READY", "BUSY"):
                 return Ended(End.UNFIT, health.reason or health.state)
@@ -316,8 +331,8 @@ def explain(ended: RunnerExit) -> str:
 
 
 def _kind(ended: RunnerExit) -> End:
-    if ended.why:
-        return End.ENGINE
     if ended.oom_killed:
         return End.MEMORY
+    if ended.why:
+        return End.ENGINE
     return End.KILLED if ended.code < 0 else End.EXITED

@@ -89,6 +89,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pause is longer than a moment."""
     monkeypatch.setattr(module, "ROUND_S", 0.01)
     monkeypatch.setattr(supervisor, "READY_POLL_S", 0.002)
+    monkeypatch.setattr(supervisor, "LAST_WORD_S", 0.01)
     monkeypatch.setattr(supervisor, "backoff_s", lambda *_: 0.0)
 
 

@@ -79,6 +79,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(module, "backoff_s", short)
     monkeypatch.setattr(module, "READY_POLL_S", 0.002)
+    monkeypatch.setattr(module, "LAST_WORD_S", 0.01)
     return asked
 
 
