@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import signal
 import subprocess
 import tempfile
@@ -14,7 +15,9 @@ import pytest
 
 from orchestrator.runner_state import RunnerState
 from tests.docker.engines import TestEngine
-from tests.docker.processes import QUICK, bars, client, node, slot_of
+from tests.docker.inside import seen
+from tests.docker.processes import QUICK, NodeProcess, bars, client, node, slot_of
+from tests.docker.test_gpu_mapping import ENVIRONMENT
 
 BARS = "synthetic/bars"
 
@@ -242,3 +245,58 @@ async def test_an_engine_that_is_restarted(home: Path, restarted: TestEngine, sy
         await n.until(lambda s: slot_of(s).restarts == restarts + 1, "the engine that is back is heard")
         await n.until_ready()
         assert (await n.metrics()).sum("reelnet_node_runner_restarts_total", reason="killed") == 1
+
+
+CARDS = tuple(f"GPU-{digit * 8}-{digit * 4}-{digit * 4}-{digit * 4}-{digit * 12}" for digit in "1234")
+
+
+async def visible(n: NodeProcess) -> dict[str, set[str]]:
+    """What the runners' processes have as NVIDIA_VISIBLE_DEVICES, and what was asked for them, by slot."""
+    found = {}
+    for slot, ref in (await n.containers()).items():
+        environment = await asyncio.to_thread(seen, n.docker, ref, ENVIRONMENT)
+        asked = json.loads(await n.ask("inspect", "--format", "{{json .HostConfig.DeviceRequests}}", ref))
+        pairs = [text.partition("=") for text in environment]
+        found[slot] = {value for name, _, value in pairs if name == "NVIDIA_VISIBLE_DEVICES"}
+        found[slot] |= {gpu for request in asked for gpu in request["DeviceIDs"]}
+    return found
+
+
+async def said(n: NodeProcess) -> dict[str, set[str]]:
+    """What the node says of which slot is on which GPU."""
+    status = await n.until_ready()
+    uuids = {device.name: device.uuid for device in status.devices}
+    return {slot.slot: {str(uuids[slot.device])} for slot in status.slots}
+
+
+async def test_each_slot_sees_its_gpu_alone(home: Path, docker_engine: TestEngine, synthetic_image: str) -> None:
+    """With several cards and two nodes, from the node's list to the process: at the start, and after every restart."""
+    models = [bars(BARS, replicas=2), bars("synthetic/pinned", device="cuda:1")]
+    mine, theirs = ["cuda:0", "cuda:1"], [CARDS[2], CARDS[3][:8]]
+    async with (
+        node(home, docker_engine, synthetic_image, "first", CARDS, models=models, devices=mine) as first,
+        node(home, docker_engine, synthetic_image, "second", CARDS, models=models[:1], devices=theirs) as second,
+        client(home, first, second) as app,
+    ):
+        at_first, at_second = await said(first), await said(second)
+        replicas, pinned = sorted(at_first)[:2], sorted(at_first)[2]
+        assert [at_first[slot] for slot in replicas] in ([{CARDS[0]}, {CARDS[1]}], [{CARDS[1]}, {CARDS[0]}])
+        assert at_first[pinned] == {CARDS[1]}
+        assert set.union(*at_second.values()) == {CARDS[2], CARDS[3]}
+        assert await visible(first) == at_first
+        assert await visible(second) == at_second
+
+        killed = (await first.containers())[replicas[0]]
+        await first.ask("kill", killed)
+        await first.until(lambda s: any(slot.restarts for slot in s.slots), "it is missed")
+        assert await said(first) == await visible(first) == at_first
+        assert killed not in (await first.containers()).values()
+
+        before = await first.containers()
+        await first.end(signal.SIGKILL)
+        await first.start()
+        assert await said(first) == await visible(first) == at_first
+        assert await first.containers() == before
+        assert await visible(second) == at_second
+        await app.until_known(nodes=2)
+        assert (await app.draw()).status_code == 200

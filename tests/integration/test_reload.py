@@ -33,7 +33,7 @@ from tests.fakes.pool import InProcessEngine, PoolPlan, broadcaster_settings, no
 PATIENCE_S = 60
 SMALL = {"width": 64, "height": 64, "num_inference_steps": 2}
 KEPT, GONE, NEW = "synthetic/kept", "synthetic/gone", "synthetic/new"
-AT_ONCE = 120
+AT_ONCE = 80
 
 
 def bars(name: str, job_s: float = 0.02, price: str = "0.01", **more: Any) -> dict[str, Any]:
@@ -143,7 +143,7 @@ async def test_a_reload_under_load_loses_no_job(tmp_path: Path) -> None:
     """By a signal and by the socket: a rate, a queue, a limit and the models change under hundreds of jobs."""
     async with (
         served(tmp_path, "one", bars(KEPT), bars(GONE)) as one,
-        served(tmp_path, "two", bars(GONE)) as two,
+        served(tmp_path, "two", bars(GONE, job_s=0.06)) as two,
         app_of(tmp_path, one, two) as app,
     ):
         await app.until_offered(KEPT, 1)
@@ -155,12 +155,14 @@ async def test_a_reload_under_load_loses_no_job(tmp_path: Path) -> None:
         one.write(models=[bars(KEPT, price="0.02", queue=400), bars(NEW)], limits={"heartbeat_s": 5})
         await one.hang_up()
         assert "configuration reloaded" in one.log.read_text(), one.log.read_text()
-        under_way += [*app.many(KEPT, 20), *app.many(GONE, 20)]
+        under_way += app.many(GONE, 20)
         await app.until_offered(NEW, 1)
-        under_way += app.many(NEW, 20)
+        under_way += [*app.many(KEPT, 20), *app.many(NEW, 20)]
         done = await asyncio.gather(*under_way)
 
         assert len(done) == 2 * AT_ONCE + 60
+        moved = [job for job in done if job["attempts"] > 1]
+        assert {job["model"] for job in moved} == {GONE}, "those that waited for it, and no others, went elsewhere"
         assert {job["price"] for job in done if job["model"] != KEPT} == {"0.01"}
         assert {job["price"] for job in done if job["model"] == KEPT} == {"0.01", "0.02"}, "a quote holds"
         assert (await app.draw(KEPT))["price"] == "0.02"
