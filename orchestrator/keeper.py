@@ -367,11 +367,16 @@ class Keeper:
         for ward in self._wards.values():
             if ward.slot.device or not ward.wanted or now < ward.quarantined_until:
                 continue
-            waits_s = max(JUST_NOW_S, self.table.oldest_wait_s(ward.slot.model)) if self._asked_for(ward) else 0.0
+            wanted_now = self._asked_for(ward) or self._to_look_at(ward)
+            waits_s = max(JUST_NOW_S, self.table.oldest_wait_s(ward.slot.model)) if wanted_now else 0.0
             if ward.model.warm or waits_s > 0 or not self._shelf.knows(ward.model):
                 need, pin = self.need(ward.model), self._pin(ward.model)
                 found.append(Homeless(ward.slot.name, ward.slot.model, need, ward.model.warm, pin, waits_s))
         return found
+
+    def _to_look_at(self, ward: Ward) -> bool:
+        """Whether a model on demand has to be loaded once, before it can be offered; one that failed at it evicts nobody."""
+        return not (ward.model.warm or ward.supervisor.restarts or self._shelf.knows(ward.model))
 
     def _asked_for(self, ward: Ward) -> bool:
         """Whether more jobs of the model wait than its runners that are there, or on their way, can take at once."""

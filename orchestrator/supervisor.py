@@ -25,7 +25,7 @@ READY_POLL_S = 0.05
 HEALTH_POLL_S = 10.0
 LOG_TAIL_LINES = 5
 LAST_WORD_S = 2.0
-"""So long the engine gets to say how a runner ended that does not answer any more."""
+"""So long the engine gets to say how a runner ended that does not do what it should."""
 log = structlog.get_logger()
 
 
@@ -208,8 +208,7 @@ class Supervisor:
         self.handle = handle
         self.client = RunnerClient(handle.socket, limits.cancel_s)
         try:
-            ways = self._live(self.client, adopted=adopted), self._exited(handle), self._asked()
-            return await self._first_of(*ways)
+            return await self._first_of(self._live(self.client, adopted=adopted), self._exited(handle), self._asked())
         finally:
             self._around.table.set_ready(self.slot, False)
             self._to(RunnerState.STOPPING)
@@ -284,8 +283,6 @@ class Supervisor:
             try:
                 health = await client.health()
             except NO_ANSWER as error:
-                self._around.table.set_ready(self.slot, False)
-                await asyncio.sleep(LAST_WORD_S)  # mostly it has ended, and its engine says how
                 return Ended(End.SILENT, f"the runner does not answer /health ({type(error).__name__})")
             if health.state not in ("READY", "BUSY"):
                 return Ended(End.UNFIT, health.reason or health.state)
@@ -304,12 +301,20 @@ class Supervisor:
         assert self._end is not None
         return await asyncio.shield(self._end)
 
-    async def _first_of(self, *ways: Awaitable[Ended]) -> Ended:
-        """What the first of several ways to end says; the others are canceled."""
-        tasks = [asyncio.ensure_future(way) for way in ways]
+    async def _first_of(self, live: Awaitable[Ended], exited: Awaitable[Ended], asked: Awaitable[Ended]) -> Ended:
+        """What the first of the ways to end says; the others are canceled.
+
+        A runner that fell silent, or whose job did not stop, has mostly ended: how it did says more.
+        """
+        tasks = [asyncio.ensure_future(way) for way in (live, exited, asked)]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            return next(task for task in reversed(tasks) if task.done()).result()
+            ended = next(task for task in reversed(tasks) if task.done()).result()
+            if ended.kind in (End.SILENT, End.STUCK):
+                self._around.table.set_ready(self.slot, False)
+                said, _ = await asyncio.wait(tasks[1:2], timeout=LAST_WORD_S)
+                return next((task.result() for task in said), ended)
+            return ended
         finally:
             for task in tasks:
                 task.cancel()
