@@ -74,7 +74,7 @@ class Node:
         self._estimates = Estimates()
         self._changed: asyncio.Event | None = None
         self.offers = Offers(parts.identity, self.epoch, time.monotonic, self.notify)
-        self.table = SlotTable([], {}, time.monotonic, lambda model: self.keeper.load_s(model))
+        self.table = SlotTable([], {}, time.monotonic, self._load_left_s)
         self.table.on_change = self._table_changed
         self._around = Surroundings(parts.engine, self.table, settings.limits, parts.rng, self._runner_ready)
         self.keeper = Keeper(self._around, parts.devices, parts.shelf, parts.make_spec, time.monotonic)
@@ -299,6 +299,11 @@ class Node:
         taken_s, expected_s = load
         total = max(1, math.ceil(expected_s))
         return Progress("load", min(int(taken_s), total - 1), total)
+
+    def _load_left_s(self, model: str) -> float:
+        """Seconds until a model that is not loaded is, as estimated: the rest of the load that is under way."""
+        taken_s, expected_s = self.keeper.loading(model) or (0.0, self.keeper.load_s(model))
+        return max(0.0, expected_s - taken_s)
 
     def _model_load(self, pipeline: str, model: str) -> ModelLoad:
         table = self.table
