@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,8 @@ class PoolPlan:
     the synthetic backend's speed, seconds per megapixel·step; `speeds` divides it, a number for each node, which are
     then as many. `spread` is the sigma of a synthetic job's lognormal time, each node drawing its own; `output_bytes`
     is the size of a synthetic picture that is made once. Each node has `replicas` runners of a model, on `devices`
-    (empty: those that it finds), and `queue` places for jobs that wait. With `profiles`, a folder, components and
+    (empty: those that it finds), and `queue` places for jobs that wait. `flags` are settings of its runners, `node`
+    settings of the node itself, over those that a pool has. With `profiles`, a folder, components and
     runners are started under `benchmark.profiled`.
     """
 
@@ -40,6 +42,8 @@ class PoolPlan:
     replicas: int = 1
     devices: tuple[str, ...] = ()
     queue: int = 8
+    flags: Mapping[str, str] = field(default_factory=dict)
+    node: Mapping[str, Any] = field(default_factory=dict)
     profiles: Path | None = None
     start_timeout_s: float = 180.0
 
@@ -58,12 +62,14 @@ class PoolPlan:
 
 def node_settings(plan: PoolPlan, number: int) -> dict[str, Any]:
     """The orchestrator.yaml of a node, but for its name and limits."""
+    own = {"replicas": plan.replicas, "queue": plan.queue, "flags": dict(plan.flags)}
     return {
         "grpc": {"port": 0},
         "metrics": {"port": 0},
         "engine": "process",
-        "models": [{**model, "replicas": plan.replicas, "queue": plan.queue} for model in _models(plan, number)],
+        "models": [{**model, **own} for model in _models(plan, number)],
         **({"devices": list(plan.devices)} if plan.devices else {}),
+        **plan.node,
     }
 
 
