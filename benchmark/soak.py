@@ -26,14 +26,14 @@ from rich.console import Console
 
 from benchmark import soak_journal, soak_report
 from benchmark.interruption import unless_stopped
-from benchmark.local_pool import LeftoverError, LocalPool, PoolPlan
+from benchmark.local_pool import LeftoverError, LocalPool, Member, PoolPlan
 from benchmark.options import check_writable
 from benchmark.soak_account import WARM_UP_JOBS, Facts, Trend, trend, violations
 from benchmark.soak_engine import ProcessRunners, Runners, SkippedError, containers
 from benchmark.soak_faults import Fault, draw
 from benchmark.soak_load import MPIX_STEPS, Crowd
 from benchmark.soak_report import Soaked
-from benchmark.soak_watch import Watch, scrape, sums, until_idle
+from benchmark.soak_watch import NodeState, Watch, scrape, sums, until_idle
 from reelnet.errors import ConfigError
 from reelnet.lifecycle import EXIT_DONE, EXIT_FAILED
 from reelnet.lifecycle import report as report_error
@@ -128,7 +128,7 @@ def _run(plan: Plan, json_file: Path | None) -> int:
 
 
 async def run_soak(plan: Plan) -> Soaked:
-    """The whole soak. Raises SkippedError, StartError, what reading metrics or the journal raises."""
+    """The whole soak. Raises SkippedError, StartError, and what reading metrics or the journal raises."""
     say = Console(stderr=True, highlight=False).print
     with tempfile.TemporaryDirectory(prefix="rn-soak-", dir=_short()) as folder:
         async with _runners(plan) as runners:
@@ -191,27 +191,52 @@ class _Vandal:
                 await self.pool.crash(SHAKEN)
 
 
+@dataclass(frozen=True, slots=True)
+class _Used:
+    """What was seen of a pool before it was stopped."""
+
+    crowd: Crowd
+    watch: Watch
+    seconds: float
+    struck: Counter[Fault]
+    members: list[Member]
+    nodes: list[NodeState]
+    counted: dict[str, int]
+    spooled: list[str]
+
+
 async def _soak(plan: Plan, home: Path, runners: Runners) -> Soaked:
-    async with LocalPool(pool_plan(home, runners)) as pool:
-        vandal = _Vandal(pool, runners, random.Random(plan.seed))  # noqa: S311  (a schedule, not a secret)
-        crowd = Crowd(pool.url, plan.jobs, CLIENTS, draw(plan.jobs, plan.fault_every, plan.seed), vandal.strike)
-        watch = Watch(lambda: {m.name: m.pid for m in pool.members}, lambda: len(crowd.seen))
-        seconds = await _timed(crowd, watch)
-        members = list(pool.members)
-        nodes = [await until_idle(member, IDLE_S) for member in members[1:]]
-        counted = sums(await scrape(members[0]), "reelnet_jobs_total", "class")
-        spooled = await asyncio.to_thread(_spooled, home)
+    used, left = None, list[str]()
+    try:
+        async with LocalPool(pool_plan(home, runners)) as pool:
+            used = await _use(plan, pool, home, runners)
+    except LeftoverError as error:
+        if used is None:
+            raise
+        left = [str(error)]
     facts = Facts(
         jobs=plan.jobs,
-        seen=crowd.seen,
-        rows=soak_journal.read(home),
-        counted=counted,
-        nodes=nodes,
-        spooled=spooled,
-        left=await runners.left(members[1:]),
-        trends=_trends(watch, members[STEADY + 1].name, plan.warm_up_jobs),
+        seen=used.crowd.seen,
+        rows=await asyncio.to_thread(soak_journal.read, home),
+        counted=used.counted,
+        nodes=used.nodes,
+        spooled=used.spooled,
+        left=[*left, *await runners.left(used.members[1:])],
+        trends=_trends(used.watch, used.members[STEADY + 1].name, plan.warm_up_jobs),
     )
-    return Soaked(facts, plan.engine, plan.seed, seconds, vandal.struck)
+    return Soaked(facts, plan.engine, plan.seed, used.seconds, used.struck)
+
+
+async def _use(plan: Plan, pool: LocalPool, home: Path, runners: Runners) -> _Used:
+    """Sends the jobs, strikes, and looks at what is left when all is quiet."""
+    vandal = _Vandal(pool, runners, random.Random(plan.seed))  # noqa: S311  (a schedule, not a secret)
+    crowd = Crowd(pool.url, plan.jobs, CLIENTS, draw(plan.jobs, plan.fault_every, plan.seed), vandal.strike)
+    watch = Watch(lambda: {m.name: m.pid for m in pool.members}, lambda: len(crowd.seen))
+    seconds = await _timed(crowd, watch)
+    members = list(pool.members)
+    nodes = [await until_idle(member, IDLE_S) for member in members[1:]]
+    counted = sums(await scrape(members[0]), "reelnet_jobs_total", "class")
+    return _Used(crowd, watch, seconds, vandal.struck, members, nodes, counted, await asyncio.to_thread(_spooled, home))
 
 
 def _spooled(home: Path) -> list[str]:

@@ -19,8 +19,8 @@ WARM_UP_JOBS = 200
 JUDGED_JOBS = 500
 """From so many jobs on memory and files are judged: before, a line through them says nothing."""
 MAX_MIB_PER_1000, MAX_FILES_PER_1000 = 8.0, 8.0
-MIN_UNHARMED = 0.99
-"""Share of the jobs without a fault of their own that have to succeed, whatever happens around them."""
+MAX_HARMED_SHARE, MAX_HARMED = 0.01, 2
+"""Jobs without a fault of their own that may fail: a share, or a few, as two faults of others may meet at one job."""
 MIB = 2**20
 _STATE = {OK: JobState.SUCCEEDED, FailureClass.DEADLINE: JobState.EXPIRED, FailureClass.CANCELED: JobState.CANCELED}
 
@@ -125,7 +125,7 @@ def _of_counts(facts: Facts) -> Iterable[str]:
         yield f"jobs by failure class: the journal has {_counts(journal)}, the metrics have {_counts(facts.counted)}"
     unharmed = [seen for seen in facts.seen if seen.fault is None]
     good = sum(seen.end == OK for seen in unharmed)
-    if unharmed and good / len(unharmed) < MIN_UNHARMED:
+    if len(unharmed) - good > max(MAX_HARMED, MAX_HARMED_SHARE * len(unharmed)):
         yield f"of {len(unharmed)} jobs without a fault of their own only {good} succeeded"
 
 

@@ -7,7 +7,8 @@ import os
 import random
 import shutil
 import signal
-from asyncio.subprocess import PIPE, STDOUT
+import tempfile
+from asyncio.subprocess import DEVNULL, STDOUT
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -112,17 +113,19 @@ async def containers(folder: Path, image: str | None) -> AsyncIterator[Container
 
 async def _output(command: Sequence[str], limit_s: float) -> str:
     """What a command prints. Raises StartError when it fails, or takes longer."""
-    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=STDOUT)
-    try:
-        async with asyncio.timeout(limit_s):
-            text = (await process.communicate())[0].decode("utf-8", "replace")
-    except BaseException as error:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-        if isinstance(error, TimeoutError):
+    with tempfile.TemporaryFile() as out:  # a pipe would stay open as long as an engine that inherits it
+        process = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, stdout=out, stderr=STDOUT)
+        try:
+            async with asyncio.timeout(limit_s):
+                await process.wait()
+        except TimeoutError:
             raise StartError(f"{command[0]}: not done after {limit_s:g} s") from None
-        raise
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+        out.seek(0)
+        text = out.read().decode("utf-8", "replace")
     if process.returncode != 0:
         raise StartError(f"{' '.join(command[:2])}: exit code {process.returncode}: {printable(text, OUTPUT_CHARS)}")
     return text
