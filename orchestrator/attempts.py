@@ -88,7 +88,7 @@ class Attempt:
         self._outputs: dict[int, SpooledFile] = {}
         self._begun: OutputBegin | None = None
         self._output_room = limits.output_bytes
-        self._milestones: list[Event] = [Accepted(reservation.position, site.table.wait_s(ticket.model), quote)]
+        self._milestones: list[Event] = [Accepted(reservation.position, reservation.wait_s, quote)]
         self._latest: Event | None = None
         self._load: Progress | None = None
         self._position = reservation.position
@@ -255,7 +255,7 @@ class Attempt:
         place, load = self._reservation, None
         if place.position != self._position:
             self._position = place.position
-            return Queued(place.position, self._site.table.wait_s(self.ticket.model))
+            return Queued(place.position, self._site.table.eta_s(place))
         if place.position == 0:
             load = self._site.loading(self.ticket.model)
         if load is None or load == self._load:

@@ -187,6 +187,17 @@ async def test_a_restart_has_its_reason(folder: Path, pauses: list[int]) -> None
         assert w.supervisor.reason == "a job did not stop"
 
 
+async def test_a_runner_that_dies_of_its_job_is_no_stuck_one(folder: Path, pauses: list[int]) -> None:
+    """Its job notices first and gives it up; how it ended is told all the same, as faults of the kernel are counted."""
+    async with watching(folder, Life()) as w:
+        await w.until(lambda: w.slot.ready)
+        w.supervisor.restart("a job did not stop")
+        await asyncio.sleep(0)
+        w.engine.kill(-9)
+        await w.until(lambda: bool(w.ends))
+        assert w.ends == [End.KILLED]
+
+
 @pytest.mark.parametrize("health", [{"state": "DEFUNCT", "reason": "XID 79"}, "no object", []])
 async def test_a_ready_runner_that_goes_bad_is_replaced(
     folder: Path, health: object, pauses: list[int], monkeypatch: pytest.MonkeyPatch
