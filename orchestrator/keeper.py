@@ -357,7 +357,7 @@ class Keeper:
         return found
 
     def _to_look_at(self, ward: Ward) -> bool:
-        """Whether a model on demand has to be loaded once, before it can be offered; one that failed at it evicts nobody."""
+        """Whether a model on demand has to be loaded once, to be offered; one that failed at it evicts nobody."""
         return not (ward.model.warm or ward.supervisor.restarts or self._shelf.knows(ward.model))
 
     def _asked_for(self, ward: Ward) -> bool:
@@ -410,7 +410,7 @@ class Keeper:
             self._give_up(slot.model, f"{slot.model} could not be loaded: {ended.text}")
 
     def _give_up(self, model_id: str, reason: str) -> None:
-        """Fails the jobs that wait for a model, unless a runner of it is there or on its way: other nodes may have it."""
+        """Fails the jobs that wait for a model, unless a runner of it is there or on its way."""
         coming = (RunnerState.STARTING, RunnerState.LOADING, RunnerState.READY, RunnerState.BUSY)
         if not any(w.supervisor.state in coming for w in self._wards.values() if w.slot.model == model_id):
             self.table.fail_waiting(NodeError(reason, code="load_failed"), model_id)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.docker.engines import TestEngine
 
 from orchestrator.docker_engine import DockerEngine
 from tests.contract.engine_suite import *  # noqa: F403
+from tests.docker.engines import TestEngine
 from tests.docker.nodes import docker_node
 
 
