@@ -357,6 +357,15 @@ async def test_jobs_do_not_wait_for_a_load_that_failed(folder: Path) -> None:
         await b.until(lambda: second.granted.done())
 
 
+async def test_an_engine_that_is_away_is_no_fault_of_the_node(folder: Path) -> None:
+    """It comes back: the jobs may, too."""
+    async with bench(folder, model("a"), lives=(Life(start_error="no Docker engine answers"),)) as b:
+        job = b.ask("a")
+        with pytest.raises(TransientError, match="no Docker engine"):
+            await job.granted
+        b.table.withdraw(job)
+
+
 async def test_jobs_do_not_wait_for_a_quarantine(folder: Path) -> None:
     """What waits fails, and what comes is told how long the rest is."""
     async with bench(folder, model("a"), lives=(Life(),), quarantine_faults=1, quarantine_s=100) as b:

@@ -222,6 +222,17 @@ async def test_a_bad_file_changes_nothing(home: Path) -> None:
         assert [slot.model for slot in at.operation.status().slots] == ["acme/sd"]
 
 
+async def test_a_model_that_no_container_could_run_is_a_bad_file(home: Path) -> None:
+    """As at the start: where runners are containers, each model has an image."""
+    async with office(home, model()) as at:
+        at.operation._engine_name = "docker"
+        at.say(models=[model(image="runner:1"), model("acme/new")])
+        with pytest.raises(ConfigError, match="no container image is named for acme/new"):
+            await at.operation.reload()
+        at.say(models=[model(image="runner:1"), model("acme/new")], image="runner:2")
+        assert "models: acme/new is new" in await at.operation.reload()
+
+
 async def test_two_reloads_at_once_are_one_after_the_other(home: Path) -> None:
     """The second compares with what the first has made."""
     async with office(home, model()) as at:
