@@ -24,7 +24,7 @@ from orchestrator.runner_state import RunnerState
 from orchestrator.settings import ModelSettings
 from orchestrator.slots import Slot, SlotTable, slot_name
 from orchestrator.supervisor import End, Ended, Post, Supervisor, Surroundings
-from reelnet.errors import NodeError, StartError, TransientError
+from reelnet.errors import NodeError, ReelnetError, StartError, TransientError
 
 ROUND_S = 1.0
 """Without news, placement looks again after this long: a minimum stay may be over."""
@@ -375,7 +375,7 @@ class Keeper:
         return found
 
     def _to_look_at(self, ward: Ward) -> bool:
-        """Whether a model on demand has to be loaded once, before it can be offered; one that failed at it evicts nobody."""
+        """Whether a model on demand has to be loaded once, to be offered; one that failed at it evicts nobody."""
         return not (ward.model.warm or ward.supervisor.restarts or self._shelf.knows(ward.model))
 
     def _asked_for(self, ward: Ward) -> bool:
@@ -423,15 +423,16 @@ class Keeper:
             ward.quarantined_until = self._clock() + self._around.limits.quarantine_s
             log.error("slot in quarantine", slot=slot.name, reason=ended.text)
             self._take(ward, ended.text, quarantine=True)
-            self._give_up(slot.model, f"{slot.model} is in quarantine here: {ended.text}")
+            self._give_up(slot.model, NodeError(f"{slot.model} is in quarantine here: {ended.text}", code="quarantine"))
         elif not ward.supervisor.loaded:
-            self._give_up(slot.model, f"{slot.model} could not be loaded: {ended.text}")
+            kind = TransientError if ended.kind is End.ENGINE else NodeError  # an engine comes back
+            self._give_up(slot.model, kind(f"{slot.model} could not be loaded: {ended.text}", code="load_failed"))
 
-    def _give_up(self, model_id: str, reason: str) -> None:
-        """Fails the jobs that wait for a model, unless a runner of it is there or on its way: others may have it."""
+    def _give_up(self, model_id: str, error: ReelnetError) -> None:
+        """Fails the jobs that wait for a model, unless a runner of it is there or on its way."""
         coming = (RunnerState.STARTING, RunnerState.LOADING, RunnerState.READY, RunnerState.BUSY)
         if not any(w.supervisor.state in coming for w in self._wards.values() if w.slot.model == model_id):
-            self.table.fail_waiting(NodeError(reason, code="load_failed"), model_id)
+            self.table.fail_waiting(error, model_id)
 
     def _loaded(self, slot: Slot, seconds: float) -> None:
         """A runner has loaded its model, in so many seconds."""

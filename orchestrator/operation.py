@@ -9,7 +9,9 @@ from importlib.metadata import version
 
 from orchestrator.attempts import Attempt
 from orchestrator.changes import changes, checked
+from orchestrator.docker_engine import NAME as DOCKER
 from orchestrator.engine import EngineError, RunnerEngine
+from orchestrator.engines import without_image
 from orchestrator.gpus import GpuReading
 from orchestrator.history import History
 from orchestrator.keeper import Berth
@@ -90,6 +92,8 @@ class Operation:
             self._node.check_models(wanted.models)
         except StartError as error:
             raise ConfigError(str(error)) from None
+        if self._engine_name == DOCKER and (without := without_image(wanted)):
+            raise ConfigError(f"image: no container image is named for {without}")
         return wanted
 
     def _slot(self, keeper: Supervisor, attempt: Attempt | None, now: float) -> SlotStatus:

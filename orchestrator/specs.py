@@ -14,7 +14,7 @@ from reelnet.home import model_dir
 def make_spec(
     settings: OrchestratorSettings, model: ModelSettings, slot: str, device: Device, sockets: Path
 ) -> RunnerSpec:
-    """The runner of a slot on a device. Its folder is made; StartError when it cannot be, or weights are missing."""
+    """The runner of a slot on a device; its folder is made. Raises StartError without folder or weights."""
     folder = sockets / slot
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)

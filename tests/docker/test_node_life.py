@@ -33,7 +33,7 @@ def home() -> Iterator[Path]:
 async def test_a_killed_node_finds_its_runners_again(
     home: Path, docker_engine: TestEngine, synthetic_image: str, deep: str
 ) -> None:
-    """SIGKILL in mid-job: the containers go on and are taken over as they are; only what is not wanted any more ends."""
+    """SIGKILL in mid-job: the containers go on and are taken over as they are; only who is not wanted any more ends."""
     at = home / deep
     at.mkdir(exist_ok=True)
     models = [bars(BARS), bars("synthetic/other"), bars("synthetic/gone")]
@@ -205,9 +205,11 @@ def fill(folder: Path) -> list[Path]:
                 while True:
                     file.write(bytes(65536 if len(made) == 1 else 1))
         except OSError as error:
-            assert error.errno == errno.ENOSPC
+            full = error.errno == errno.ENOSPC
             if not path.exists():
-                return made
+                break
+    assert full, "the disk is full, and nothing else"
+    return made
 
 
 @pytest.fixture

@@ -49,12 +49,13 @@ async def look_at(made: PoolPlan) -> None:
     """An earlier start of the nodes, which learns what their models are."""
     for index in range(len(made.engines)):
         facts = made.home / "orchestrator" / f"node-{index + 1}" / "models.json"
-        settings = node_settings(made, index)
-        quick = [m.model_copy(update={"min_stay_s": 0}) for m in settings.models]
-        async with running_node(settings.model_copy(update={"models": tuple(quick)}), InProcessEngine()):
-            await until(
-                lambda facts=facts: facts.exists() and facts.read_text().count('"digest"') == len(quick), "it is known"
-            )
+        async with running_node(node_settings(made, index), InProcessEngine()):
+            await until(lambda facts=facts: known(facts) == len(made.models), "each is known")
+
+
+def known(facts: Path) -> int:
+    """How many models a node has written down."""
+    return facts.read_text().count('"digest"') if facts.exists() else 0
 
 
 @asynccontextmanager
