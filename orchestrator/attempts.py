@@ -270,14 +270,13 @@ class Attempt:
         clock = asyncio.get_running_loop().time
         started = clock()
         async with runner.client.run(self._runner_job(), runner.restart) as stream:
-            async for event in stream:
-                if isinstance(event, RunnerDone):
-                    self._site.observe(self.ticket, clock() - started)
-                    return event
-                if isinstance(event, Tick):
-                    self._check_progress(event.idle_s, stream)
-                else:
-                    await self._take(event)
+            while not stream.ended:
+                for event in stream.told():
+                    if isinstance(event, RunnerDone):
+                        self._site.observe(self.ticket, clock() - started)
+                        return event
+                    await self._take(event, stream)
+                await stream.wait()
         raise NodeError("the runner's stream ended too early", code="cut_off")
 
     def _check_progress(self, idle_s: float, stream: JobStream) -> None:
@@ -285,9 +284,11 @@ class Attempt:
             stream.give_up()
             raise NodeError(f"the job hung: no progress for {idle_s:.0f} s", code="hung")
 
-    async def _take(self, event: RunnerEvent) -> None:
+    async def _take(self, event: RunnerEvent, stream: JobStream) -> None:
         """One event of the runner: outputs go to the spool, the rest to the followers."""
         match event:
+            case Started() | Progress() | Preview():
+                self._add(event)
             case OutputBegin(index=index):
                 over = NodeError("the outputs are larger than this node allows", code="output_size")
                 self._outputs[index] = self._site.spool.open(self._output_room, over)
@@ -296,8 +297,8 @@ class Attempt:
                 await self._begun_output()[1].write(data)
             case OutputEnd():
                 self._finish_output(event)
-            case Started() | Progress() | Preview():
-                self._add(event)
+            case Tick(idle_s=idle_s):
+                self._check_progress(idle_s, stream)
 
     def _finish_output(self, end: OutputEnd) -> None:
         begun, file = self._begun_output()
