@@ -24,6 +24,7 @@ from broadcaster.job import JobInput, JobRequest, new_job_id, now_ms
 from broadcaster.registry import Registry
 from broadcaster.settings import BroadcasterSettings
 from reelnet.errors import BusyError, UserError
+from reelnet.http_routes import header
 from reelnet.inspection import InputLimits
 from reelnet.jobs import InputRef
 from reelnet.pipelines import Pipeline, details, did_you_mean
@@ -121,7 +122,7 @@ class Intake:
 
 async def read_body(request: Request) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Fields and files of a JSON or multipart body. Raises UserError with 400 or 415."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    media_type = header(request.scope, b"content-type").partition(";")[0].strip().lower()
     if media_type == "multipart/form-data":
         return await _read_form(request)
     if media_type in ("application/json", ""):

@@ -302,17 +302,19 @@ class Attempt:
         started = clock()
         ticks = self._site.stalls.watch(runner.client, job_kind(self.ticket, slot.device or ""), started)
         async with runner.client.run(self._runner_job(), runner.restart) as stream:
-            async for event in stream:
-                if isinstance(event, RunnerDone):
-                    self._site.observe(self.ticket, slot, clock() - started)
-                    ticks.done()
-                    return event
-                if isinstance(event, Progress):
-                    ticks.tick(event.stage, event.step, event.total, clock())
-                if isinstance(event, Tick):
-                    self._check_progress(event.idle_s, ticks, stream)
-                else:
-                    await self._take(event)
+            while not stream.ended:
+                for event in stream.told():
+                    if isinstance(event, RunnerDone):
+                        self._site.observe(self.ticket, slot, clock() - started)
+                        ticks.done()
+                        return event
+                    if isinstance(event, Progress):
+                        ticks.tick(event.stage, event.step, event.total, clock())
+                    if isinstance(event, Tick):
+                        self._check_progress(event.idle_s, ticks, stream)
+                    else:
+                        await self._take(event)
+                await stream.wait()
         raise NodeError("the runner's stream ended too early", code="cut_off")
 
     def _check_progress(self, idle_s: float, ticks: JobTicks, stream: JobStream) -> None:
@@ -325,6 +327,10 @@ class Attempt:
     async def _take(self, event: RunnerEvent) -> None:
         """One event of the runner: outputs go to the spool, the rest to the followers."""
         match event:
+            case Progress() | Preview():
+                self._add(event)
+            case Started():
+                self._add(Started(cold=self._waited_for_load))
             case OutputBegin(index=index):
                 over = NodeError("the outputs are larger than this node allows", code="output_size")
                 self._outputs[index] = self._site.spool.open(self._output_room, over)
@@ -333,10 +339,6 @@ class Attempt:
                 await self._begun_output()[1].write(data)
             case OutputEnd():
                 self._finish_output(event)
-            case Started():
-                self._add(Started(cold=self._waited_for_load))
-            case Progress() | Preview():
-                self._add(event)
 
     def _finish_output(self, end: OutputEnd) -> None:
         begun, file = self._begun_output()

@@ -23,8 +23,6 @@ from orchestrator.slots import Slot, SlotTable
 
 READY_POLL_S = 0.05
 HEALTH_POLL_S = 10.0
-DYING_S = 0.5
-"""A runner that left its job is given so long to be seen dead: how it ended says more than that it was given up."""
 LOG_TAIL_LINES = 5
 LAST_WORD_S = 2.0
 """So long the engine gets to say how a runner ended that does not do what it should."""
@@ -300,12 +298,8 @@ class Supervisor:
         return Ended(_kind(ended), explain(ended))
 
     async def _asked(self) -> Ended:
-        """What the runner is given up for; of one that is said to be stuck its own end, if it comes, is told first."""
         assert self._end is not None
-        ended = await asyncio.shield(self._end)
-        if ended.kind is End.STUCK:
-            await asyncio.sleep(DYING_S)
-        return ended
+        return await asyncio.shield(self._end)
 
     async def _first_of(self, live: Awaitable[Ended], exited: Awaitable[Ended], asked: Awaitable[Ended]) -> Ended:
         """What the first of the ways to end says; the others are canceled.
