@@ -3,16 +3,21 @@ SHELL := /bin/bash
 PY := $(or $(PYTHON),.venv/bin/python)
 NODES ?= 2
 BACKEND ?= tiny
+ENGINE ?= process
+TARGET ?= full
 
-.PHONY: demo pool test check bench proto openapi configuration metrics format lock gpu-test clean
+.PHONY: demo pool image test check bench proto openapi configuration metrics format lock gpu-test clean
 
-demo: ## The main job on tiny models: a picture becomes a video (no Docker, no GPU)
+demo: ## The main job on tiny models: a picture becomes a video (no Docker, no GPU); ENGINE=docker: in containers
 	@scripts/bootstrap full
-	@$(PY) scripts/demo.py
+	@$(PY) scripts/demo.py --engine $(ENGINE)
 
 pool: ## A pool to try: make pool NODES=2 BACKEND=tiny|synthetic
 	@scripts/bootstrap $(if $(filter synthetic,$(BACKEND)),base,full)
 	@$(PY) scripts/pool.py --nodes $(NODES) --backend $(BACKEND)
+
+image: ## The runner's image: make image TARGET=full|synthetic
+	@scripts/image $(TARGET)
 
 test: ## All tests but gpu and load
 	@scripts/bootstrap full

@@ -142,6 +142,8 @@ class Registry:
         record.loads = {(x.pipeline, x.model): x for x in update.load.models}
         if update.load.draining:
             self._withdraw(record, "the node is draining")
+        elif not record.up and record.description:  # it drained, and was told to take jobs again
+            self._describe(record, record.description)
 
     def _describe(self, record: NodeRecord, description: Description) -> None:
         if not description.protocol_min <= PROTOCOL <= description.protocol_max:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import random
 import shutil
+import stat
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -14,19 +15,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
+from prometheus_client import CollectorRegistry
 
 from orchestrator import grpc_api
-from orchestrator.devices import inventory
-from orchestrator.engine import RunnerEngine, RunnerSpec
+from orchestrator.control import serve_control
+from orchestrator.devices import Device, inventory, needs_gpus
+from orchestrator.engine import RunnerEngine
+from orchestrator.engines import choose_engine
+from orchestrator.gpu_metrics import show_gpus
+from orchestrator.gpu_watch import GpuWatch
+from orchestrator.gpus import DriverFacts, Gpu, GpuFault, with_cards
+from orchestrator.host_memory import host_memory_bytes
+from orchestrator.model_facts import FactBook
+from orchestrator.model_shelf import ModelShelf
 from orchestrator.node import Node, NodeParts
 from orchestrator.node_metrics import NodeMetrics
-from orchestrator.process_engine import ProcessEngine
+from orchestrator.nvml import open_nvml
+from orchestrator.operation import Operation, Reread
 from orchestrator.runner_metrics import RunnerMetrics
-from orchestrator.settings import ModelSettings, OrchestratorSettings, SyntheticOptions
-from orchestrator.slots import Slot, place
+from orchestrator.settings import OrchestratorSettings
+from orchestrator.specs import make_spec, weights_folder
 from orchestrator.spool import Spool
 from reelnet.errors import StartError
-from reelnet.home import locked_instance, model_dir
+from reelnet.home import locked_instance
 from reelnet.http_server import serve_http
 from reelnet.identity import Identity
 from reelnet.lifecycle import ready_file
@@ -45,6 +56,7 @@ class RunningNode:
     node: Node
     address: str
     metrics_port: int
+    control: Operation
 
 
 async def serve(
@@ -52,70 +64,88 @@ async def serve(
     stopping: asyncio.Event,
     *,
     engine: RunnerEngine | None = None,
+    reread: Reread | None = None,
     started: Callable[[RunningNode], None] = lambda node: None,
 ) -> None:
-    """Runs a node until `stopping`, drains it, and leaves nothing behind. Raises ConfigError or StartError."""
-    engine = engine or ProcessEngine()
-    facts = await engine.fingerprint()
+    """Runs a node until `stopping`, drains it, and leaves nothing behind. Raises ConfigError or StartError.
+
+    `reread` gives the configuration anew at a reload; without it there is nothing to read again.
+    """
     registry = new_registry("orchestrator")
     with locked_instance("orchestrator", settings.name, settings.home) as folder, _socket_folder(folder) as sockets:
-        slots = place([(m.model_id, m.replicas) for m in settings.models], inventory(settings.devices))
-        parts = NodeParts(
-            settings=settings,
-            identity=Identity.load_or_create(folder / "identity.key"),
-            engine=engine,
-            slots=slots,
-            specs=_specs(settings, slots, sockets),
-            spool=Spool(folder / "spool", settings.limits.spool_bytes),
-            metrics=NodeMetrics(registry),
-            rng=random.Random(),  # noqa: S311  (jitter, not a secret)
-        )
-        node = Node(parts)
-        parts.metrics.watch(node.table, node.supervisors, parts.spool, node)
-        runners = RunnerMetrics(registry, node.supervisors, settings.limits.metrics_s)
-        async with (
-            _closing(engine),
-            serve_http(
-                metrics_app(registry, node.not_ready, runners.refresh), settings.metrics, "metrics"
-            ) as metrics_port,
-            grpc_api.serve(node, settings.grpc) as port,
-        ):
-            running = RunningNode(node, f"{settings.grpc.host}:{port}#{node.id}", metrics_port)
-            with ready_file(folder, {"address": running.address, "metrics_port": metrics_port}):
-                log.info("node serves", address=running.address, metrics_port=metrics_port, engine=facts.name)
-                await node.run(stopping, lambda: started(running))
-            log.info("node drained")
+        identity = Identity.load_or_create(folder / "identity.key")
+        found = await asyncio.to_thread(_find_devices, settings.devices)
+        engine = engine or await choose_engine(settings, identity.id)
+        async with _closing(engine), asyncio.TaskGroup() as tasks:
+            facts = await engine.fingerprint()
+            parts = NodeParts(
+                settings=settings,
+                identity=identity,
+                engine=engine,
+                devices=found.devices,
+                shelf=ModelShelf(FactBook(folder / "models.json"), lambda model: weights_folder(model, settings)),
+                find_weights=lambda model: weights_folder(model, settings),
+                make_spec=lambda model, slot, device: make_spec(node.settings, model, slot, device, sockets),
+                spool=Spool(folder / "spool", settings.limits.spool_bytes),
+                metrics=NodeMetrics(registry),
+                rng=random.Random(),  # noqa: S311  (jitter, not a secret)
+            )
+            node = Node(parts)
+            parts.metrics.watch(node.table, node.keeper, parts.spool, node)
+            runners = RunnerMetrics(registry, node.supervisors, settings.limits.metrics_s)
+            watch = _watch_gpus(found, node, registry)
+            metrics = metrics_app(registry, node.not_ready, runners.refresh)
+            async with (
+                serve_http(metrics, settings.metrics, "metrics") as metrics_port,
+                grpc_api.serve(node, settings.grpc) as port,
+            ):
+                address = f"{settings.grpc.host}:{port}#{node.id}"
+                readings = (lambda: watch.latest) if watch else dict
+                control = Operation(node, engine, facts.name, address, reread or (lambda: node.settings), readings)
+                watching = tasks.create_task(watch.run(), name="gpus") if watch else None
+                running = RunningNode(node, address, metrics_port, control)
+                async with serve_control(control, folder, settings.limits.control_s):
+                    with ready_file(folder, {"address": address, "metrics_port": metrics_port}):
+                        log.info("node serves", address=address, metrics_port=metrics_port, engine=facts.name)
+                        await node.run(stopping, lambda: started(running))
+                if watching:
+                    watching.cancel()
+        log.info("node drained")
 
 
-def _specs(settings: OrchestratorSettings, slots: list[Slot], sockets: Path) -> dict[str, RunnerSpec]:
-    models = {model.model_id: model for model in settings.models}
-    return {slot.name: _spec(settings, models[slot.model], slot, sockets) for slot in slots}
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the node works with: its devices, and the driver's own view of those that are GPUs."""
+
+    devices: tuple[Device, ...]
+    gpus: tuple[Gpu, ...] = ()
+    driver: DriverFacts | None = None
 
 
-def _spec(settings: OrchestratorSettings, model: ModelSettings, slot: Slot, sockets: Path) -> RunnerSpec:
-    folder = sockets / slot.name
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    synthetic = model.backend if isinstance(model.backend, SyntheticOptions) else None
-    return RunnerSpec(
-        slot=slot.name,
-        model_id=model.model_id,
-        model=model.model_id if synthetic else str(_weights(model, settings)),
-        backend="synthetic" if synthetic else "diffusers",
-        device=slot.device,
-        folder=folder,
-        pipelines=tuple(model.pipelines),
-        options=synthetic.model_dump() if synthetic else {},
-    )
+def _find_devices(configured: tuple[str, ...]) -> _Found:
+    nvml = open_nvml() if needs_gpus(configured) else None
+    try:
+        devices = inventory(configured, nvml.gpus if nvml else (), host_memory_bytes())
+        if nvml is None:
+            return _Found(devices)
+        uuids = with_cards((device.uuid for device in devices if device.uuid), nvml.gpus)
+        return _Found(devices, tuple(gpu for gpu in nvml.gpus if gpu.uuid in uuids), nvml.driver())
+    finally:
+        if nvml:
+            nvml.close()
 
 
-def _weights(model: ModelSettings, settings: OrchestratorSettings) -> Path:
-    path = model_dir(model.model, Path.cwd(), settings.models_home)
-    if not path.is_dir():
-        raise StartError(
-            f"models: the folder of {model.model!r} is missing: {path}; put the model there (diffusers layout), "
-            "or make tiny ones to try: runner models make-tiny DIR"
-        )
-    return path
+def _watch_gpus(found: _Found, node: Node, registry: CollectorRegistry) -> GpuWatch | None:
+    """Has the keeper hear of the GPUs' faults, and shows what they read."""
+    if not found.driver:
+        return None
+
+    def on_fault(uuid: str, fault: GpuFault) -> None:
+        node.keeper.fault(uuid, fault.text, fatal=fault.fatal)
+
+    watch = GpuWatch([gpu.uuid for gpu in found.gpus], node.settings.limits.gpu_poll_s, on_fault, node.keeper.back)
+    show_gpus(registry, found.gpus, found.driver, watch)
+    return watch
 
 
 @asynccontextmanager
@@ -130,7 +160,8 @@ async def _closing(engine: RunnerEngine) -> AsyncIterator[None]:
 def _socket_folder(folder: Path) -> Iterator[Path]:
     """The slots' folders: in the node's own folder, or, when its path is too long for a socket, in a temporary one.
 
-    The temporary one has the same name at each start, so that what a killed node left is found and removed.
+    The temporary one has the same name at each start, and stays as a killed node left it: the sockets of runners that
+    still run lie there.
     """
     path = folder / "slots"
     if len(str(path)) <= SOCKET_PATH_LIMIT - SLOT_NAME_CHARS:
@@ -138,11 +169,13 @@ def _socket_folder(folder: Path) -> Iterator[Path]:
         return
     name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
     short = Path(tempfile.gettempdir()) / f"reelnet-{os.getuid()}-{name}"
-    shutil.rmtree(short, ignore_errors=True)
     try:
-        short.mkdir(mode=0o700)
+        short.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise StartError(f"{short}: cannot be made for the runners' sockets: {error.strerror}; set TMPDIR") from None
+    status = short.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise StartError(f"{short} is no private folder of this user; remove it, or set TMPDIR")
     try:
         yield short
     finally:

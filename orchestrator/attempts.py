@@ -11,7 +11,9 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from pydantic_core import from_json
 
 from orchestrator.parcel import Parcel
 from orchestrator.runner_client import JobStream, RunnerClient, RunnerJob
@@ -19,6 +21,7 @@ from orchestrator.runner_events import OutputBegin, OutputEnd, RunnerDone, Runne
 from orchestrator.settings import Limits
 from orchestrator.slots import Reservation, Slot, SlotTable
 from orchestrator.spool import Spool, SpooledFile
+from orchestrator.stalls import JobKind, JobTicks, StallLimits, Stalls
 from reelnet.errors import (
     CanceledError,
     DeadlineError,
@@ -56,8 +59,10 @@ class Site:
     limits: Limits
     runner_of: Callable[[Slot], SlotRunner | None]
     now_ms: Callable[[], int]
-    observe: Callable[[Ticket, float], None]
+    observe: Callable[[Ticket, Slot, float], None]
     waited: Callable[[Ticket, float, float], None]
+    loading: Callable[[str], Progress | None]
+    stalls: Stalls = field(default_factory=Stalls)
 
 
 class Attempt:
@@ -69,6 +74,7 @@ class Attempt:
         self.acknowledged = asyncio.Event()
         self.failure: ReelnetError | None = None
         self.quote = quote
+        self.progress: Progress | None = None
         self._site = site
         self._reservation = reservation
         limits = site.limits
@@ -82,8 +88,9 @@ class Attempt:
         self._outputs: dict[int, SpooledFile] = {}
         self._begun: OutputBegin | None = None
         self._output_room = limits.output_bytes
-        self._milestones: list[Event] = [Accepted(reservation.position, site.table.wait_s(ticket.model), quote)]
+        self._milestones: list[Event] = [Accepted(reservation.position, reservation.wait_s, quote)]
         self._latest: Event | None = None
+        self._load: Progress | None = None
         self._position = reservation.position
         self._changed = asyncio.Event()
         self._ended = False
@@ -94,6 +101,19 @@ class Attempt:
         self._canceled = False
         if not ticket.inputs:
             self._finish_input()
+
+    @property
+    def slot(self) -> Slot | None:
+        """The slot that the attempt works on now."""
+        place = self._reservation
+        held = place.granted.done() and not place.granted.cancelled() and not place.granted.exception()
+        slot = place.granted.result() if held else None
+        return slot if slot and slot.holder is place else None
+
+    @property
+    def _waited_for_load(self) -> bool:
+        """Whether the model of its slot was loaded while it waited."""
+        return self.slot is not None and self.slot.loaded_at > self._reservation.reserved_at
 
     async def run(self) -> None:
         """The attempt from accepted to its end; its failure is kept for the followers, never raised."""
@@ -226,11 +246,22 @@ class Attempt:
     def _news(self) -> Event | None:
         """The newest progress, or the place in the queue, when it has not been told."""
         latest, self._latest = self._latest, None
-        place = self._reservation
-        if latest is None and place.position != self._position and place.started_at is None:
-            self._position = place.position
-            latest = Queued(place.position, self._site.table.wait_s(self.ticket.model))
+        if latest is None and self._reservation.started_at is None:
+            return self._waiting()
         return latest
+
+    def _waiting(self) -> Event | None:
+        """For a job that waits: how far the load of its model is, or its place in the queue, when that is new."""
+        place, load = self._reservation, None
+        if place.position != self._position:
+            self._position = place.position
+            return Queued(place.position, self._site.table.eta_s(place))
+        if place.position == 0:
+            load = self._site.loading(self.ticket.model)
+        if load is None or load == self._load:
+            return None
+        self._load = load
+        return load
 
     async def _work(self) -> None:
         if not self._input_complete.is_set():
@@ -242,7 +273,7 @@ class Attempt:
             raise TransientError("the runner is gone", code="runner_gone")
         runner.busy(True)
         try:
-            done = await self._run_on(runner)
+            done = await self._run_on(runner, slot)
         except (NodeError, OutOfMemoryError):
             runner.suspect()
             raise
@@ -266,29 +297,40 @@ class Attempt:
         place, complete_at = self._reservation, self._complete_at
         self._site.waited(self.ticket, complete_at - place.reserved_at, (place.started_at or complete_at) - complete_at)
 
-    async def _run_on(self, runner: SlotRunner) -> RunnerDone:
+    async def _run_on(self, runner: SlotRunner, slot: Slot) -> RunnerDone:
         clock = asyncio.get_running_loop().time
         started = clock()
+        ticks = self._site.stalls.watch(runner.client, job_kind(self.ticket, slot.device or ""), started)
         async with runner.client.run(self._runner_job(), runner.restart) as stream:
             while not stream.ended:
                 for event in stream.told():
                     if isinstance(event, RunnerDone):
-                        self._site.observe(self.ticket, clock() - started)
+                        self._site.observe(self.ticket, slot, clock() - started)
+                        ticks.done()
                         return event
-                    await self._take(event, stream)
+                    if isinstance(event, Progress):
+                        ticks.tick(event.stage, event.step, event.total, clock())
+                    if isinstance(event, Tick):
+                        self._check_progress(event.idle_s, ticks, stream)
+                    else:
+                        await self._take(event)
                 await stream.wait()
         raise NodeError("the runner's stream ended too early", code="cut_off")
 
-    def _check_progress(self, idle_s: float, stream: JobStream) -> None:
-        if idle_s > self._site.limits.stall_s:
+    def _check_progress(self, idle_s: float, ticks: JobTicks, stream: JobStream) -> None:
+        limits = self._site.limits
+        limit_s = ticks.limit_s(StallLimits(limits.stall_s, limits.stall_factor, limits.load_s))
+        if idle_s > limit_s:
             stream.give_up()
-            raise NodeError(f"the job hung: no progress for {idle_s:.0f} s", code="hung")
+            raise NodeError(f"the job hung: no progress for {idle_s:.0f} s; {limit_s:.0f} s are allowed", code="hung")
 
-    async def _take(self, event: RunnerEvent, stream: JobStream) -> None:
+    async def _take(self, event: RunnerEvent) -> None:
         """One event of the runner: outputs go to the spool, the rest to the followers."""
         match event:
-            case Started() | Progress() | Preview():
+            case Progress() | Preview():
                 self._add(event)
+            case Started():
+                self._add(Started(cold=self._waited_for_load))
             case OutputBegin(index=index):
                 over = NodeError("the outputs are larger than this node allows", code="output_size")
                 self._outputs[index] = self._site.spool.open(self._output_room, over)
@@ -297,8 +339,6 @@ class Attempt:
                 await self._begun_output()[1].write(data)
             case OutputEnd():
                 self._finish_output(event)
-            case Tick(idle_s=idle_s):
-                self._check_progress(idle_s, stream)
 
     def _finish_output(self, end: OutputEnd) -> None:
         begun, file = self._begun_output()
@@ -334,7 +374,17 @@ class Attempt:
     def _add(self, event: Event) -> None:
         if isinstance(event, LOW_PRIORITY):
             self._latest = event
+            if isinstance(event, Progress):
+                self.progress = event
         else:
             self._latest = None
             self._milestones.append(event)
         self._changed.set()
+
+
+def job_kind(ticket: Ticket, device: str) -> JobKind:
+    """What the ticks of a ticket's job depend on."""
+    params = from_json(ticket.params)
+    outputs = params.get("num_images_per_prompt", 1)
+    shape = ticket.work.output_pixels, outputs, params.get("width"), params.get("height"), params.get("num_frames")
+    return JobKind(device, ticket.model, ticket.pipeline, shape, ticket.work.output_pixels, outputs)

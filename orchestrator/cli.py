@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from orchestrator.commands import checking, setup, steering, watching
+from orchestrator.commands.options import Config, Name, exit_codes, settings_of
+from orchestrator.hangup import hangups
 from reelnet import telemetry
-from reelnet.errors import ConfigError, StartError
 from reelnet.home import instance_dir
 from reelnet.identity import Identity
-from reelnet.lifecycle import report, run
+from reelnet.lifecycle import run
 from reelnet.settings import load
 
 cli = typer.Typer(
     help="Sells a machine's GPU time: takes jobs over gRPC and runs them on its runners.\n\n"
-    "Example: orchestrator serve --config orchestrator.yaml",
+    "Example: orchestrator init && orchestrator doctor && orchestrator serve",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-Config = Annotated[Path | None, typer.Option(help="YAML file; see docs/operate.md.", metavar="FILE")]
-Name = Annotated[str | None, typer.Option(help="Instance name: one state folder each.", metavar="NAME")]
 
 
 @cli.command()
@@ -34,7 +33,7 @@ def serve(
     grpc_port: Annotated[int | None, typer.Option(help="gRPC port; 0 takes a free one.")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Metrics port; 0 takes a free one.")] = None,
 ) -> None:
-    """Run a node until Ctrl-C or SIGTERM, then drain it.
+    """Run a node until Ctrl-C or SIGTERM, then drain it. SIGHUP reads the configuration again.
 
     Example: orchestrator serve --config orchestrator.yaml --grpc-port 8935
     """
@@ -45,10 +44,16 @@ def serve(
     flags["grpc"] = {"port": grpc_port} if grpc_port is not None else None
     flags["metrics"] = {"port": metrics_port} if metrics_port is not None else None
 
+    def read() -> OrchestratorSettings:
+        return load(OrchestratorSettings, config, flags)
+
     async def main(stopping: asyncio.Event) -> None:
-        settings = load(OrchestratorSettings, config, flags)
+        settings = read()
         telemetry.configure("orchestrator", settings.log_level)
-        await serve_node(settings, stopping)
+        async with hangups() as taken:
+            await serve_node(
+                settings, stopping, reread=read, started=lambda running: taken.follow(running.control.reload)
+            )
 
     raise typer.Exit(run(main))
 
@@ -59,14 +64,24 @@ def show_id(config: Config = None, name: Name = None) -> None:
 
     Example: orchestrator id --name gpu-box
     """
-    from orchestrator.settings import OrchestratorSettings
-
-    try:
-        settings = load(OrchestratorSettings, config, {"name": name})
+    with exit_codes():
+        settings = settings_of(config, name)
         folder = instance_dir("orchestrator", settings.name, settings.home)
         typer.echo(Identity.load_or_create(folder / "identity.key").id)
-    except (ConfigError, StartError) as error:
-        raise typer.Exit(report(error)) from None
+
+
+for command in (
+    setup.init,
+    setup.doctor,
+    watching.status,
+    watching.models,
+    watching.logs,
+    steering.drain,
+    steering.resume,
+    steering.reload,
+):
+    cli.command()(command)
+cli.add_typer(checking.config, name="config")
 
 
 def main() -> None:

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 
 import structlog
 
 from orchestrator.admission import Snapshot, admit
 from orchestrator.attempts import Attempt, Site, SlotRunner
-from orchestrator.engine import RunnerEngine, RunnerSpec
+from orchestrator.devices import Device
+from orchestrator.engine import RunnerEngine
 from orchestrator.estimates import Estimates
+from orchestrator.history import History
+from orchestrator.keeper import Keeper, SpecMaker
+from orchestrator.model_shelf import FolderOf, ModelShelf
 from orchestrator.node_metrics import NodeMetrics
+from orchestrator.offers import Offers
 from orchestrator.runner_client import RunnerInfo
 from orchestrator.settings import ModelSettings, OrchestratorSettings
 from orchestrator.slots import Slot, SlotTable
 from orchestrator.spool import Spool
+from orchestrator.stalls import Stalls
 from orchestrator.supervisor import Supervisor, Surroundings
 from reelnet.codec import TicketFrame
 from reelnet.errors import NodeError, ReelnetError, RefusedError, UnsupportedError
 from reelnet.identity import Identity, Signed
-from reelnet.jobs import Capability, Description, Load, ModelLoad, NodeId, Ticket
-from reelnet.pricing import Rates
-from reelnet.rpc import PROTOCOL
-from reelnet.ticket import open_ticket, sign_description
+from reelnet.jobs import Load, ModelLoad, NodeId, Progress, Ticket
+from reelnet.ticket import open_ticket
 
 FORGET_INTERVAL_MS = 10_000
 """Expired tickets are forgotten this often: a look at each after every job would cost more with every job."""
@@ -42,8 +46,10 @@ class NodeParts:
     settings: OrchestratorSettings
     identity: Identity
     engine: RunnerEngine
-    slots: list[Slot]
-    specs: dict[str, RunnerSpec]
+    devices: tuple[Device, ...]
+    shelf: ModelShelf
+    find_weights: FolderOf
+    make_spec: SpecMaker
     spool: Spool
     metrics: NodeMetrics
     rng: random.Random
@@ -58,39 +64,62 @@ class Node:
         self.id = NodeId(parts.identity.id)
         self.epoch = secrets.token_hex(8)
         self.draining = False
-        self._identity = parts.identity
+        self._stopping = False
         self._metrics = parts.metrics
-        self._models = {model.model_id: model for model in settings.models}
-        self._capabilities: dict[tuple[str, str], Capability] = {}
+        self._shelf = parts.shelf
+        self._find_weights = parts.find_weights
         self._attempts: dict[tuple[str, str, int], tuple[Attempt, asyncio.Task[None]]] = {}
         self._closed: dict[tuple[str, str, int], int] = {}
         self._forget_at_ms = 0
         self._estimates = Estimates()
         self._changed: asyncio.Event | None = None
-        self._sequence = 0
-        self._description = self._sign()
-        self.table = SlotTable(parts.slots, {m.model_id: m.queue for m in settings.models}, time.monotonic)
-        self.table.on_change = self.notify
-        around = Surroundings(parts.engine, self.table, settings.limits, parts.rng, self._runner_ready)
-        self.supervisors = {slot.name: Supervisor(slot, parts.specs[slot.name], around) for slot in parts.slots}
-        waited = parts.metrics.waited
-        self._site = Site(self.table, parts.spool, settings.limits, self._runner_of, now_ms, self._observe, waited)
+        self.offers = Offers(parts.identity, self.epoch, time.monotonic, self.notify)
+        self.table = SlotTable([], {}, time.monotonic, lambda model: self.keeper.load_left_s(model))
+        self.table.on_change = self._table_changed
+        self._around = Surroundings(parts.engine, self.table, settings.limits, parts.rng, self._runner_ready)
+        self.keeper = Keeper(self._around, parts.devices, parts.shelf, parts.make_spec, time.monotonic)
+        self.histories: dict[str, History] = {}
+        self._spool = parts.spool
+        self._stalls = Stalls()
+        self._site = self._make_site()
         self._tasks: asyncio.TaskGroup | None = None
+        self._serve(settings.models)
 
     async def run(self, stopping: asyncio.Event, started: Callable[[], None]) -> None:
         """Keeps the runners until `stopping`, then drains: no new job, running ones go on for `drain_s`."""
         async with asyncio.TaskGroup() as attempts:
             self._tasks = attempts
             async with asyncio.TaskGroup() as supervision:
-                keepers = [
-                    supervision.create_task(s.run(), name=f"supervisor:{s.slot.name}")
-                    for s in self.supervisors.values()
-                ]
+                keeper = supervision.create_task(self.keeper.run(), name="keeper")
                 started()
                 await stopping.wait()
                 await self._drain()
-                for keeper in keepers:
-                    keeper.cancel()
+                keeper.cancel()
+
+    @property
+    def supervisors(self) -> Mapping[str, Supervisor]:
+        """Who keeps which slot's runner, by the slot's name."""
+        return self.keeper.supervisors
+
+    def apply(self, settings: OrchestratorSettings) -> None:
+        """Takes over other models, rates, queues, broadcasters and limits. No job that is here is touched."""
+        self.settings = settings
+        self._around.limits = settings.limits
+        self._site = self._make_site()
+        self.offers.apply(settings.models, settings.limits.rates_grace_s)
+        self._serve(settings.models)
+
+    def drain(self) -> None:
+        """Takes no new job until `resume`; those that are here go on."""
+        self.draining = True
+        self.notify()
+
+    def resume(self) -> None:
+        """Takes jobs again, and tries again what is in quarantine. A node that stops goes on stopping."""
+        if not self._stopping:
+            self.draining = False
+        self.keeper.resume()
+        self.notify()
 
     def open(self, frame: TicketFrame) -> Attempt:
         """The attempt of a ticket: the one that is under way, or a new one. Raises the typed refusal."""
@@ -115,17 +144,22 @@ class Node:
         self._attempts[key] = (attempt, task)
         return attempt
 
+    def check_models(self, models: Iterable[ModelSettings]) -> None:
+        """Raises StartError when the weights of one of these models are not there."""
+        for model in models:
+            self._find_weights(model)
+
     def description(self) -> Signed:
         """The signed description as it is now."""
-        return self._description
+        return self.offers.description
 
     def load(self) -> Load:
         """How full the node is now."""
-        return Load(tuple(self._model_load(*key) for key in self._capabilities), self.draining)
+        return Load(tuple(self._model_load(*key) for key in self.offers.by_key), self.draining)
 
     def probe(self, pipeline: str, model: str) -> tuple[int, float, float]:
         """Jobs in flight, age of the oldest that waits, and queue time of a new one, seconds."""
-        if (pipeline, model) not in self._capabilities:
+        if (pipeline, model) not in self.offers.by_key:
             raise UnsupportedError(f"this node does not serve {pipeline} with {model}", code="model")
         load = self._model_load(pipeline, model)
         return load.in_flight, self.table.oldest_wait_s(model), load.wait_s
@@ -150,13 +184,17 @@ class Node:
         if self.draining:
             return "draining"
         reasons = [f"{s.slot.name}: {s.reason or s.state}" for s in self.supervisors.values() if not s.slot.ready]
-        if not any(slot.ready for slot in self.table.slots):
+        if not any(slot.ready for slot in self.table.slots) and not self._could_load():
             return "no runner is ready: " + "; ".join(reasons) if reasons else "no models are configured"
         return None
 
+    def _could_load(self) -> bool:
+        """Whether a model on demand is offered that is only waiting for a job."""
+        return any(not m.warm and any(key[1] == m.model_id for key in self.offers.by_key) for m in self.settings.models)
+
     def _admit(self, ticket: Ticket, signed: Signed) -> Attempt:
         expected_s = self._estimates.expected_s(ticket.pipeline, ticket.model, ticket.work)
-        capability = self._capabilities.get((ticket.pipeline, ticket.model))
+        capability = self.offers.for_ticket(ticket)
         snapshot = Snapshot(
             node_id=self.id,
             epoch=self.epoch,
@@ -205,8 +243,8 @@ class Node:
         self._closed[key] = expires_ms
 
     async def _drain(self) -> None:
-        self.draining = True
-        self.notify()
+        self._stopping = True
+        self.drain()
         log.info("draining", running=len(self._attempts), for_at_most_s=self.settings.limits.drain_s)
         if tasks := [task for _, task in self._attempts.values()]:
             await asyncio.wait(tasks, timeout=self.settings.limits.drain_s)
@@ -223,38 +261,45 @@ class Node:
         return SlotRunner(supervisor.client, supervisor.busy, supervisor.suspect, supervisor.restart)
 
     def _runner_ready(self, slot: Slot, info: RunnerInfo) -> None:
-        """A runner has loaded its model: what it serves becomes known, and the description a new one."""
-        model = self._models[slot.model]
-        before = dict(self._capabilities)
-        for pipeline, schema in info.schemas.items():
-            if not model.pipelines or pipeline in model.pipelines:
-                self._capabilities[pipeline, slot.model] = self._capability(model, pipeline, schema, info)
-        if self._capabilities != before:
-            self._description = self._sign()
-            self.notify()
+        """A runner has loaded its model: what it serves becomes known, for later starts too."""
+        model = self.keeper.model_of(slot)
+        self._shelf.ready(model, info)
+        if model in self.settings.models:  # else it is on its way out, after a reload
+            self.offers.learn(model, info)
 
-    def _capability(self, model: ModelSettings, pipeline: str, schema: str, info: RunnerInfo) -> Capability:
-        offer = model.pipelines.get(pipeline)
-        return Capability(
-            pipeline=pipeline,
-            schema=schema,
-            model=model.model_id,
-            model_digest=info.digest,
-            rates=offer.rates if offer else Rates(),
-            licence=info.licence,
-            loras=info.loras,
-            slots=model.replicas,
-            queue_limit=model.queue,
-            memory_bytes=info.memory_bytes,
+    def _serve(self, models: Iterable[ModelSettings]) -> None:
+        """Offers what is known without a load, and has the keeper see to the runners."""
+        models = tuple(models)
+        for model in models:
+            if info := self._shelf.facts(model).info:
+                self.offers.learn(model, info)
+        self.keeper.apply(models)
+
+    def _table_changed(self) -> None:
+        self.notify()
+        self.keeper.changed()
+
+    def _make_site(self) -> Site:
+        """What attempts are given: an attempt keeps the limits that it began with."""
+        return Site(
+            table=self.table,
+            spool=self._spool,
+            limits=self.settings.limits,
+            runner_of=self._runner_of,
+            now_ms=now_ms,
+            observe=self._observe,
+            waited=self._metrics.waited,
+            loading=self._loading,
+            stalls=self._stalls,
         )
 
-    def _sign(self) -> Signed:
-        self._sequence += 1
-        capabilities = tuple(self._capabilities[key] for key in sorted(self._capabilities))
-        description = Description(
-            self.id, self.epoch, self._sequence, PROTOCOL, PROTOCOL, capabilities, f"reelnet/{version('reelnet')}"
-        )
-        return sign_description(self._identity, description)
+    def _loading(self, model: str) -> Progress | None:
+        """The load that a job waits for, in seconds: how many it has taken, of how many it is expected to take."""
+        if (load := self.keeper.loading(model)) is None:
+            return None
+        taken_s, expected_s = load
+        total = max(1, math.ceil(expected_s))
+        return Progress("load", min(int(taken_s), total - 1), total)
 
     def _model_load(self, pipeline: str, model: str) -> ModelLoad:
         table = self.table
@@ -264,11 +309,12 @@ class Node:
             free_slots=table.free(model),
             in_flight=len(table.running(model)),
             queued=len(table.waiting(model)),
-            warm=any(slot.ready for slot in table.of(model)),
+            warm=table.warm(model),
             wait_s=table.wait_s(model),
         )
 
-    def _observe(self, ticket: Ticket, seconds: float) -> None:
+    def _observe(self, ticket: Ticket, slot: Slot, seconds: float) -> None:
+        self.histories.setdefault(slot.name, History()).add(time.monotonic(), seconds)
         self._estimates.observe(ticket.pipeline, ticket.model, ticket.work, seconds)
         self._metrics.ran(ticket, seconds)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry
@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from orchestrator.runner_state import RunnerState
 from orchestrator.slots import Slot, SlotTable
 from orchestrator.spool import Spool
-from orchestrator.supervisor import Supervisor
+from orchestrator.supervisor import End, Supervisor
 from reelnet.errors import ReelnetError
 from reelnet.jobs import Ticket
 from reelnet.metrics import CLASS, OTHER, OUTCOME, PIPELINE, Label, Values, counter, ending, gauge, seconds
@@ -57,7 +57,11 @@ RUNNERS = gauge(
     "reelnet_node_runners", "Runners by their supervisor's state.", MODEL,
     Label("state", ", ".join(f"`{state}`" for state in RunnerState)),
 )  # fmt: skip
-RESTARTS = counter("reelnet_node_runner_restarts_total", "Starts of a runner after the one before had failed.", MODEL)
+RESTARTS = counter(
+    "reelnet_node_runner_restarts_total", "Starts of a runner after the one before had failed.", MODEL,
+    Label("reason", ", ".join(f"`{end}`" for end in End if end is not End.TAKEN)),
+)  # fmt: skip
+COLD_STARTS = counter("reelnet_node_cold_starts_total", "Loads of a model; a runner that was adopted had none.", MODEL)
 OPEN = gauge("reelnet_node_attempts_in_progress", "Attempts here: waiting, running, or not yet acknowledged.")
 SPOOL = gauge("reelnet_node_spool_bytes", "Inputs and outputs that the node holds.", unit="bytes")
 DRAINING = gauge("reelnet_node_draining", "1 while the node drains and takes no job, else 0.")
@@ -67,7 +71,7 @@ SCRAPES = counter(
 )  # fmt: skip
 FAMILIES = (
     ATTEMPTS, OPEN, REFUSALS, STAGE_SECONDS, PIXEL_STEPS, OUTPUT_PIXELS, QUOTED, QUEUED, OLDEST_WAIT, SLOTS, RUNNERS,
-    RESTARTS, SPOOL, DRAINING, SCRAPES,
+    RESTARTS, COLD_STARTS, SPOOL, DRAINING, SCRAPES,
 )  # fmt: skip
 _KNOWN_REASONS = frozenset(REASONS)
 
@@ -81,6 +85,14 @@ class Drainable(Protocol):
         """The attempts that are here."""
 
 
+class Kept(Protocol):
+    """What the metrics ask a node's keeper for."""
+
+    restarts: Counter[tuple[str, End]]
+    cold_starts: Counter[str]
+    supervisors: dict[str, Supervisor]
+
+
 class NodeMetrics:
     """The metrics of one node."""
 
@@ -91,15 +103,25 @@ class NodeMetrics:
         self._stages = STAGE_SECONDS.histogram(registry)
         self._done = PIXEL_STEPS.sums(registry), OUTPUT_PIXELS.sums(registry), QUOTED.sums(registry, NANO)
 
-    def watch(self, table: SlotTable, supervisors: Mapping[str, Supervisor], spool: Spool, node: Drainable) -> None:
+    def watch(self, table: SlotTable, kept: Kept, spool: Spool, node: Drainable) -> None:
         """Shows queue, slots, runners and spool as they are at each scrape, from now on."""
-        registry, keepers = self._registry, supervisors.values()
-        models = tuple(dict.fromkeys(slot.model for slot in table.slots))
-        QUEUED.read(registry, lambda: {(model,): len(table.waiting(model)) for model in models})
-        OLDEST_WAIT.read(registry, lambda: {(model,): table.oldest_wait_s(model) for model in models})
-        SLOTS.read(registry, lambda: _by_state(models, SLOT_STATES, ((s.model, slot_state(s)) for s in table.slots)))
-        RUNNERS.read(registry, lambda: _by_state(models, RunnerState, ((k.slot.model, k.state) for k in keepers)))
-        RESTARTS.read(registry, lambda: {(m,): sum(k.restarts for k in keepers if k.slot.model == m) for m in models})
+        registry, ends = self._registry, [end for end in End if end is not End.TAKEN]
+
+        def models() -> list[str]:
+            return list(dict.fromkeys(slot.model for slot in table.slots))
+
+        def counted() -> list[str]:
+            return list(dict.fromkeys([*models(), *(m for m, _ in kept.restarts), *kept.cold_starts]))
+
+        QUEUED.read(registry, lambda: {(model,): len(table.waiting(model)) for model in models()})
+        OLDEST_WAIT.read(registry, lambda: {(model,): table.oldest_wait_s(model) for model in models()})
+        SLOTS.read(registry, lambda: _by_state(models(), SLOT_STATES, ((s.model, slot_state(s)) for s in table.slots)))
+        RUNNERS.read(
+            registry,
+            lambda: _by_state(models(), RunnerState, ((k.slot.model, k.state) for k in kept.supervisors.values())),
+        )
+        RESTARTS.read(registry, lambda: {(m, end): kept.restarts[m, end] for m in counted() for end in ends})
+        COLD_STARTS.read(registry, lambda: {(m,): kept.cold_starts[m] for m in counted()})
         OPEN.read(registry, lambda: {(): len(node.attempts())})
         SPOOL.read(registry, lambda: {(): spool.used_bytes})
         DRAINING.read(registry, lambda: {(): node.draining})

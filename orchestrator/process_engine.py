@@ -6,17 +6,17 @@ The node holds the other end of that pipe, so that even SIGKILL of the node leav
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from contextlib import suppress
 from importlib.metadata import version
+from pathlib import Path
 
 from orchestrator.engine import EngineError, EngineFacts, RunnerExit, RunnerHandle, RunnerSpec
+from orchestrator.runner_command import SOCKET_NAME, flag_environment, serve_words
 
-SOCKET_NAME = "runner.sock"
 LOG_NAME = "runner.log"
 LOG_TAIL_BYTES = 4096
 LOG_KEEP_BYTES = 1024 * 1024
@@ -48,7 +48,7 @@ class ProcessEngine:
             raise EngineError(f"cannot start a runner: {error}; is the `runner` extra installed?") from None
         finally:
             os.close(log)
-        handle = RunnerHandle(NAME, spec.slot, str(child.pid), socket)
+        handle = RunnerHandle(NAME, spec.slot, str(child.pid), socket, spec.fingerprint)
         self._children[handle.ref] = (child, spec)
         return handle
 
@@ -57,7 +57,7 @@ class ProcessEngine:
             return RunnerExit(0)
         child, spec = self._children[handle.ref]
         code = await child.wait()
-        return RunnerExit(code, await asyncio.to_thread(_tail, spec))
+        return RunnerExit(code, await asyncio.to_thread(_tail, spec.folder / LOG_NAME))
 
     async def stop(self, handle: RunnerHandle, grace_s: float) -> None:
         if handle.ref not in self._children:
@@ -75,6 +75,10 @@ class ProcessEngine:
     async def recover(self) -> list[RunnerHandle]:
         return []  # a child of an earlier start ended with it
 
+    async def logs(self, handle: RunnerHandle, lines: int) -> str:
+        tail = await asyncio.to_thread(_tail, handle.socket.with_name(LOG_NAME))
+        return "\n".join(tail.splitlines()[-lines:])
+
     async def close(self) -> None:
         for child, _ in self._children.values():
             _signal(child, signal.SIGKILL)
@@ -85,19 +89,14 @@ class ProcessEngine:
 
 def arguments(spec: RunnerSpec) -> list[str]:
     """The runner's command line for a spec."""
-    words = ["serve", "--model", spec.model, "--model-id", spec.model_id, "--backend", spec.backend]
-    words += ["--socket", str(spec.folder / SOCKET_NAME), "--exit-with-stdin"]
-    if spec.pipelines:
-        words += ["--pipelines", ",".join(spec.pipelines)]
-    if spec.backend == "synthetic":
-        words += ["--synthetic", json.dumps(dict(spec.options))]
-    return words
+    return [*serve_words(spec, spec.model, spec.folder / SOCKET_NAME), "--exit-with-stdin"]
 
 
 def environment(spec: RunnerSpec) -> dict[str, str]:
     """The runner's environment: this one's, with only its own device visible and no hub reachable."""
     index = spec.device.removeprefix("cuda:") if spec.device.startswith("cuda:") else ""
-    return {**os.environ, "CUDA_VISIBLE_DEVICES": index, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    own = {"CUDA_VISIBLE_DEVICES": spec.gpu or index, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, **flag_environment(spec), **own}
 
 
 def _signal(child: Process, number: signal.Signals) -> None:
@@ -114,9 +113,9 @@ def _open_log(spec: RunnerSpec) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _tail(spec: RunnerSpec) -> str:
+def _tail(path: Path) -> str:
     try:
-        with (spec.folder / LOG_NAME).open("rb") as log:
+        with path.open("rb") as log:
             log.seek(0, os.SEEK_END)
             log.seek(max(0, log.tell() - LOG_TAIL_BYTES))
             return log.read().decode("utf-8", "replace").strip()

@@ -47,10 +47,11 @@ class RunnerInfo:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """A runner's state and, where it failed, the reason."""
+    """A runner's state, where it failed the reason, and the most memory that its model took, bytes (0: not known)."""
 
     state: str
     reason: str = ""
+    memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,8 @@ class RunnerClient:
             body = await answer.json(content_type=None)
         if not isinstance(body, dict):
             raise ValueError("/health is no object")
-        return Health(printable(str(body.get("state")), 32), printable(str(body.get("reason") or ""), 300))
+        state, reason = printable(str(body.get("state")), 32), printable(str(body.get("reason") or ""), 300)
+        return Health(state, reason, _bytes(body.get("memory_bytes")))
 
     async def info(self) -> RunnerInfo:
         """What the ready runner serves. Raises one of NO_ANSWER."""
@@ -217,6 +219,11 @@ class JobStream:
         except (aiohttp.ClientError, OSError) as error:
             raise PoisonError("the runner ended in the middle of the job", code=type(error).__name__) from None
         raise PoisonError("the runner ended in the middle of the job", code="EOFError")
+
+
+def _bytes(value: Any) -> int:
+    """A number of bytes that a runner names; 0 for what is none."""
+    return value if isinstance(value, int) and 0 < value < 2**63 else 0
 
 
 def _info(body: Any) -> RunnerInfo:

@@ -108,7 +108,7 @@ class RunnerMetrics(Collector):
         self._supervisors = supervisors
         self._timeout_s = timeout_s
         self._clock = clock
-        self._tallies = {name: Tally() for name in supervisors}
+        self._tallies: dict[tuple[str, str], Tally] = {}
         self._readings = SCRAPES.counter(registry, ("ok", "silent", "unreadable"))
         self._one_at_a_time = asyncio.Lock()
         self._read_at = -math.inf
@@ -122,7 +122,8 @@ class RunnerMetrics(Collector):
             async with asyncio.TaskGroup() as group:
                 for name, keeper in self._supervisors.items():
                     if keeper.client and keeper.state in ASKED:
-                        group.create_task(self._ask(name, keeper.client), name=f"metrics:{name}")
+                        slot = name, keeper.slot.model
+                        group.create_task(self._ask(slot, keeper.client), name=f"metrics:{name}")
             self._read_at = self._clock()
 
     def describe(self) -> Iterable[Metric]:
@@ -132,18 +133,18 @@ class RunnerMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """The sums of all runners by (pipeline, model, …)."""
         total: Reading = {}
-        for name, tally in self._tallies.items():
-            model = self._supervisors[name].slot.model
+        for (_, model), tally in self._tallies.items():
             _add(total, {(f, (labels[0], model, *labels[1:])): v for (f, labels), v in tally.total().items()})
         yield self._jobs(total)
         yield self._stages(total)
 
-    async def _ask(self, name: str, client: RunnerClient) -> None:
-        self._readings[(await self._answer(name, client),)].inc()
+    async def _ask(self, slot: tuple[str, str], client: RunnerClient) -> None:
+        self._readings[(await self._answer(slot, client),)].inc()
 
-    async def _answer(self, name: str, client: RunnerClient) -> str:
+    async def _answer(self, slot: tuple[str, str], client: RunnerClient) -> str:
+        name, _ = slot
         try:
-            self._tallies[name].take(client, read(await client.metrics(self._timeout_s)))
+            self._tallies.setdefault(slot, Tally()).take(client, read(await client.metrics(self._timeout_s)))
         except ValueError as error:
             log.warning("runner metrics unreadable", slot=name, error=printable(str(error), 200))
             return "unreadable"

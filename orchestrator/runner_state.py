@@ -11,7 +11,8 @@ class RunnerState(enum.StrEnum):
     """STARTING: the engine starts it. LOADING: it answers, its model does not yet. READY: it may get a job.
 
     BUSY: a job holds it. STOPPING: it is being ended. BACKOFF: it failed and waits for its next start.
-    STOPPED: it ended and is not wanted any more.
+    QUARANTINED: it, or its device, failed too often or for good, and waits longer, or for the operator.
+    STOPPED: it is not wanted now: no device has it.
     """
 
     STARTING = "starting"
@@ -20,6 +21,7 @@ class RunnerState(enum.StrEnum):
     BUSY = "busy"
     STOPPING = "stopping"
     BACKOFF = "backoff"
+    QUARANTINED = "quarantined"
     STOPPED = "stopped"
 
 
@@ -30,9 +32,10 @@ TRANSITIONS: Mapping[RunnerState, frozenset[RunnerState]] = MappingProxyType(
         _S.LOADING: frozenset({_S.READY, _S.STOPPING}),
         _S.READY: frozenset({_S.BUSY, _S.STOPPING}),
         _S.BUSY: frozenset({_S.READY, _S.STOPPING}),
-        _S.STOPPING: frozenset({_S.BACKOFF, _S.STOPPED}),
-        _S.BACKOFF: frozenset({_S.STARTING, _S.STOPPED}),
-        _S.STOPPED: frozenset({_S.STARTING}),
+        _S.STOPPING: frozenset({_S.BACKOFF, _S.QUARANTINED, _S.STOPPED}),
+        _S.BACKOFF: frozenset({_S.STARTING, _S.QUARANTINED, _S.STOPPED}),
+        _S.QUARANTINED: frozenset({_S.STARTING, _S.STOPPED}),
+        _S.STOPPED: frozenset({_S.STARTING, _S.QUARANTINED}),
     }
 )
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from orchestrator.devices import DEVICE_NAME
 from reelnet.errors import UserError
 from reelnet.identity import valid_id
 from reelnet.pipelines import pipeline_named
@@ -31,8 +31,8 @@ def _broadcaster_id(text: str) -> str:
 
 
 def _device(text: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda:\d{1,3}", text):
-        raise ValueError(f"{text!r} is no device: expected auto, cpu, or cuda:0, cuda:1, …")
+    if not DEVICE_NAME.fullmatch(text):
+        raise ValueError(f"{text!r} is no device: expected auto, cpu, cuda:0, cuda:1, …, GPU-… or MIG-…")
     return text
 
 
@@ -51,6 +51,8 @@ class SyntheticOptions(Section):
     """The synthetic backend: colour bars, for trying the API, for tests and for load."""
 
     unit_s: float = Field(0.001, ge=0, description="Seconds per work unit (megapixel × step).")
+    load_s: float = Field(0, ge=0, description="Seconds that loading the model takes.")
+    memory_bytes: int = Field(0, ge=0, description="Device memory that the model is said to take.")
     spread: float = Field(0, ge=0, le=2, description="Sigma of a job's lognormal time; unit_s is the median then.")
     spread_seed: int = Field(0, ge=0, description="Makes nodes with the same spread draw other times.")
     output_bytes: int | None = Field(
@@ -136,11 +138,12 @@ class DockerSettings(Section):
     gpu_request: Literal["device-request", "cdi"] = Field(
         "device-request", description="How a container asks for its GPU."
     )
-    memory_bytes: int | None = Field(None, gt=0, description="Host memory of one container; absent: no limit.")
+    memory_bytes: int | None = Field(
+        None, gt=0, description="Host memory of one container; absent: nine tenths of the host's."
+    )
     shm_bytes: int = Field(2**30, gt=0, description="Shared memory of one container.")
-    pids: int = Field(512, gt=0, description="Processes and threads of one container.")
+    pids: int = Field(4096, gt=0, description="Processes and threads of one container.")
     idle_exit_s: float = Field(120, gt=0, description="Seconds after which a runner that no node asks ends by itself.")
-    orphan_s: float = Field(30, ge=0, description="Seconds that containers of slots that are no more are left alone.")
 
 
 class Limits(Section):
@@ -159,13 +162,28 @@ class Limits(Section):
     hold_s: float = Field(0.002, ge=0, le=1, description="Seconds an event that nobody waits for is held for company.")
     progress_s: float = Field(0.1, ge=0, le=10, description="Shortest time between two words of progress.")
     heartbeat_s: float = Field(10, gt=0, description="Longest silence towards a broadcaster while a job is here.")
-    stall_s: float = Field(60, gt=0, description="Seconds without progress after which a job is hung.")
+    stall_s: float = Field(30, gt=0, description="Seconds without progress that never make a job hung.")
+    stall_factor: float = Field(
+        10,
+        ge=2,
+        description="A job is hung after so many times what a tick of its stage takes here, if that is longer.",
+    )
+    gpu_poll_s: float = Field(5, gt=0, le=60, description="Seconds between two readings of the GPUs.")
     cancel_s: float = Field(20, gt=0, description="Seconds a runner may take to stop a canceled job before a restart.")
     stop_s: float = Field(5, gt=0, description="Seconds a runner gets between SIGTERM and SIGKILL.")
     drain_s: float = Field(600, ge=0, description="Seconds that running jobs get when the node stops.")
     restart_backoff_s: float = Field(1, gt=0, description="First pause before a failed runner is started again.")
     restart_backoff_max_s: float = Field(60, gt=0, description="Longest such pause.")
+    orphan_s: float = Field(30, ge=0, description="Seconds that runners of slots that are no more are left alone.")
+    crash_loop: int = Field(5, ge=1, description="Failures in a row after which a runner is said to be crash looping.")
+    quarantine_faults: int = Field(
+        3, ge=1, description="Faults of the kernel or the device within quarantine_window_s that lead to quarantine."
+    )
+    quarantine_window_s: float = Field(600, gt=0, description="Seconds over which such faults are counted.")
+    quarantine_s: float = Field(1800, gt=0, description="Seconds until a slot or device in quarantine is tried again.")
+    rates_grace_s: float = Field(30, ge=0, description="Seconds that tickets at the rates before a reload are taken.")
     metrics_s: float = Field(1, gt=0, le=5, description="Seconds a runner may take to answer a scrape of its metrics.")
+    control_s: float = Field(30, gt=0, description="Seconds that a request on the control socket may take.")
     load_interval_s: float = Field(0.5, ge=0.05, description="Shortest time between two load reports to one watcher.")
 
 
@@ -185,7 +203,7 @@ class OrchestratorSettings(ComponentSettings):
     image: str | None = Field(None, description="Container image of the runners: name@sha256:…, a name, or an id.")
     docker: DockerSettings = Field(DockerSettings(), description="The Docker engine.")
     devices: tuple[Device, ...] = Field(
-        ("auto",), min_length=1, description="cpu, cuda:0, …; auto: every GPU, else cpu."
+        ("auto",), min_length=1, description="cpu, cuda:0, …, GPU-… or MIG-… by UUID; auto: every GPU, else cpu."
     )
     models: tuple[ModelSettings, ...] = Field((), description="What the node serves.")
     broadcasters: tuple[Annotated[str, AfterValidator(_broadcaster_id)], ...] | None = Field(

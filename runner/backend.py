@@ -112,5 +112,8 @@ class Backend(Protocol):
     def recover(self) -> None:
         """After a failed job: frees caches and proves that the device still computes. Raises when it does not."""
 
+    def memory_bytes(self) -> int:
+        """The most of its device's memory that this model has taken since `load` began. Called on any thread."""
+
     def close(self) -> None:
         """Gives up what `load` took, and ends whatever still waits in `run`."""

@@ -24,6 +24,9 @@ class LoadedModel(Protocol):
     def recover(self) -> None:
         """As Backend.recover."""
 
+    def memory_bytes(self) -> int:
+        """As Backend.memory_bytes."""
+
 
 class Loading(Protocol):
     """The module `runner.models.loading`."""
@@ -58,6 +61,10 @@ class DiffusersBackend:
     def recover(self) -> None:
         """Frees the device's caches and lets it compute a little. Raises what the device raises."""
         self._loaded().recover()
+
+    def memory_bytes(self) -> int:
+        """What the device, or on a CPU the process, has held at most; 0 before the model is loaded."""
+        return self._model.memory_bytes() if self._model else 0
 
     def close(self) -> None:
         """Lets the model go; a job that still runs keeps it until its next step."""

@@ -33,6 +33,8 @@ KEEP_ALIVE_S = 75
 """Longer than clients keep an idle connection, so that none is closed under a request."""
 MAX_SOCKET_PATH_BYTES = 107
 """What fits into sockaddr_un."""
+PROBE = (b"user-agent", b"reelnet-probe")
+"""The header of a container's own health check, which says nothing of whether anybody needs the runner."""
 
 
 def serve(app: FastAPI, settings: RunnerSettings) -> None:
@@ -124,7 +126,7 @@ def _remove_stale(path: Path) -> None:
 
 
 class RequestClock:
-    """Passes requests on and knows for how long there has been none."""
+    """Passes requests on and knows for how long there has been none, health checks of its own container aside."""
 
     def __init__(self, app: ASGIApp, clock: Callable[[], float] = time.monotonic) -> None:
         self._app = app
@@ -139,7 +141,7 @@ class RequestClock:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or PROBE in scope["headers"]:
             return await self._app(scope, receive, send)
         self._open += 1
         try:

@@ -86,7 +86,7 @@ def _add_reports(router: APIRouter, worker: Worker, metrics: RunnerMetrics) -> N
     @router.get("/health")
     async def health() -> HealthView:
         """How the runner is; answers in every state."""
-        return HealthView.of(worker.status())
+        return HealthView.of(worker.status(), worker.memory_bytes())
 
     @router.get("/info", responses={503: {"description": "No model is ready."}})
     async def info() -> InfoView:

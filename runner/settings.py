@@ -31,6 +31,7 @@ class Synthetic(Section):
     )
     spread_seed: int = Field(0, ge=0, description="Makes nodes with the same spread draw other times.")
     load_s: Seconds = Field(0.0, description="Seconds that loading the model takes.")
+    memory_bytes: int = Field(0, ge=0, description="Device memory that the model is said to take.")
     output_bytes: int | None = Field(
         None, ge=1, description="Bytes of a picture, made once and padded: nothing is drawn or encoded for a job."
     )

@@ -90,6 +90,10 @@ class SyntheticBackend:
     def recover(self) -> None:
         """Nothing to free."""
 
+    def memory_bytes(self) -> int:
+        """What the options say: colour bars need none to speak of."""
+        return self._options.memory_bytes
+
     def close(self) -> None:
         """Ends a job that hangs."""
         self._closed.set()

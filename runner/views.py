@@ -35,14 +35,20 @@ class HealthView(View):
     job: str | None = Field(description="Id of the job that has the permit.")
     step: StepView | None = Field(description="Its last progress.")
     since_s: float = Field(description="Seconds since the state began or, while BUSY, since the job last moved.")
+    memory_bytes: int = Field(description="The most of its device's memory that the model has taken; 0: not known.")
 
     @classmethod
-    def of(cls, status: Status) -> Self:
-        """The view of a worker's status."""
+    def of(cls, status: Status, memory_bytes: int) -> Self:
+        """The view of a worker's status, and of the memory that its model takes."""
         at = status.step
         step = StepView(stage=at.stage, step=at.step, total=at.total) if at else None
         return cls(
-            state=status.state, reason=status.reason, job=status.job, step=step, since_s=round(status.since_s, 3)
+            state=status.state,
+            reason=status.reason,
+            job=status.job,
+            step=step,
+            since_s=round(status.since_s, 3),
+            memory_bytes=memory_bytes,
         )
 
 

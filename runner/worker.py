@@ -101,6 +101,10 @@ class Worker:
         stopping = "told to stop" if current.canceled.is_set() else reason
         return Status(state, stopping, current.job.job_id, current.progress, current.idle_s)
 
+    def memory_bytes(self) -> int:
+        """The most of its device's memory that the model has taken."""
+        return self._backend.memory_bytes()
+
     def require_loaded(self) -> ModelInfo:
         """The model, whether a job is running or not. Raises 503 while there is no usable one."""
         with self._lock:

@@ -151,7 +151,7 @@ def shown(name: str, value: Any) -> str:
 
 
 def _in_units(size: int) -> str:
-    power = max(p for p in range(len(UNITS)) if size >= 1024**p and size % 1024**p == 0)
+    power = max((p for p in range(len(UNITS)) if size and size >= 1024**p and size % 1024**p == 0), default=0)
     return f" ({size >> 10 * power} {UNITS[power]})"
 
 

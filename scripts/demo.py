@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+from demo_engine import containers
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -29,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "out" / "demo"
 PHOTO = ROOT / "examples" / "rocket.jpg"
 NODES = 2
+PLAN = PoolPlan(home=OUT / "state", models=OUT / "models", nodes=NODES)
 SHORT_CHARS = 10
 CELL_CHARS = 80
 
@@ -56,12 +59,16 @@ def jobs() -> list[JobSpec]:
 
 def main() -> int:
     """Runs the demo; the exit code is 0 only if everything is right."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--engine", choices=("process", "docker"), default="process", help="what runs the runners")
+    engine = parser.parse_args().engine
     console = Console()
     finished: list[Finished] | None = None
 
     async def demo(stopping: asyncio.Event) -> None:
         nonlocal finished
-        finished = await unless_stopped(stopping, on_a_pool(console))
+        work = on_containers(console) if engine == "docker" else on_a_pool(console, PLAN)
+        finished = await unless_stopped(stopping, work)
 
     try:
         if code := run(demo):
@@ -78,9 +85,23 @@ def main() -> int:
     return 0
 
 
-async def on_a_pool(console: Console) -> list[Finished]:
+async def on_containers(console: Console) -> list[Finished]:
+    """The same with each runner in a container of its own; fails if one is left."""
+
+    def tell(step: str) -> None:
+        console.print(f"{step} …")
+
+    with containers(tell) as engine:
+        plan = replace(PLAN, image=engine.image, docker_socket=engine.socket)
+        finished = await on_a_pool(console, plan)
+        if left := engine.left():
+            raise DemoError(f"containers are left: {', '.join(left)}")
+    console.print("none of the containers is left")
+    return finished
+
+
+async def on_a_pool(console: Console, plan: PoolPlan) -> list[Finished]:
     """Starts the pool, runs the jobs, stops the pool: leaving its block fails if a process is left."""
-    plan = PoolPlan(home=OUT / "state", models=OUT / "models", nodes=NODES)
     async with LocalPool(plan, lambda step: console.print(f"{step} …")) as pool:
         count = len(pool.processes())
         console.print(f"the pool is up at {pool.url}: {NODES} nodes, {count} processes")

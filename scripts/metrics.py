@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from broadcaster import broadcaster_metrics
-from orchestrator import node_metrics, runner_metrics
+from orchestrator import gpu_metrics, node_metrics, runner_metrics
 from reelnet.metrics import BUILD, SECONDS, Family, Label
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,6 +37,14 @@ attempts once in `reelnet_attempts_total`, and a request that began no job once 
         "Orchestrator",
         "A node's own metrics; an attempt here is an attempt of some broadcaster.\n",
         node_metrics.FAMILIES,
+    ),
+    Chapter(
+        "GPUs of a node",
+        """\
+What NVIDIA's driver says of the node's GPUs and MIG slices, read every `limits.gpu_poll_s` seconds; a node on CPUs has
+none of these. A GPU has no series of what it does not tell: a slice has no temperature, its card has.
+""",
+        gpu_metrics.FAMILIES,
     ),
     Chapter(
         "Runners, passed on by their node",

@@ -1,4 +1,7 @@
-"""How a component's process starts and ends: signals, exit codes, and the file that says where it answers."""
+"""How a component's process starts and ends: signals, exit codes, and the file that says where it answers.
+
+A service manager that started the process is told as well.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from typing import Any
 
 import uvloop
 
+from reelnet import notify
 from reelnet.errors import ConfigError, StartError
 
 EXIT_DONE = 0
@@ -64,12 +68,21 @@ async def _main(main: Main) -> None:
     def on_signal() -> None:
         if stopping.is_set():
             os._exit(EXIT_FORCED)
+        notify.stopping()
         stopping.set()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    if (interval_s := notify.watchdog_interval_s()) is not None:
+        _feed_watchdog(loop, interval_s)
     await main(stopping)
+
+
+def _feed_watchdog(loop: asyncio.AbstractEventLoop, interval_s: float) -> None:
+    """Says now and every `interval_s` that the process lives, for as long as its event loop turns."""
+    notify.watchdog()
+    loop.call_later(interval_s, _feed_watchdog, loop, interval_s)
 
 
 def settle_memory() -> None:
@@ -112,6 +125,7 @@ def _leaves(group: BaseExceptionGroup[Any]) -> Iterator[Any]:
 def ready_file(folder: Path, facts: dict[str, Any]) -> Iterator[Path]:
     """For the length of the block `folder`/ready.json says where the component answers, and its pid."""
     path = _write_ready(folder, facts)
+    notify.ready()
     try:
         yield path
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import platform
+import resource
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -28,6 +29,10 @@ _LOAD_ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, Runtim
 """What diffusers and transformers raise for a folder that is not as they expect."""
 
 
+CUDA_CONTEXT_BYTES = 600 * 2**20
+"""What CUDA itself holds for a process, which the allocator does not count; some 300-600 MiB with torch's kernels."""
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A model in memory."""
@@ -47,6 +52,12 @@ class LoadedModel:
             torch.cuda.empty_cache()
         if torch.ones(1, device=self.device).add(1).item() != 2:
             raise RuntimeError("1 + 1 is not 2")
+
+    def memory_bytes(self) -> int:
+        """The allocator's peak and the CUDA context; on a CPU the process's largest resident set."""
+        if self.device.type == "cuda":
+            return int(torch.cuda.max_memory_reserved(self.device)) + CUDA_CONTEXT_BYTES
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def load(files: ModelFiles, settings: RunnerSettings) -> LoadedModel:

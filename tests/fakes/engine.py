@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, repeat
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -37,7 +39,10 @@ class Life:
 
 
 class ScriptedEngine:
-    """Plays lives; the last one again and again. `starts` and `stops` count, `alive` holds what runs."""
+    """Plays lives; the last one again and again. `starts` and `stops` count, `alive` holds what runs.
+
+    `left` is what an earlier start is said to have left.
+    """
 
     def __init__(self, lives: Iterable[Life]) -> None:
         listed = list(lives)
@@ -45,6 +50,7 @@ class ScriptedEngine:
         self._running: dict[str, _Runner] = {}
         self.starts = 0
         self.stops: list[str] = []
+        self.left: list[RunnerHandle] = []
 
     @property
     def alive(self) -> set[str]:
@@ -59,7 +65,8 @@ class ScriptedEngine:
         life = next(self._lives)
         if life.start_error:
             raise EngineError(life.start_error)
-        handle = RunnerHandle("scripted", spec.slot, str(self.starts), spec.folder / "runner.sock")
+        ref = str(self.starts)
+        handle = RunnerHandle("scripted", spec.slot, ref, spec.folder / "runner.sock", spec.fingerprint)
         self._running[handle.ref] = runner = _Runner(life)
         await runner.listen(str(handle.socket))
         return handle
@@ -72,7 +79,10 @@ class ScriptedEngine:
         await self._running[handle.ref].end()
 
     async def recover(self) -> list[RunnerHandle]:
-        return []
+        return self.left
+
+    async def logs(self, handle: RunnerHandle, lines: int) -> str:
+        return ""
 
     async def close(self) -> None:
         for runner in self._running.values():
@@ -92,6 +102,7 @@ class _Runner:
         self._answer: Any = None
         self._exit = RunnerExit(0)
         self._web: web.AppRunner | None = None
+        self._sock = socket.socket(socket.AF_UNIX)
         self.ended = asyncio.Event()
 
     async def listen(self, path: str) -> None:
@@ -100,7 +111,9 @@ class _Runner:
         app.router.add_get("/info", self._info)
         self._web = web.AppRunner(app, handle_signals=False, shutdown_timeout=0.1)
         await self._web.setup()
-        await web.UnixSite(self._web, path).start()
+        Path(path).unlink(missing_ok=True)
+        self._sock.bind(path)
+        await web.SockSite(self._web, self._sock).start()
 
     async def wait(self) -> RunnerExit:
         await self.ended.wait()
@@ -110,6 +123,7 @@ class _Runner:
         self.ended.set()
         if self._web:
             await self._web.cleanup()
+        self._sock.close()
 
     def die(self, code: int) -> None:
         self._exit = RunnerExit(code, self._life.tail)

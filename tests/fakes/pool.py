@@ -55,6 +55,9 @@ class _LoadsAlone:
     def recover(self) -> None:
         self._inner.recover()
 
+    def memory_bytes(self) -> int:
+        return self._inner.memory_bytes()
+
     def close(self) -> None:
         self._inner.close()
 
@@ -101,7 +104,7 @@ class InProcessEngine:
         await ready.wait()
         self.workers[spec.slot] = app.state.worker
         self._lives[ref] = _Life(server, app.state.worker, task)
-        return RunnerHandle("in-process", spec.slot, ref, socket)
+        return RunnerHandle("in-process", spec.slot, ref, socket, spec.fingerprint)
 
     async def _serve(self, server: _Server, socket: Path, ready: asyncio.Event) -> None:
         with unix_listener(socket) as listener:
@@ -125,6 +128,9 @@ class InProcessEngine:
 
     async def recover(self) -> list[RunnerHandle]:
         return []
+
+    async def logs(self, handle: RunnerHandle, lines: int) -> str:
+        return ""
 
     async def close(self) -> None:
         for ref, life in list(self._lives.items()):

@@ -57,6 +57,9 @@ class GatedBackend:
     def recover(self) -> None:
         self._inner.recover()
 
+    def memory_bytes(self) -> int:
+        return self._inner.memory_bytes()
+
     def close(self) -> None:
         self._opened.set()
         self._inner.close()

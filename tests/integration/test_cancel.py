@@ -49,6 +49,9 @@ class HeldBackend:
     def recover(self) -> None:
         self._inner.recover()
 
+    def memory_bytes(self) -> int:
+        return self._inner.memory_bytes()
+
     def close(self) -> None:
         self.let_go.set()
         self._inner.close()

@@ -120,6 +120,17 @@ async def test_a_hung_runner_is_replaced_and_the_job_done_elsewhere(tmp_path: Pa
         assert all(not slot.holder for n in pool.nodes for slot in n.node.table.slots)
 
 
+async def test_a_slow_job_is_not_taken_for_hung(tmp_path: Path) -> None:
+    """Steps that each take longer than the floor: the first has a load's time, and later ones ten of their kind."""
+    the_plan = plan(tmp_path, nodes=1, limits={"stall_s": 0.2})
+    async with running_pool(the_plan) as pool:
+        for _ in range(2):
+            answer = await draw(pool, "boat !slow 2")
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["job"]["attempts"] == 1
+        assert the_plan.engines[0].starts == 1  # type: ignore[attr-defined]
+
+
 async def test_a_job_ends_at_its_deadline(tmp_path: Path) -> None:
     """A job that takes longer than its deadline is stopped on the node and answered with 504."""
     the_plan = plan(tmp_path, nodes=1)

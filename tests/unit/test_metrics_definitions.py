@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from broadcaster import broadcaster_metrics
-from orchestrator import node_metrics, runner_metrics
+from orchestrator import gpu_metrics, node_metrics, runner_metrics
 from reelnet import runner_metrics as runner
 from reelnet.metrics import BUILD, SECONDS, Family, Kind
 
@@ -18,6 +18,7 @@ COMPONENTS = {
     "every": (BUILD,),
     "broadcaster": broadcaster_metrics.FAMILIES,
     "orchestrator": node_metrics.FAMILIES,
+    "gpus": gpu_metrics.FAMILIES,
     "runner": runner.FAMILIES,
     "passed on": runner_metrics.FAMILIES,
 }
@@ -29,9 +30,12 @@ SUFFIX = {
     "dollars": "_dollars",
     "rows": "_rows",
     "pixels": "_pixels",
+    "ratio": "_ratio",
+    "celsius": "_celsius",
+    "watts": "_watts",
     "pixels × steps": "_pixel_steps",
 }
-MODULES = {"broadcaster": broadcaster_metrics, "orchestrator": node_metrics, "runner": runner}
+MODULES = {"broadcaster": broadcaster_metrics, "orchestrator": node_metrics, "gpus": gpu_metrics, "runner": runner}
 
 
 @pytest.mark.parametrize("family", EVERY)

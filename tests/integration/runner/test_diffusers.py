@@ -103,7 +103,8 @@ async def test_one_image_alone_is_the_image_of_many(sd: RunnerClient) -> None:
     alone = await sd.run(params=FOX | {"seed": 3})
     assert alone.outputs[0] == three.outputs[2]
     steps = [(row["step"], row["total"]) for row in three.named("progress") if row["stage"] == "denoise"]
-    assert steps == [(n, 9) for n in range(1, 10)]
+    assert steps == sorted(set(steps)), "what a slow reader missed is left out, nothing is told twice or backwards"
+    assert (steps[-1], {total for _, total in steps}) == ((9, 9), {9})
     assert [(r["step"], r["total"]) for r in three.named("progress") if r["stage"] == "decode"] == [
         (1, 3),
         (2, 3),

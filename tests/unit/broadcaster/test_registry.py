@@ -116,6 +116,19 @@ async def test_a_node_that_stays_down_wakes_nobody(registry: Registry) -> None:
     assert changed.is_set()
 
 
+async def test_a_drained_node_that_resumes_is_back(registry: Registry) -> None:
+    """It says nothing new of itself: a load that does not drain any more is enough, and wakes who waits."""
+    told(registry, 0, capability())
+    record = registry.nodes()[0]
+    loads = (ModelLoad(*OFFER, 1, 0, 0, True, 0.0),)
+    registry._take(record, Update(None, Load(loads, draining=True)))
+    assert registry.offers() == {}
+    changed = registry.changed()
+    registry._take(record, Update(None, Load(loads, draining=False)))
+    assert registry.offers() == {OFFER: 1}
+    assert changed.is_set()
+
+
 async def test_a_node_that_makes_up_models_fills_no_memory(registry: Registry) -> None:
     """What was ever offered is remembered up to a bound, and what is not offered now is not in the index."""
     for round_ in range(12):

@@ -1,15 +1,12 @@
-"""How long a job will take, learned; and the devices of a host."""
+"""How long a job will take, learned."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.devices import inventory
-from orchestrator.estimates import Estimates
+from orchestrator.estimates import Estimates, start_s
 from reelnet.pipelines import Work
 
 JOB = Work(1_000_000, 100)
@@ -49,17 +46,15 @@ def test_an_estimate_lies_among_what_was_seen(jobs: list[tuple[int, float]]) -> 
     assert min(speeds) * 1e6 * (1 - 1e-9) <= estimates.expected_s("p", "m", JOB) <= max(speeds) * 1e6 * (1 + 1e-9)
 
 
-def test_auto_is_every_gpu(tmp_path: Path) -> None:
-    """One place a GPU that the driver shows; one CPU where there is none, or no driver."""
-    assert inventory(("auto",), tmp_path / "none") == ("cpu/0",)
-    assert inventory(("auto",), tmp_path) == ("cpu/0",)
-    for address in ("0000:01:00.0", "0000:02:00.0"):
-        (tmp_path / address).mkdir()
-    assert inventory(("auto",), tmp_path) == ("cuda:0", "cuda:1")
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=6), st.integers(0, 60), st.floats(0.1, 50))
+def test_a_start_is_that_of_jobs_handed_out_one_by_one(free_in_s: list[float], jobs: int, each_s: float) -> None:
+    """Every job goes to the device that is free first; the last one's start is what is told."""
+    free = sorted(free_in_s)
+    for _ in range(jobs):
+        free = sorted([free[0] + each_s, *free[1:]])
+    assert start_s(free_in_s, jobs, each_s) == pytest.approx(free[0], abs=1e-6)
 
 
-def test_configured_devices_are_taken_as_they_stand(tmp_path: Path) -> None:
-    """GPUs keep their names, whatever the host shows; each cpu is a place of its own."""
-    (tmp_path / "0000:01:00.0").mkdir()
-    assert inventory(("cuda:1", "cuda:0"), tmp_path) == ("cuda:1", "cuda:0")
-    assert inventory(("cuda:0", "cpu", "cpu"), tmp_path) == ("cuda:0", "cpu/1", "cpu/2")
+def test_jobs_of_no_known_length_take_no_time() -> None:
+    """Then a job begins when the first device is free."""
+    assert start_s([7, 3, 5], 10, 0.0) == 3

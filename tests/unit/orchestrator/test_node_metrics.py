@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from prometheus_client import generate_latest
 from orchestrator.node_metrics import REASONS, NodeMetrics, slot_state
 from orchestrator.slots import Reservation, Slot, SlotTable
 from orchestrator.spool import Spool
+from orchestrator.supervisor import End
 from reelnet.errors import BusyError, CanceledError, NodeError, RefusedError
 from reelnet.jobs import InputRef
 from reelnet.metrics import new_registry
@@ -94,12 +96,13 @@ async def test_the_node_is_shown_as_it_is_at_each_scrape(tmp_path: Path) -> None
     """Queue, slots, runners, restarts and spool, by model; states that nobody is in are 0."""
     slots = [Slot("0-a", "a", "cpu/0", ready=True), Slot("1-a", "a", "cpu/1"), Slot("2-b", "b", "cpu/2", ready=True)]
     table = SlotTable(slots, {"a": 4, "b": 4}, lambda: 10.0)
-    keepers = {s.name: SimpleNamespace(slot=s, state=state, restarts=n) for s, state, n in zip(
-        slots, ("busy", "backoff", "ready"), (0, 3, 1), strict=True
-    )}  # fmt: skip
+    states = dict(zip(slots, ("busy", "backoff", "ready"), strict=True))
+    supervisors = {slot.name: SimpleNamespace(slot=slot, state=state) for slot, state in states.items()}
+    ends = Counter({("a", End.LOAD): 2, ("a", End.KILLED): 1, ("gone", End.STUCK): 4})
+    kept = SimpleNamespace(supervisors=supervisors, restarts=ends, cold_starts=Counter(b=7))
     spool, node = Spool(tmp_path / "spool", 1000), SimpleNamespace(draining=False, attempts=lambda: [1, 2])
     bench = Bench()
-    bench.metrics.watch(table, keepers, spool, node)  # type: ignore[arg-type]
+    bench.metrics.watch(table, kept, spool, node)  # type: ignore[arg-type]
     place: Reservation = table.reserve("a", 1.0)
     table.input_complete(place)
     table.reserve("a", 1.0)
@@ -107,13 +110,16 @@ async def test_the_node_is_shown_as_it_is_at_each_scrape(tmp_path: Path) -> None
     node.draining = True
     said = bench.said
     assert (said.sum("reelnet_node_queued_jobs", model="a"), said.sum("reelnet_node_queued_jobs", model="b")) == (1, 0)
-    states = {state: said.sum("reelnet_node_slots", model="a", state=state) for state in ("busy", "ready", "down")}
-    assert states == {"busy": 1, "ready": 0, "down": 1}
+    seen = {state: said.sum("reelnet_node_slots", model="a", state=state) for state in ("busy", "ready", "down")}
+    assert seen == {"busy": 1, "ready": 0, "down": 1}
     assert said.sum("reelnet_node_slots", model="b", state="ready") == 1
     assert said.sum("reelnet_node_slots") == 3
     assert said.sum("reelnet_node_runners", model="a", state="backoff") == 1
     assert said.sum("reelnet_node_runners") == 3
     assert said.sum("reelnet_node_runner_restarts_total", model="a") == 3
+    assert said.sum("reelnet_node_runner_restarts_total", model="a", reason="load") == 2
+    assert said.sum("reelnet_node_runner_restarts_total", model="gone") == 4
+    assert said.sum("reelnet_node_cold_starts_total", model="b") == 7
     assert said.sum("reelnet_node_spool_bytes") == 123
     assert said.sum("reelnet_node_attempts_in_progress") == 2
     assert said.sum("reelnet_node_draining") == 1

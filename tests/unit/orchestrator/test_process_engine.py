@@ -9,7 +9,8 @@ import pytest
 import typer
 
 from orchestrator.engine import RunnerSpec
-from orchestrator.process_engine import SOCKET_NAME, arguments, environment
+from orchestrator.process_engine import arguments, environment
+from orchestrator.runner_command import SOCKET_NAME
 from runner.cli import cli
 
 
@@ -64,3 +65,9 @@ def test_a_runner_sees_its_own_device(device: str, visible: str, monkeypatch: py
     monkeypatch.setenv("MARK", "kept")
     env = environment(spec(device=device))
     assert (env["CUDA_VISIBLE_DEVICES"], env["HF_HUB_OFFLINE"], env["MARK"]) == (visible, "1", "kept")
+
+
+def test_a_gpu_is_named_by_its_uuid() -> None:
+    """An index knows no slice of a GPU, and may change with a restart; flags are passed on."""
+    env = environment(spec(gpu="MIG-1", flags={"dtype": "bfloat16"}))
+    assert (env["CUDA_VISIBLE_DEVICES"], env["REELNET_RUNNER_DTYPE"]) == ("MIG-1", "bfloat16")

@@ -37,7 +37,7 @@ def test_a_runner_that_works_was_ready() -> None:
     """A job is given to a ready runner only, and an end goes by STOPPING."""
     assert [state for state in S if S.BUSY in TRANSITIONS[state]] == [S.READY]
     assert S.STOPPING in TRANSITIONS[S.BUSY]
-    assert TRANSITIONS[S.STOPPING] == {S.BACKOFF, S.STOPPED}
+    assert TRANSITIONS[S.STOPPING] == {S.BACKOFF, S.QUARANTINED, S.STOPPED}
     assert not TRANSITIONS[S.BACKOFF] & {S.READY, S.BUSY, S.LOADING}
 
 

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from orchestrator import supervisor as module
-from orchestrator.engine import RunnerSpec
+from orchestrator.engine import RunnerExit, RunnerHandle, RunnerSpec
 from orchestrator.runner_client import RunnerInfo
 from orchestrator.runner_state import RunnerState
 from orchestrator.settings import Limits
 from orchestrator.slots import Slot, SlotTable
-from orchestrator.supervisor import Supervisor, Surroundings
+from orchestrator.supervisor import End, Post, Supervisor, Surroundings
 from tests.fakes.engine import INFO, Life, ScriptedEngine
 
 PATIENCE_S = 20.0
@@ -33,7 +33,20 @@ class Watched:
     engine: ScriptedEngine
     table: SlotTable
     task: asyncio.Task[None]
-    infos: list[RunnerInfo] = field(default_factory=list)
+    infos: list[RunnerInfo]
+    folder: Path
+    loads: list[float] = field(default_factory=list)
+    memory: list[int] = field(default_factory=list)
+    ends: list[End] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
+
+    @property
+    def spec(self) -> RunnerSpec:
+        return RunnerSpec("slot", "m", "m", "synthetic", "cpu/0", self.folder)
+
+    def put(self, running: RunnerHandle | None = None) -> None:
+        """The keeper's word: the runner has a device."""
+        self.supervisor.put("cpu/0", Post(self.spec, running))
 
     @property
     def slot(self) -> Slot:
@@ -66,22 +79,29 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(module, "backoff_s", short)
     monkeypatch.setattr(module, "READY_POLL_S", 0.002)
+    monkeypatch.setattr(module, "LAST_WORD_S", 0.01)
     return asked
 
 
 @asynccontextmanager
-async def watching(folder: Path, *lives: Life, **limits: Any) -> AsyncIterator[Watched]:
+async def watching(folder: Path, *lives: Life, put: bool = True, **limits: Any) -> AsyncIterator[Watched]:
     """A supervisor of one slot, for the length of the block."""
-    slot = Slot("slot", "m", "cpu/0")
+    slot = Slot("slot", "m", None)
     table = SlotTable([slot], {"m": 8}, lambda: 0.0)
     engine = ScriptedEngine(lives)
     infos: list[RunnerInfo] = []
     around = Surroundings(engine, table, Limits(**limits), random.Random(1), lambda slot, info: infos.append(info))
-    spec = RunnerSpec("slot", "m", "m", "synthetic", "cpu/0", folder)
-    supervisor = Supervisor(slot, spec, around)
-    task = asyncio.create_task(supervisor.run())
+    supervisor = Supervisor(slot, around)
+    watched = Watched(supervisor, engine, table, asyncio.create_task(supervisor.run()), infos, folder)
+    around.on_load = lambda slot, seconds: watched.loads.append(seconds)
+    around.on_memory = lambda slot, size: watched.memory.append(size)
+    around.on_end = lambda slot, ended: watched.ends.append(ended.kind)
+    around.on_gone = lambda slot: watched.gone.append(slot.name)
+    if put:
+        watched.put()
+    task = watched.task
     try:
-        yield Watched(supervisor, engine, table, task, infos)
+        yield watched
     finally:
         task.cancel()
         await asyncio.wait((task,))
@@ -167,6 +187,17 @@ async def test_a_restart_has_its_reason(folder: Path, pauses: list[int]) -> None
         assert w.supervisor.reason == "a job did not stop"
 
 
+async def test_a_runner_that_dies_of_its_job_is_no_stuck_one(folder: Path, pauses: list[int]) -> None:
+    """Its job notices first and gives it up; how it ended is told all the same, as faults of the kernel are counted."""
+    async with watching(folder, Life()) as w:
+        await w.until(lambda: w.slot.ready)
+        w.supervisor.restart("a job did not stop")
+        await asyncio.sleep(0)
+        w.engine.kill(-9)
+        await w.until(lambda: bool(w.ends))
+        assert w.ends == [End.KILLED]
+
+
 @pytest.mark.parametrize("health", [{"state": "DEFUNCT", "reason": "XID 79"}, "no object", []])
 async def test_a_ready_runner_that_goes_bad_is_replaced(
     folder: Path, health: object, pauses: list[int], monkeypatch: pytest.MonkeyPatch
@@ -226,3 +257,132 @@ async def test_a_cancel_stops_the_runner(folder: Path, life: Life, pauses: list[
         assert w.engine.starts == 1
         assert w.supervisor.client is None
         assert w.supervisor.state is S.STOPPED
+
+
+async def test_a_runner_that_is_taken_leaves_its_device(folder: Path, pauses: list[int]) -> None:
+    """It is stopped, no failure is counted, and it waits; put again, it starts again."""
+    async with watching(folder, Life()) as w:
+        await w.until(lambda: w.slot.ready)
+        w.supervisor.take("another model needs the room")
+        assert not w.slot.ready
+        await w.until(lambda: w.gone == ["slot"])
+        assert (w.supervisor.state, w.slot.device, w.engine.alive) == (S.STOPPED, None, set())
+        assert w.supervisor.reason == "another model needs the room"
+        w.put()
+        await w.until(lambda: w.slot.ready)
+        assert (w.supervisor.restarts, w.slot.device, w.ends) == (0, "cpu/0", [])
+
+
+async def test_a_pause_ends_when_the_runner_is_taken(folder: Path) -> None:
+    """Nobody waits for a backoff of a runner that is not wanted here any more."""
+    async with watching(folder, Life(start_error="no room"), restart_backoff_s=900, restart_backoff_max_s=900) as w:
+        await w.until(lambda: w.supervisor.state is S.BACKOFF)
+        w.supervisor.take("broken", quarantine=True)
+        await w.until(lambda: w.supervisor.state is S.QUARANTINED)
+        assert (w.gone, w.slot.device) == (["slot"], None)
+
+
+async def test_a_runner_is_taken_while_it_starts(folder: Path, pauses: list[int]) -> None:
+    """Before it is ready, and with an engine that then fails: it is gone either way, and nothing counts as failed."""
+    lives = [Life(health=[{"state": "LOADING"}]), Life(start_error="no room")]
+    async with watching(folder, *lives) as w:
+        await w.until(lambda: w.supervisor.state is S.LOADING)
+        w.supervisor.take("first")
+        await w.until(lambda: len(w.gone) == 1)
+        w.put()
+        await w.until(lambda: w.engine.starts >= 2)
+        w.supervisor.take("second")
+        await w.until(lambda: len(w.gone) == 2)
+        assert (w.engine.alive, w.slot.device) == (set(), None)
+
+
+async def test_a_runner_of_an_earlier_start_is_adopted(folder: Path, pauses: list[int]) -> None:
+    """It goes on as it is: nothing is started, and nothing was loaded."""
+    async with watching(folder, Life(), put=False) as w:
+        w.put(await w.engine.start(w.spec))
+        await w.until(lambda: w.slot.ready)
+        assert (w.engine.starts, w.supervisor.adopted, w.loads, w.supervisor.restarts) == (1, True, [], 0)
+
+
+@pytest.mark.parametrize("health", [{"state": "BUSY"}, []], ids=["keeps its job", "makes no sense"])
+async def test_a_runner_that_is_not_fit_is_not_adopted(folder: Path, health: object, pauses: list[int]) -> None:
+    """One that does not leave its former node's job, or does not answer, is ended, and another one is started."""
+    async with watching(folder, Life(health=[health]), Life(), put=False, cancel_s=0.1) as w:
+        w.put(await w.engine.start(w.spec))
+        await w.until(lambda: w.slot.ready)
+        assert (w.engine.starts, w.engine.alive, w.supervisor.adopted) == (2, {"2"}, False)
+        assert (w.supervisor.restarts, w.ends) == (1, [End.SILENT])
+
+
+async def test_a_crash_loop_is_called_one(folder: Path) -> None:
+    """After so many failures in a row the reason says so, and the runner is started on and on."""
+    quick = {"restart_backoff_s": 0.01, "restart_backoff_max_s": 0.05}
+    async with watching(folder, *[Life(start_error="no room")] * 7, Life(), crash_loop=3, **quick) as w:
+        await w.until(lambda: w.supervisor.reason == "crash loop, 4 failures in a row: no room")
+        await w.until(lambda: w.slot.ready)
+        assert not w.supervisor.crash_loop
+        assert w.ends == [End.ENGINE] * 7
+
+
+@pytest.mark.parametrize(
+    ("ended", "kind", "text"),
+    [
+        (RunnerExit(1, "bye"), End.EXITED, "the runner ended (exit code 1): bye"),
+        (RunnerExit(-9), End.KILLED, "the runner ended (killed by signal 9)"),
+        (RunnerExit(-9, oom_killed=True), End.MEMORY, "the runner ended (the kernel killed it: out of host memory)"),
+        (RunnerExit(-9, why="the engine stopped"), End.ENGINE, "the runner ended (the engine stopped)"),
+    ],
+)
+def test_an_end_has_a_kind_and_a_sentence(ended: RunnerExit, kind: End, text: str) -> None:
+    """The kernel's doing is told apart from the program's and from the engine's."""
+    assert (module._kind(ended), module.explain(ended)) == (kind, text)
+
+
+async def test_the_memory_that_a_runner_takes_is_told(folder: Path, pauses: list[int]) -> None:
+    """As soon as it is ready; a runner that says nothing of it is no reason to worry."""
+    async with watching(folder, Life(health=[{"state": "READY", "memory_bytes": 5 * 2**30}])) as w:
+        await w.until(lambda: w.memory == [5 * 2**30])
+    async with watching(folder, Life(health=[{"state": "READY", "memory_bytes": "much"}])) as w:
+        await w.until(lambda: w.slot.ready)
+        assert w.memory == []
+
+
+async def test_how_a_runner_ended_says_more_than_its_silence(
+    folder: Path, pauses: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its engine gets a moment to say it; meanwhile no job gets the runner. A true hang stays what it is."""
+    monkeypatch.setattr(module, "LAST_WORD_S", PATIENCE_S)
+    async with watching(folder, Life(tail="bus error")) as w:
+        await w.until(lambda: w.slot.ready)
+        w.supervisor.restart("a job did not stop")
+        assert not w.slot.ready
+        w.engine.kill(-9)
+        await w.until(lambda: w.slot.ready)
+        monkeypatch.setattr(module, "LAST_WORD_S", 0.01)
+        w.supervisor.restart("a job did not stop")
+        await w.until(lambda: len(w.ends) == 2)
+        assert w.ends == [End.KILLED, End.STUCK]
+
+
+async def test_the_kernels_word_is_not_the_engines(folder: Path) -> None:
+    """A runner that was killed for its memory counts as that, though its engine explains it."""
+    explained = RunnerExit(-9, oom_killed=True, why="the kernel killed it at its bound of 1 GiB; raise `memory_bytes`")
+    assert module._kind(explained) is End.MEMORY
+    assert "raise `memory_bytes`" in module.explain(explained)
+    assert module._kind(RunnerExit(-9, why="the Docker engine stopped")) is End.ENGINE
+    assert [module._kind(RunnerExit(code)) for code in (-9, 1, 0)] == [End.KILLED, End.EXITED, End.EXITED]
+
+
+async def test_a_life_says_whether_it_was_ever_ready(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a pause when it is over: who waits for the model wants to know."""
+    monkeypatch.setattr(module, "READY_POLL_S", 0.002)
+    async with watching(folder, Life(), Life(health=[{"state": "LOADING"}], exit_code=1), restart_backoff_s=0.05) as w:
+        await w.until(lambda: w.slot.ready)
+        assert w.supervisor.loaded
+        before = w.supervisor.began
+        w.engine.kill(1)
+        await w.until(lambda: w.supervisor.state is S.BACKOFF)
+        assert w.supervisor.again_at > before
+        await w.until(lambda: w.supervisor.restarts == 2)
+        assert not w.supervisor.loaded
+        assert w.supervisor.began > before

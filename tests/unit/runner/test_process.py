@@ -11,7 +11,7 @@ import pytest
 
 from reelnet.errors import StartError
 from reelnet.settings import Listener
-from runner.process import RequestClock, tcp_listener, unix_listener
+from runner.process import PROBE, RequestClock, tcp_listener, unix_listener
 
 
 def test_the_socket_is_private_and_goes_with_its_runner(tmp_path: Path) -> None:
@@ -59,7 +59,21 @@ async def test_an_open_request_is_not_idle() -> None:
         seen.append(clock.idle_s)
 
     clock = RequestClock(app, lambda: now)
-    await clock({"type": "http"}, None, None)  # type: ignore[arg-type]
+    await clock({"type": "http", "headers": [(b"user-agent", b"node")]}, None, None)  # type: ignore[arg-type]
     now += 7
     assert seen == [0.0]
+    assert clock.idle_s == 7
+
+
+async def test_a_health_check_of_the_container_is_no_request() -> None:
+    """Else no container would ever find that nobody needs it."""
+    now, passed = 0.0, []
+
+    async def app(*_: object) -> None:
+        passed.append(now)
+
+    clock = RequestClock(app, lambda: now)
+    now = 7
+    await clock({"type": "http", "headers": [PROBE]}, None, None)  # type: ignore[arg-type]
+    assert passed == [7]
     assert clock.idle_s == 7

@@ -1,0 +1,1 @@
+"""The commands of `orchestrator`, by what an operator is doing."""

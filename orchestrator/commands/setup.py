@@ -1,0 +1,151 @@
+"""`init` and `doctor`: a machine becomes a node."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from contextlib import suppress
+from itertools import chain
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from orchestrator.commands.options import Config, Json, Name, exit_codes, print_json, settings_of, to_terminal
+from orchestrator.devices import Device, inventory
+from orchestrator.doctor import Line, bad, document, examine, healthy, shown
+from orchestrator.draft import Draft, draft_text
+from orchestrator.gpus import DriverError
+from orchestrator.host import Host, this_host
+from orchestrator.models_on_disk import find_models
+from orchestrator.settings import OrchestratorSettings
+from reelnet import telemetry
+from reelnet.errors import ConfigError
+from reelnet.home import instance_dir, models_home
+from reelnet.identity import Identity
+from reelnet.lifecycle import EXIT_FAILED
+from reelnet.settings import load
+
+DEFAULT_FILE = Path("orchestrator.yaml")
+
+
+def init(
+    file: Annotated[Path, typer.Argument(help="YAML file to write.", metavar="FILE")] = DEFAULT_FILE,
+    name: Annotated[str, typer.Option(help="Instance name: one state folder each.", metavar="NAME")] = "default",
+    home: Annotated[Path | None, typer.Option(help="State folder; default: $REELNET_HOME.", metavar="DIR")] = None,
+    models_home: Annotated[
+        Path | None,
+        typer.Option("--models-home", help="Folder of the models; default: $REELNET_MODELS.", metavar="DIR"),
+    ] = None,
+    synthetic: Annotated[bool, typer.Option(help="Serve colour bars instead of a model, to try it.")] = False,
+    force: Annotated[bool, typer.Option(help="Replace the file if it is there.")] = False,
+) -> None:
+    """Write a commented configuration for this machine, and make the node's key.
+
+    Example: orchestrator init orchestrator.yaml --synthetic
+    """
+    telemetry.configure("orchestrator", "warning")
+    with exit_codes():
+        if file.exists() and not force:
+            raise ConfigError(f"{file}: is there already; replace it with --force, or name another file")
+        draft = _draft(OrchestratorSettings(name=name, home=home, models_home=models_home), synthetic)
+        settings = _write(file, draft_text(draft), force)
+        identity = Identity.load_or_create(instance_dir("orchestrator", settings.name, settings.home) / "identity.key")
+        named = shlex.quote(str(file))
+        typer.echo(f"wrote {file}: {len(settings.models)} models, devices {', '.join(d.name for d in draft.devices)}")
+        typer.echo(f"node id: {identity.id}")
+        typer.echo(f"next: orchestrator doctor --config {named}\nthen: orchestrator serve --config {named}")
+
+
+def doctor(
+    config: Config = None,
+    name: Name = None,
+    limit: Annotated[float | None, typer.Option(help="Seconds for each check.", min=0.1, max=3600)] = None,
+    as_json: Json = False,
+) -> None:
+    """Look at this machine, and say how to mend what keeps a node from working.
+
+    Exit codes: 0 nothing does, 1 something does.
+
+    Example: orchestrator doctor --config orchestrator.yaml
+    """
+    from orchestrator.doctor_checks_models import CHECKS
+
+    telemetry.configure("orchestrator", "warning")
+    settings, faults = _settings_or_fault(config, name)
+    with exit_codes():
+        host = this_host(settings)
+    lines = []
+    for line in chain(faults, examine(host, CHECKS, limit)):
+        lines.append(line)
+        if not as_json:
+            to_terminal().print(shown(line), soft_wrap=True)
+    if as_json:
+        print_json(document(settings.name, lines))
+    else:
+        to_terminal().print(_summary(lines))
+    if not healthy(lines):
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _settings_or_fault(config: Path | None, name: str | None) -> tuple[OrchestratorSettings, list[Line]]:
+    """The settings; those of no file at all, and what is wrong, when the file cannot be taken."""
+    try:
+        return settings_of(config, name), []
+    except ConfigError as error:
+        faults = [
+            Line("configuration", bad(fault, "mend it; `orchestrator config check` says what counts"), 0.0)
+            for fault in str(error).splitlines()
+        ]
+        return OrchestratorSettings(), faults
+
+
+def _summary(lines: list[Line]) -> Text:
+    counts = [
+        f"{sum(line.finding.verdict == verdict for line in lines)} {verdict}" for verdict in ("PASS", "WARN", "FAIL")
+    ]
+    return Text(", ".join(counts), "bold")
+
+
+def _draft(settings: OrchestratorSettings, synthetic: bool) -> Draft:
+    return Draft(
+        name=settings.name,
+        devices=_found_devices(this_host(settings)),
+        models=() if synthetic else find_models(settings.models_home),
+        models_home=settings.models_home or models_home(),
+        synthetic=synthetic,
+        home=settings.home,
+        name_models_home=settings.models_home is not None,
+    )
+
+
+def _found_devices(host: Host) -> tuple[Device, ...]:
+    """The GPUs that answer; a CPU when there is none or the driver does not work, which `doctor` explains."""
+    session = None
+    with suppress(DriverError):
+        session = host.open_driver()
+    try:
+        return inventory(("auto",), session.gpus if session else (), host.memory_bytes())
+    except ConfigError:
+        return inventory(("cpu",), ())
+    finally:
+        if session:
+            session.close()
+
+
+def _write(file: Path, text: str, force: bool) -> OrchestratorSettings:
+    """The file, whole or not at all, once a node would take it. Raises ConfigError."""
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        partial.write_text(text, "utf-8")
+        settings = load(OrchestratorSettings, partial)
+        if force:
+            partial.replace(file)
+        else:
+            os.link(partial, file)
+        return settings
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be written: {error.strerror}") from None
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,139 @@
+"""The first configuration file of a node: what this machine has, with a comment on everything that may be changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.devices import Device
+from orchestrator.models_on_disk import FoundModel
+
+GIB = 2**30
+PIPELINES: Mapping[str, tuple[str, ...]] = {"StableVideoDiffusionPipeline": ("image-to-video",)}
+PRICE = '{mpix_step: "0.0000045"}'
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a file is drafted from; `models` are ids with what lies there. Folders are named if they were chosen."""
+
+    name: str
+    devices: tuple[Device, ...]
+    models: Sequence[tuple[str, FoundModel]]
+    models_home: Path
+    synthetic: bool = False
+    home: Path | None = None
+    name_models_home: bool = False
+
+
+def draft_text(draft: Draft) -> str:
+    """The file."""
+    parts = [_head(draft), _engine(), _devices(draft.devices), _models(draft), _tail()]
+    return "\n".join(parts)
+
+
+def _head(draft: Draft) -> str:
+    lines = [
+        "# A node. Check it with `orchestrator doctor --config FILE`, run it with `orchestrator serve --config FILE`.",
+        "# Every key and its default: docs/configuration.md",
+        "",
+        f"name: {_text(draft.name)} # names the state folder",
+    ]
+    if draft.home:
+        lines.append(f"home: {_text(str(draft.home))} # state of all components: keys, sockets, spool")
+    if draft.name_models_home:
+        lines.append(f"models_home: {_text(str(draft.models_home))} # ids of models are folders below it")
+    lines += [
+        "",
+        "grpc: {host: 127.0.0.1, port: 8935} # where broadcasters reach the node; loopback only, a tunnel leads here",
+        "metrics: {host: 127.0.0.1, port: 7935} # /metrics, /livez, /readyz",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _engine() -> str:
+    return (
+        "engine: auto # docker where it answers and `image` is set, else process: runners as children of the node\n"
+        "# image: name@sha256:… # the runners' container image, by digest or id\n"
+    )
+
+
+def _devices(devices: Sequence[Device]) -> str:
+    found = "; ".join(f"{device.name}: {_comment(device.title)}{_size(device.memory_bytes)}" for device in devices)
+    names = "auto" if any(device.uuid for device in devices) else "cpu"
+    return f"devices: [{names}] # found here: {found}\n"
+
+
+def _models(draft: Draft) -> str:
+    if draft.synthetic:
+        return _synthetic()
+    if not draft.models:
+        return (
+            f"# No model lies below {_comment(str(draft.models_home))} yet. A model is a folder in diffusers layout\n"
+            "# with safetensors weights; its id is the path below that folder.\n"
+            "models: []\n"
+            "#  - model: stabilityai/stable-video-diffusion-img2vid-xt\n"
+            "#    pipelines: {image-to-video: {price: " + PRICE + "}}\n"
+        )
+    head = (
+        "# Found below the models' folder. Prices are plain dollars as text, by mpix_step (a million pixels, one step\n"
+        "# and one frame), output_mpix, job, cold_load; without a price a pipeline is free.\n"
+        "models:\n"
+    )
+    return head + "\n".join(_model(model_id, found) for model_id, found in draft.models)
+
+
+def _model(model_id: str, found: FoundModel) -> str:
+    kind = f"{_comment(found.class_name)}, {found.weight_bytes / GIB:.2f} GiB of weights"
+    if not found.weight_bytes:
+        return f"  # {_comment(model_id)}: left out, it has no safetensors weights\n"
+    lines = [f"  - model: {_text(model_id)} # {kind}"]
+    lines += [
+        f"    # pipelines: {{{pipeline}: {{price: {PRICE}}}}} # absent: all that it has, free"
+        for pipeline in PIPELINES.get(found.class_name, ("text-to-image",))
+    ]
+    lines += [
+        "    replicas: 1 # runners, each with the model in memory",
+        '    queue: 8 # jobs that may wait for it; one more gets "busy"',
+        "    warm: true # false: loaded when a job asks for it",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _synthetic() -> str:
+    return (
+        "# Colour bars instead of a model: everything but the weights is as with a real one.\n"
+        "models:\n"
+        "  - model: synthetic/bars\n"
+        "    pipelines: {text-to-image: {}, image-to-video: {}}\n"
+        "    backend: {synthetic: {unit_s: 0.01}} # seconds for a million pixels and one step\n"
+    )
+
+
+def _tail() -> str:
+    return (
+        "# Only these broadcasters are served (`broadcaster id` prints an id); absent: any that reaches the port.\n"
+        "# broadcasters: []\n"
+        "\n"
+        "limits:\n"
+        "  drain_s: 600 # what running jobs get when the node stops; keep systemd's TimeoutStopSec above it\n"
+        "  stall_s: 60 # a job without progress for that long is hung; raise it where one step takes longer\n"
+    )
+
+
+def _size(count: int | None) -> str:
+    return "" if count is None else f", {count / GIB:.0f} GiB"
+
+
+def _text(text: str) -> str:
+    """A string as YAML reads it, whatever it holds: JSON's is one."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _comment(text: str) -> str:
+    """What may stand behind a #: no line's end."""
+    return "".join(c if c.isprintable() else " " for c in text)[:200]
