@@ -288,7 +288,7 @@ class Supervisor:
         return Ended(_kind(ended), explain(ended))
 
     async def _asked(self) -> Ended:
-        """What the runner is given up for; of one that is said to be stuck its own end, if that comes, is told first."""
+        """What the runner is given up for; of one said to be stuck, its own end is told instead if that comes soon."""
         assert self._end is not None
         ended = await asyncio.shield(self._end)
         if ended.kind is End.STUCK:
