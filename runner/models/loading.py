@@ -18,12 +18,16 @@ from safetensors import SafetensorError
 
 from reelnet.jobs import Licence
 from runner.backend import ModelInfo, Rendered, Reporter, RunnerJob, Served, SetupError
-from runner.models.digest import ModelFiles
+from runner.models.digest import UPSCALER, ModelFiles
+from runner.models.upscaler import read_upscaler
 from runner.pipelines.family import Family
 from runner.pipelines.stable_diffusion import StableDiffusion
 from runner.pipelines.stable_video import StableVideo
+from runner.pipelines.upscale import DiffusionUpscale, TiledUpscale
 from runner.settings import RunnerSettings
+from runner.video_writer import ClipOutput
 
+UPSCALE_CLASS = "StableDiffusionUpscalePipeline"
 VIDEO_CLASS = "StableVideoDiffusionPipeline"
 _LOAD_ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, SafetensorError)
 """What diffusers and transformers raise for a folder that is not as they expect."""
@@ -67,7 +71,7 @@ def load(files: ModelFiles, settings: RunnerSettings) -> LoadedModel:
         torch.set_num_threads(settings.threads)
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
-    family = _family(files, device, dtype)
+    family, dtype = _upscaler(files, settings, device) or (_family(files, device, dtype), dtype)
     served = _wanted(family.served, settings.pipelines, files)
     return LoadedModel(_describe(settings, files, served, device, dtype), family, device)
 
@@ -100,9 +104,21 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return {"auto": auto, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[name]
 
 
+def _upscaler(
+    files: ModelFiles, settings: RunnerSettings, device: torch.device
+) -> tuple[TiledUpscale, torch.dtype] | None:
+    """The upscaler in these files and its number format; None where they are a diffusers model's."""
+    if files.class_name != UPSCALER:
+        return None
+    model = read_upscaler(files, device, settings.dtype, settings.tile)
+    return TiledUpscale(model, ClipOutput(settings.crf, settings.clip_window)), model.dtype
+
+
 def _family(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> Family:
     if files.class_name == VIDEO_CLASS:
         return StableVideo(_read(diffusers.StableVideoDiffusionPipeline, files, device, dtype))
+    if files.class_name == UPSCALE_CLASS:
+        return DiffusionUpscale(_read(diffusers.StableDiffusionUpscalePipeline, files, device, dtype))
     if files.class_name in {known.__name__ for known in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values()}:
         return StableDiffusion(_read(diffusers.AutoPipelineForText2Image, files, device, dtype))
     raise SetupError(f"{files.folder}: no pipeline here serves a {files.class_name or 'model without a class'}")
@@ -167,4 +183,4 @@ def _describe(
 
 
 def _library_versions() -> dict[str, str]:
-    return {name: version(name) for name in ("torch", "diffusers", "transformers")}
+    return {name: version(name) for name in ("torch", "diffusers", "transformers", "spandrel")}
