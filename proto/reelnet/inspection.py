@@ -25,9 +25,8 @@ from reelnet.metadata import (
     PNG_SIGNATURE,
     WEBP,
     BrokenPictureError,
-    anatomy,
-    bare,
     claimed_size,
+    dissect,
     open_picture,
     upright,
 )
@@ -198,11 +197,11 @@ def _decode(data: bytes, media_type: str, size: tuple[int, int]) -> tuple[Image.
 
     The decoder never sees the metadata: Pillow's readers of it are as large as those of pixels.
     """
-    found = anatomy(data, media_type)
+    found, kept = dissect(data, media_type)
     if found.animated:
         raise _AnimatedError
     try:
-        picture = open_picture(bare(data, media_type), media_type)
+        picture = open_picture(kept, media_type)
         if picture.size == size:
             picture.load()
             return picture, found.orientation
