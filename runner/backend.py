@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from reelnet.jobs import Licence
+from reelnet.metadata import PNG
 from reelnet.pipelines import Params
 
 Frames = npt.NDArray[np.uint8]
@@ -48,15 +49,17 @@ class RunnerJob:
 class Rendered:
     """One output, not yet encoded. `fps` is None for a picture, which has one frame.
 
-    `file` is the encoded picture of a backend that has it already: it is delivered as it is.
+    `file` is the encoded picture of a backend that has it already: it is delivered as it is. `media_type` is what a
+    picture is encoded as. `nsfw` None: nobody looked, which is not the same as clean.
     """
 
     index: int
     seed: int
     frames: Frames
     fps: int | None = None
-    nsfw: bool = False
+    nsfw: bool | None = None
     file: bytes | None = None
+    media_type: str = PNG
 
     @property
     def encoded(self) -> bool:
@@ -74,7 +77,10 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What is loaded. `digest` is sha256 as hex, `variant` the dtype, `vram_bytes` the device's memory (CPU: 0)."""
+    """What is loaded. `digest` is sha256 as hex, `variant` the dtype, `vram_bytes` the device's memory (CPU: 0).
+
+    `loras`: the LoRAs that jobs may use, by id, each with the sha256 of its file.
+    """
 
     model: str
     digest: str
@@ -82,6 +88,7 @@ class ModelInfo:
     served: tuple[Served, ...]
     licence: Licence = field(default_factory=Licence)
     versions: Mapping[str, str] = field(default_factory=dict)
+    loras: Mapping[str, str] = field(default_factory=dict)
     device: str = "cpu"
     vram_bytes: int = 0
 
