@@ -4,3 +4,169 @@ Everything that can be wrong with a request is found here, before any GPU or mon
 """
 
 from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import secrets
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException
+
+from broadcaster.inspector import Inspector
+from broadcaster.job import JobInput, JobRequest, new_job_id, now_ms
+from broadcaster.registry import Registry
+from broadcaster.settings import BroadcasterSettings
+from reelnet.clips import ClipFacts
+from reelnet.errors import BusyError, UserError
+from reelnet.http_routes import header
+from reelnet.inspection import InputLimits, PictureFacts
+from reelnet.jobs import InputRef
+from reelnet.pipelines import VIDEO, Pipeline, details, did_you_mean
+
+MAX_FORM_FIELDS = 64
+MAX_JOB_FILES = 4
+RANDOM_SEED_BITS = 32
+
+
+class InvalidParamsError(UserError):
+    """Parameters that are not valid; `rows` are FastAPI's `{"loc", "msg", "type"}`."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        super().__init__("; ".join(f"{'.'.join(map(str, r['loc'][1:]))}: {r['msg']}" for r in rows), code="params")
+        self.rows = rows
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """What a request is judged with."""
+
+    settings: BroadcasterSettings
+    registry: Registry
+    inspector: Inspector
+    scratch: Path
+
+    async def job(self, pipeline: Pipeline, request: Request) -> JobRequest:
+        """The job that a request asks for. Raises UserError or BusyError."""
+        fields, files = await read_body(request)
+        model = self._model(pipeline, fields.pop("model_id", None))
+        raw = {**self._defaults(pipeline, model), **fields}
+        if not raw.get("seed") and raw.get("seed") != 0:
+            raw["seed"] = secrets.randbits(RANDOM_SEED_BITS)
+        try:
+            params = pipeline.parse(raw)
+        except ValidationError as error:
+            rows = [{**row, "loc": ["body", *row["loc"]]} for row in details(error, pipeline.params)]
+            raise InvalidParamsError(rows) from None
+        inputs = await self._inputs(pipeline, files)
+        return JobRequest(
+            id=new_job_id(),
+            pipeline=pipeline,
+            model=model,
+            params=params,
+            inputs=inputs,
+            deadline_ms=now_ms() + int(self.settings.deadline_s(pipeline.name) * 1000),
+            ceiling_nano=self.settings.ceiling_nano(pipeline.name),
+            digests=entry.digests if (entry := self.settings.catalogue.get(model)) else (),
+        )
+
+    def _model(self, pipeline: Pipeline, asked: object) -> str:
+        """The model's id; the pipeline's default for none. Raises UserError for one that nobody in the pool has."""
+        served = {model: count for (name, model), count in self.registry.offers().items() if name == pipeline.name}
+        if asked is not None and not isinstance(asked, str):
+            raise InvalidParamsError([_row("model_id", "expected text", "string_type")])
+        model = (asked or "").strip() or self.settings.default_models.get(pipeline.name, "")
+        if not model:
+            if served:
+                return max(sorted(served), key=lambda name: served[name])
+            raise BusyError(f"no node of this pool serves {pipeline.name} now", code="no_node", retry_after_s=5)
+        if model in served:
+            return model
+        if self.registry.ever_offered(pipeline.name, model) or not served:
+            raise BusyError(f"no node that serves {model} is up now", code="no_node", retry_after_s=5)
+        message = f"no node of this pool serves {pipeline.name} with that model{did_you_mean(model, served)}"
+        raise InvalidParamsError([_row("model_id", message, "unknown_model")])
+
+    def _defaults(self, pipeline: Pipeline, model: str) -> dict[str, object]:
+        """The catalogue's defaults for a model, as far as this pipeline has them."""
+        entry = self.settings.catalogue.get(model)
+        known = pipeline.params.model_fields
+        return {name: value for name, value in entry.defaults.items() if name in known} if entry else {}
+
+    async def _inputs(self, pipeline: Pipeline, files: dict[str, bytes]) -> tuple[JobInput, ...]:
+        for name in files:
+            if name not in pipeline.inputs:
+                known = dict.fromkeys(pipeline.inputs)
+                raise InvalidParamsError([_row(name, f"{pipeline.name} takes no such file{did_you_mean(name, known)}")])
+        for name in pipeline.inputs:
+            if not files.get(name):
+                raise InvalidParamsError([_row(name, "the file is missing; send it as multipart/form-data", "missing")])
+        return tuple([await self._input(pipeline, name, files[name]) for name in pipeline.inputs])
+
+    async def _input(self, pipeline: Pipeline, name: str, data: bytes) -> JobInput:
+        """The picture or clip, checked in a child process, and without whatever its file says besides."""
+        with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
+            given, clean = Path(folder, "given"), Path(folder, "clean")
+            await asyncio.to_thread(given.write_bytes, data)
+            facts = await self._facts(pipeline, name, given, clean)
+            kept = await asyncio.to_thread(clean.read_bytes)
+        digest = hashlib.sha256(kept).hexdigest()
+        return JobInput(InputRef(name, len(kept), digest, facts.media_type), kept, facts)
+
+    async def _facts(self, pipeline: Pipeline, name: str, given: Path, clean: Path) -> PictureFacts | ClipFacts:
+        limits = self.settings.limits
+        if name == VIDEO:
+            return await self.inspector.clip(given, stripped_to=clean, limits=limits.of_clips)
+        bounds = InputLimits(max_pixels=min(limits.max_pixels, pipeline.max_input_pixels))
+        return await self.inspector.picture(given, stripped_to=clean, limits=bounds)
+
+
+async def read_body(request: Request) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Fields and files of a JSON or multipart body. Raises UserError with 400 or 415."""
+    media_type = header(request.scope, b"content-type").partition(";")[0].strip().lower()
+    if media_type == "multipart/form-data":
+        return await _read_form(request)
+    if media_type in ("application/json", ""):
+        return _read_json(await request.body()), {}
+    raise UserError(
+        f"cannot read {media_type}: send application/json, or multipart/form-data with files",
+        code="media_type",
+        http_status=415,
+    )
+
+
+def _read_json(body: bytes) -> dict[str, Any]:
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError):
+        raise UserError("the body is no valid JSON", code="json", http_status=400) from None
+    if not isinstance(fields, dict):
+        raise UserError("the body has to be a JSON object", code="json", http_status=400)
+    return fields
+
+
+async def _read_form(request: Request) -> tuple[dict[str, Any], dict[str, bytes]]:
+    fields: dict[str, Any] = {}
+    files: dict[str, bytes] = {}
+    try:
+        async with request.form(max_files=MAX_JOB_FILES, max_fields=MAX_FORM_FIELDS) as form:
+            for name, value in form.multi_items():
+                if name in fields or name in files:
+                    raise InvalidParamsError([_row(name, "stands twice in the form", "duplicate")])
+                if isinstance(value, UploadFile):
+                    files[name] = await value.read()
+                else:
+                    fields[name] = value
+    except MultiPartException as error:
+        raise UserError(f"the form cannot be read: {error.message}", code="form", http_status=400) from None
+    return fields, files
+
+
+def _row(name: str, message: str, kind: str = "value_error") -> dict[str, Any]:
+    return {"loc": ["body", name], "msg": message, "type": kind}

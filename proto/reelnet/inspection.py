@@ -218,6 +218,8 @@ def _check_media_type(head: bytes, claimed: str, spec: MediaSpec) -> None:
         )
     if sniffed.split("/")[0] != spec.kind:
         raise NodeError(f"the output is {sniffed}; a job like this gives {spec.kind}s", code="media_type")
+    if spec.media_type not in (None, sniffed):
+        raise NodeError(f"the output is {sniffed}; {spec.media_type} was asked", code="media_type")
 
 
 def _check_size(width: int, height: int, spec: MediaSpec) -> None:

@@ -41,7 +41,7 @@ class ModelFiles:
         total = hashlib.sha256()
         for path in self.paths:
             name = path.relative_to(self.folder).as_posix()
-            total.update(f"{name}\0{path.stat().st_size}\0{_sha256(path)}\n".encode())
+            total.update(f"{name}\0{path.stat().st_size}\0{sha256_of(path)}\n".encode())
         return total.hexdigest()
 
 
@@ -139,7 +139,8 @@ def _licence(folder: Path) -> Licence:
     return Licence(str(stated.get("id", unknown.id)), str(stated.get("commercial", unknown.commercial)))
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """sha256 of a file, hex."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):

@@ -8,11 +8,9 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableDiffusionUpscalePipeline, UNet2DConditionModel
 from safetensors.torch import save_file
-from spandrel.architectures.ESRGAN import ESRGAN as EsrganNet
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from spandrel.architectures import ESRGAN
+from transformers import CLIPTextModel, CLIPTokenizer
 
-ESRGAN = "reelnet/tiny-random-esrgan"
-UPSCALER_SD = "reelnet/tiny-random-sd-x4"
 _WIDTH = 32
 _NOISE = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "scaled_linear"}
 
@@ -32,13 +30,17 @@ class Checkpoint:
 def esrgan(filled: Any, blocks: int = 1) -> Checkpoint:
     """An ESRGAN of few filters; `filled` gives its weights their values.
 
-    The last layer's input is a picture that was enlarged by its nearest pixels, so that something of it is to be seen.
+    Its last layer is made to give numbers around the middle of 0…1, so that pictures are neither black nor white.
     """
-    net = EsrganNet(num_filters=16, num_blocks=blocks, scale=4)
-    return Checkpoint(filled(net))
+    net = filled(ESRGAN.ESRGAN(num_filters=16, num_blocks=blocks, scale=4))
+    last = net.model[-1]
+    with torch.no_grad():
+        last.weight.mul_(0.2)
+        last.bias.fill_(0.5)
+    return Checkpoint(net)
 
 
-def diffusion(filled: Any, text: CLIPTextConfig, tokenizer: CLIPTokenizer) -> Any:
+def diffusion(filled: Any, text: Any, tokenizer: CLIPTokenizer) -> Any:
     """A StableDiffusionUpscalePipeline: a VAE of factor 4, and a UNet that sees the picture beside the latents."""
     vae = AutoencoderKL(
         block_out_channels=(_WIDTH,) * 3,

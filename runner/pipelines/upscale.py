@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,16 @@ class TiledUpscale:
     def served(self) -> tuple[Served, ...]:
         """The pipelines that this family has."""
         return (Served("upscale", UPSCALER), Served("upscale-video", UPSCALER))
+
+    @property
+    def loras(self) -> Mapping[str, str]:
+        """None: see `Family`."""
+        return {}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The upscaler's number format."""
+        return self._model.dtype
 
     def render(self, job: RunnerJob, report: Reporter) -> Iterator[Rendered]:
         """The picture with its transparency, or the clip with its times and sound. A grey picture stays grey."""
@@ -105,6 +115,11 @@ class DiffusionUpscale:
     def served(self) -> tuple[Served, ...]:
         """The pipelines that this family has."""
         return (Served("upscale", type(self._pipe).__name__),)
+
+    @property
+    def loras(self) -> Mapping[str, str]:
+        """None: see `Family`."""
+        return {}
 
     def render(self, job: RunnerJob, report: Reporter) -> Iterator[Rendered]:
         """The picture, and its transparency enlarged beside it."""
