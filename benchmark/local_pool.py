@@ -20,7 +20,7 @@ from typing import Any, Self
 import yaml
 
 from benchmark.client import BroadcasterClient
-from benchmark.pool_plan import TINY, Backend, PoolPlan, node_settings
+from benchmark.pool_plan import Backend, PoolPlan, node_settings
 from benchmark.processes import Child, ProcessId, family, gone, start, tail
 from reelnet.errors import ReelnetError, StartError
 from reelnet.lifecycle import READY_FILE
@@ -146,11 +146,11 @@ class LocalPool:
             raise StartError(self._late()) from None
 
     async def _make_models(self) -> None:
-        """Makes the tiny models, each in one rename, so that a folder that is there is whole."""
+        """Has the tiny models made: the maker leaves those alone that are whole and as it would make them today."""
         models = self._plan.models
-        if self._plan.backend != "tiny" or all((models / name / "model_index.json").exists() for name in TINY.values()):
+        if self._plan.backend != "tiny":
             return
-        self._tell("making the tiny models, once")
+        self._tell("looking after the tiny models")
         maker = await start("models", "runner.cli", ["models", "make-tiny", str(models)], self._log("models"), _env())
         self._children.append(maker)
         if await maker.process.wait() != 0:

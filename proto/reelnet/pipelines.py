@@ -11,10 +11,20 @@ import difflib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from reelnet.errors import UserError
 
@@ -26,6 +36,15 @@ MAX_INPUT_PIXELS = 50_000_000
 MAX_IMAGES = 10
 MAX_PROMPT_CHARS = 4096
 UPSCALE_FACTOR = 4
+VIDEO = "video"
+"""The name of an input that is a clip; an input of any other name is a picture."""
+SchedulerName = Literal[
+    "ddim", "ddpm", "dpm++-2m", "dpm++-2m-karras", "dpm++-sde", "euler", "euler-ancestral", "heun", "lcm",
+    "pndm", "tcd", "unipc",
+]  # fmt: skip
+"""Schedulers that a job or an operator can ask for by name."""
+PICTURE_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+"""What `output_format` may be, and the media type that it gives. WebP is lossless."""
 
 
 def _json_object(value: object) -> object:
@@ -53,6 +72,15 @@ Loras = Annotated[
     BeforeValidator(_json_object),
 ]
 
+SchedulerChoice = Annotated[
+    SchedulerName | Literal[""],
+    Field(description="Scheduler; empty: the model's own.", json_schema_extra={"since": 2, "neutral": ""}),
+]
+OutputFormat = Annotated[
+    Literal["png", "jpeg", "webp"],
+    Field(description="File format of the pictures.", json_schema_extra={"since": 2, "neutral": "png"}),
+]
+
 
 class Params(BaseModel):
     """Parameters that every pipeline has. Unknown names are refused with the nearest known one."""
@@ -78,6 +106,15 @@ class Params(BaseModel):
         if width * height > MAX_PIXELS:
             raise ValueError(f"{width}×{height} is {width * height} pixels; at most {MAX_PIXELS} are allowed")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_neutral(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves out what a later version brought and this job does not use: an older node knows no such name."""
+        values: dict[str, Any] = dump(self)
+        for name, extra in self._later_fields():
+            if name in values and getattr(self, name) == extra["neutral"]:
+                del values[name]
+        return values
 
     def missing(self) -> list[str]:
         """The parameters of the first schema version that were not given: a complete job names each."""
@@ -134,6 +171,8 @@ class TextToImage(Params):
     num_inference_steps: Steps = 50
     num_images_per_prompt: Count = 1
     loras: Loras = Field(default_factory=dict)
+    scheduler: SchedulerChoice = ""
+    output_format: OutputFormat = "png"
 
 
 class ImageToImage(Params):
@@ -147,6 +186,8 @@ class ImageToImage(Params):
     num_inference_steps: Steps = 100
     num_images_per_prompt: Count = 1
     loras: Loras = Field(default_factory=dict)
+    scheduler: SchedulerChoice = ""
+    output_format: OutputFormat = "png"
 
 
 class ImageToVideo(Params):
@@ -171,6 +212,10 @@ class Upscale(Params):
     num_inference_steps: Steps = 75
 
 
+class UpscaleVideo(Params):
+    """A clip, four times as wide and as high, with its rate, its timing and its sound."""
+
+
 @dataclass(frozen=True, slots=True)
 class Size:
     """Width and height of an input picture, pixels."""
@@ -181,6 +226,19 @@ class Size:
     @property
     def pixels(self) -> int:
         return self.width * self.height
+
+
+@dataclass(frozen=True, slots=True)
+class ClipSize(Size):
+    """An input clip, as it is seen: its rotation is applied. It has `fps` / `fps_den` frames a second on average.
+
+    `sound`: sha256 (hex) over the packets of its sound, empty for none.
+    """
+
+    frames: int
+    fps: int
+    fps_den: int = 1
+    sound: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,13 +254,25 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class MediaSpec:
-    """One output that a job promises. `frames` and `fps` are None for a picture."""
+    """One output that a job promises. `frames` and `fps` are None for a picture; a clip's rate is `fps` / `fps_den`.
+
+    `media_type` None: any of its kind. `sound`: sha256 (hex) over the packets of the sound that the clip has to have;
+    empty for none.
+    """
 
     kind: Literal["image", "video"]
     width: int
     height: int
     frames: int | None = None
     fps: int | None = None
+    fps_den: int = 1
+    sound: str = ""
+    media_type: str | None = None
+
+    @property
+    def rate(self) -> Fraction | None:
+        """Frames a second; None for a picture."""
+        return None if self.fps is None else Fraction(self.fps, self.fps_den)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +280,8 @@ class Pipeline:
     """One pipeline of the network: what it takes, what it costs, what it gives.
 
     `family` and `version` name the parameter schema that a capability speaks, as `text-to-image/sd@1`.
-    `sized_by_input`: the output's size, and so the work, follows from the input picture's.
+    `sized_by_input`: the output's size, and so the work, follows from the input's.
+    `keeps_look`: an output that looks like the input is what was asked.
     """
 
     name: str
@@ -220,6 +291,7 @@ class Pipeline:
     inputs: tuple[str, ...]
     measure: Callable[[Any, Size | None], tuple[Work, tuple[MediaSpec, ...]]]
     sized_by_input: bool = False
+    keeps_look: bool = False
 
     @property
     def schema(self) -> str:
@@ -246,7 +318,7 @@ class Pipeline:
         return params
 
     def work(self, params: Params, source: Size | None = None) -> Work:
-        """Work units of a job; `source` is the input picture's size, where the pipeline has an input."""
+        """Work units of a job; `source` is the first input's size (a ClipSize for a clip), where there is an input."""
         return self.measure(params, source)[0]
 
     def promises(self, params: Params, source: Size | None = None) -> tuple[MediaSpec, ...]:
@@ -256,7 +328,7 @@ class Pipeline:
 
 def _text_to_image(params: TextToImage, _: Size | None) -> tuple[Work, tuple[MediaSpec, ...]]:
     pixels = params.width * params.height * params.num_images_per_prompt
-    spec = MediaSpec("image", params.width, params.height)
+    spec = MediaSpec("image", params.width, params.height, media_type=PICTURE_TYPES[params.output_format])
     return Work(pixels * params.num_inference_steps, pixels), (spec,) * params.num_images_per_prompt
 
 
@@ -264,7 +336,8 @@ def _image_to_image(params: ImageToImage, source: Size | None) -> tuple[Work, tu
     size = _required(source)
     steps = max(1, int(params.num_inference_steps * params.strength))
     pixels = size.pixels * params.num_images_per_prompt
-    return Work(pixels * steps, pixels), (MediaSpec("image", size.width, size.height),) * params.num_images_per_prompt
+    spec = MediaSpec("image", size.width, size.height, media_type=PICTURE_TYPES[params.output_format])
+    return Work(pixels * steps, pixels), (spec,) * params.num_images_per_prompt
 
 
 def _image_to_video(params: ImageToVideo, _: Size | None) -> tuple[Work, tuple[MediaSpec, ...]]:
@@ -279,6 +352,19 @@ def _upscale(params: Upscale, source: Size | None) -> tuple[Work, tuple[MediaSpe
     return Work(size.pixels * params.num_inference_steps, spec.width * spec.height), (spec,)
 
 
+def _upscale_video(_: UpscaleVideo, source: Size | None) -> tuple[Work, tuple[MediaSpec, ...]]:
+    clip = _required_clip(source)
+    width, height = clip.width * UPSCALE_FACTOR, clip.height * UPSCALE_FACTOR
+    spec = MediaSpec("video", width, height, clip.frames, clip.fps, clip.fps_den, clip.sound)
+    return Work(clip.pixels * clip.frames, width * height * clip.frames), (spec,)
+
+
+def _required_clip(source: Size | None) -> ClipSize:
+    if not isinstance(source, ClipSize):
+        raise UserError("this pipeline needs an input clip", code="input", loc=(VIDEO,))
+    return source
+
+
 def _required(source: Size | None) -> Size:
     if source is None:
         raise UserError("this pipeline needs an input picture", code="input", loc=("image",))
@@ -288,10 +374,13 @@ def _required(source: Size | None) -> Size:
 PIPELINES: dict[str, Pipeline] = {
     pipeline.name: pipeline
     for pipeline in (
-        Pipeline("text-to-image", "sd", 1, TextToImage, (), _text_to_image),
-        Pipeline("image-to-image", "sd", 1, ImageToImage, ("image",), _image_to_image, sized_by_input=True),
+        Pipeline("text-to-image", "sd", 2, TextToImage, (), _text_to_image),
+        Pipeline("image-to-image", "sd", 2, ImageToImage, ("image",), _image_to_image, sized_by_input=True),
         Pipeline("image-to-video", "svd", 1, ImageToVideo, ("image",), _image_to_video),
-        Pipeline("upscale", "x4", 1, Upscale, ("image",), _upscale, sized_by_input=True),
+        Pipeline("upscale", "x4", 1, Upscale, ("image",), _upscale, sized_by_input=True, keeps_look=True),
+        Pipeline(
+            "upscale-video", "x4", 1, UpscaleVideo, (VIDEO,), _upscale_video, sized_by_input=True, keeps_look=True
+        ),
     )
 }
 
