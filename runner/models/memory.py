@@ -35,7 +35,7 @@ def compile_net(pipe: Any) -> None:
     for name in NETS:
         net = getattr(pipe, name, None)
         if net is not None:
-            net.compile(dynamic=False)
+            net.compile()
 
 
 def keep_kernels(settings: RunnerSettings) -> None:
