@@ -33,11 +33,14 @@ from transformers import (
 )
 
 from runner.backend import SetupError
+from runner.models import film_folder
 from runner.models.digest import CARD, read_json, survey
+from runner.models.film import Film, FilmShape
 from runner.models.loading import quiet_libraries
 
 SD = "reelnet/tiny-random-sd"
 SVD = "reelnet/tiny-random-svd"
+FILM = "reelnet/tiny-random-film"
 GENERATOR = 2
 """Raised when what is written here changes, so that older folders are made anew."""
 _SEED = 20240917
@@ -46,9 +49,13 @@ _NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_lin
 
 
 def make_all(folder: Path) -> list[Path]:
-    """Both models under `folder`; one that is there and whole is left alone. Raises OSError."""
+    """All models under `folder`; one that is there and whole is left alone. Raises OSError."""
     quiet_libraries()
-    return [_make(folder / SD, _stable_diffusion), _make(folder / SVD, _stable_video)]
+    return [
+        _make(folder / SD, _stable_diffusion),
+        _make(folder / SVD, _stable_video),
+        _make(folder / FILM, _Interpolation),
+    ]
 
 
 def _make(target: Path, build: Callable[[], Any]) -> Path:
@@ -137,6 +144,15 @@ def _stable_video() -> Any:
         ),
         feature_extractor=CLIPImageProcessor(size={"shortest_edge": 224}, crop_size=224),
     )
+
+
+class _Interpolation:
+    """FILM with narrow layers, which saves itself as the others do."""
+
+    def save_pretrained(self, folder: Path, *, safe_serialization: bool) -> None:
+        assert safe_serialization, "there is no other way"
+        shape = FilmShape(filters=4, flow_filters=(4, 4, 8, 8))
+        film_folder.write(folder, shape, _filled(Film(shape)).state_dict())
 
 
 def _vae_shape() -> dict[str, Any]:
