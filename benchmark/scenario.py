@@ -13,7 +13,18 @@ from pydantic import ValidationError
 from benchmark.client import JobSpec, Offer
 from reelnet.errors import ConfigError, StartError, UserError, printable
 from reelnet.inspection import InputLimits
-from reelnet.pipelines import MAX_SEED, MediaSpec, Params, Pipeline, Size, Work, did_you_mean, explain, pipeline_named
+from reelnet.pipelines import (
+    MAX_SEED,
+    VIDEO,
+    MediaSpec,
+    Params,
+    Pipeline,
+    Size,
+    Work,
+    did_you_mean,
+    explain,
+    pipeline_named,
+)
 
 SUBJECTS = (
     *("a lighthouse on a cliff", "a red fox in snow", "a city street in rain", "an old clock", "a mountain lake"),
@@ -197,6 +208,8 @@ def _source(request: Request, params: Params) -> Size | None:
     """The input picture's size: the output's, where the pipeline has a size of its own."""
     if not request.pipeline.inputs:
         return None
+    if VIDEO in request.pipeline.inputs:
+        raise ConfigError(f"{request.pipeline.name}: pipelines that take a clip are not measured yet")
     width, height = getattr(params, "width", None), getattr(params, "height", None)
     if width and height:
         return Size(width, height)

@@ -214,7 +214,8 @@ class Delivery:
             raise NodeError(f"{len(self._arrived)} outputs instead of {len(promises)}", code="count")
         if self._done.model_digest != ticket.model_digest:
             raise NodeError("made with other weights than the ticket names", code="digest")
-        prints = [item.facts.fingerprint for item in self._request.inputs]
+        alike = self._request.pipeline.keeps_look
+        prints = [] if alike else [item.facts.fingerprint for item in self._request.inputs]
         for (output, incoming), spec in zip(self._arrived, promises, strict=True):
             limit = self._context.limits.output_bytes
             facts = await self._context.inspector.output(await incoming.content(), output.media_type, spec, limit)

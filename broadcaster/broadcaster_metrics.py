@@ -13,6 +13,7 @@ from broadcaster.inspector import InspectionSettings, Inspector
 from broadcaster.job import JobProgress, now_ms
 from broadcaster.journal import Journal
 from broadcaster.registry import NodeRecord
+from reelnet.clips import ClipFacts, ClipLimits
 from reelnet.errors import ReelnetError
 from reelnet.inspection import InputLimits, OutputFacts, PictureFacts
 from reelnet.metrics import CLASS, OTHER, OUTCOME, PIPELINE, Bounded, Label, counter, ending, gauge, seconds
@@ -78,7 +79,7 @@ OWED = counter(
 )  # fmt: skip
 CHECKS = counter(
     "reelnet_checks_total", "Files that were checked in a child process.",
-    Label("kind", "`picture` (an app's input), `output` (a node's)"), OUTCOME, CLASS,
+    Label("kind", "`picture`, `clip` (an app's inputs), `output` (a node's)"), OUTCOME, CLASS,
 )  # fmt: skip
 NODES = gauge("reelnet_nodes", "Nodes of the configured pool.", Label("state", "`up`, `down`"))
 JOURNAL_BACKLOG = gauge("reelnet_journal_backlog_rows", "Rows that no commit has taken up yet.", unit="rows")
@@ -217,6 +218,16 @@ class CountedInspector(Inspector):
             self._metrics.checked("picture", error)
             raise
         self._metrics.checked("picture", None)
+        return facts
+
+    async def clip(self, path: Path, *, stripped_to: Path, limits: ClipLimits | None = None) -> ClipFacts:
+        """As the inspector's."""
+        try:
+            facts = await super().clip(path, stripped_to=stripped_to, limits=limits or ClipLimits())
+        except ReelnetError as error:
+            self._metrics.checked("clip", error)
+            raise
+        self._metrics.checked("clip", None)
         return facts
 
     async def output(self, source: Path | bytes, media_type: str, spec: MediaSpec, max_bytes: int) -> OutputFacts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import os
 import socket
 import sys
@@ -17,10 +18,11 @@ import structlog
 from pydantic import Field
 
 import reelnet
+from reelnet.clips import ClipFacts, ClipLimits
 from reelnet.errors import NodeError, ReelnetError, StartError, TransientError, UserError
 from reelnet.inspection import InputLimits, OutputFacts, PictureFacts
 from reelnet.inspection_worker import WorkerLimits, unpack_error
-from reelnet.pipelines import MediaSpec
+from reelnet.pipelines import VIDEO, MediaSpec
 from reelnet.settings import Section
 
 _START_TIMEOUT_S = 30.0
@@ -30,6 +32,7 @@ _KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR")
 _SPEC_FIELDS = tuple(field.name for field in fields(MediaSpec))
 _WORKER = "reelnet.inspection_worker"
 _INPUT_LIMITS = InputLimits()
+_CLIP_LIMITS = ClipLimits()
 PIPE_BYTES = 32 * 1024
 """More bytes go to a child by its box: a socket would carry them in pieces, two switches of process each."""
 log = structlog.get_logger()
@@ -42,6 +45,9 @@ class InspectionSettings(Section):
     memory_bytes: int = Field(2**30, ge=2**29, description="Address space of one child, libraries (0.3 GiB) included.")
     cpu_s: int = Field(20, ge=1, description="CPU seconds of one check.")
     timeout_s: float = Field(30.0, gt=0, description="Seconds of one check, waiting for a free child not included.")
+    clip_s: float = Field(
+        40.0, ge=0, description="Seconds more, of CPU and in all, for every 10⁹ pixels that a clip may have."
+    )
     file_bytes: int = Field(2**28, ge=2**20, description="Most bytes of a file that a child writes.")
     requests_per_worker: int = Field(5000, ge=1, description="Checks after which a child is replaced by a fresh one.")
 
@@ -241,6 +247,20 @@ class Inspector:
             _remove(stripped_to)
             raise
 
+    async def clip(self, path: Path, *, stripped_to: Path, limits: ClipLimits = _CLIP_LIMITS) -> ClipFacts:
+        """The facts of an app's clip, as of its copy without metadata at `stripped_to`; see `reelnet.clips`.
+
+        A request that fails leaves no copy. Raises UserError as `inspect_clip`, TransientError when a disk fails.
+        """
+        request = {"check": "clip", "path": str(path), "stripped_to": str(stripped_to), "limits": asdict(limits)}
+        text = "the clip could not be decoded within the limits"
+        over = UserError(text, code="over_limits", http_status=415, loc=(VIDEO,))
+        try:
+            return ClipFacts(**await self._check(request, over, pixels=limits.max_frames * limits.max_pixels))
+        except BaseException:
+            _remove(stripped_to)
+            raise
+
     async def output(self, source: Path | bytes, media_type: str, spec: MediaSpec, max_bytes: int) -> OutputFacts:
         """The facts of a node's output, a file or its bytes, that passed `reelnet.inspection.check_output`.
 
@@ -255,12 +275,17 @@ class Inspector:
             "max_bytes": max_bytes,
         }
         over = NodeError("the output could not be decoded within the limits", code="over_limits")
-        return OutputFacts(**await self._check(request, over, data))
+        pixels = (spec.frames or 0) * spec.width * spec.height
+        return OutputFacts(**await self._check(request, over, data, pixels))
 
-    async def _check(self, request: Mapping[str, Any], over: ReelnetError, data: bytes = b"") -> dict[str, Any]:
+    async def _check(
+        self, request: Mapping[str, Any], over: ReelnetError, data: bytes = b"", pixels: int = 0
+    ) -> dict[str, Any]:
+        """The answer to a request. `pixels` are those of all frames of a clip, 0 for a picture."""
+        more_s = math.ceil(self._settings.clip_s * pixels / 1e9)
         try:
             async with self._lease() as child:
-                answer = await child.ask(request, data, self._settings.timeout_s)
+                answer = await child.ask({**request, "more_cpu_s": more_s}, data, self._settings.timeout_s + more_s)
         except _LostError:
             if self._closing:
                 raise TransientError("the broadcaster stops", code="stopping") from None

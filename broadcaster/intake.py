@@ -1,4 +1,4 @@
-"""From an HTTP request to a validated job: body, parameters with every default, pictures, model, deadline, ceiling.
+"""From an HTTP request to a validated job: body, parameters with every default, media, model, deadline, ceiling.
 
 Everything that can be wrong with a request is found here, before any GPU or money is spent.
 """
@@ -23,10 +23,11 @@ from broadcaster.inspector import Inspector
 from broadcaster.job import JobInput, JobRequest, new_job_id, now_ms
 from broadcaster.registry import Registry
 from broadcaster.settings import BroadcasterSettings
+from reelnet.clips import ClipFacts
 from reelnet.errors import BusyError, UserError
-from reelnet.inspection import InputLimits
+from reelnet.inspection import InputLimits, PictureFacts
 from reelnet.jobs import InputRef
-from reelnet.pipelines import Pipeline, details, did_you_mean
+from reelnet.pipelines import VIDEO, Pipeline, details, did_you_mean
 
 MAX_FORM_FIELDS = 64
 MAX_JOB_FILES = 4
@@ -105,18 +106,24 @@ class Intake:
         for name in pipeline.inputs:
             if not files.get(name):
                 raise InvalidParamsError([_row(name, "the file is missing; send it as multipart/form-data", "missing")])
-        return tuple([await self._picture(pipeline, name, files[name]) for name in pipeline.inputs])
+        return tuple([await self._input(pipeline, name, files[name]) for name in pipeline.inputs])
 
-    async def _picture(self, pipeline: Pipeline, name: str, data: bytes) -> JobInput:
-        """The picture, checked in a child process, and without whatever its file says besides the picture."""
+    async def _input(self, pipeline: Pipeline, name: str, data: bytes) -> JobInput:
+        """The picture or clip, checked in a child process, and without whatever its file says besides."""
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
             given, clean = Path(folder, "given"), Path(folder, "clean")
             await asyncio.to_thread(given.write_bytes, data)
-            limits = InputLimits(max_pixels=min(self.settings.limits.max_pixels, pipeline.max_input_pixels))
-            facts = await self.inspector.picture(given, stripped_to=clean, limits=limits)
+            facts = await self._facts(pipeline, name, given, clean)
             kept = await asyncio.to_thread(clean.read_bytes)
         digest = hashlib.sha256(kept).hexdigest()
         return JobInput(InputRef(name, len(kept), digest, facts.media_type), kept, facts)
+
+    async def _facts(self, pipeline: Pipeline, name: str, given: Path, clean: Path) -> PictureFacts | ClipFacts:
+        limits = self.settings.limits
+        if name == VIDEO:
+            return await self.inspector.clip(given, stripped_to=clean, limits=limits.of_clips)
+        bounds = InputLimits(max_pixels=min(limits.max_pixels, pipeline.max_input_pixels))
+        return await self.inspector.picture(given, stripped_to=clean, limits=bounds)
 
 
 async def read_body(request: Request) -> tuple[dict[str, Any], dict[str, bytes]]:

@@ -7,20 +7,21 @@ import time
 from dataclasses import dataclass, field
 
 from broadcaster.media import StoredMedia
+from reelnet.clips import ClipFacts
 from reelnet.inspection import PictureFacts
 from reelnet.jobs import InputRef, JobId, JobState, advance
-from reelnet.pipelines import MediaSpec, Params, Pipeline, Size, Work
+from reelnet.pipelines import MediaSpec, Params, Pipeline, Work
 
 JOB_ID_BYTES = 12
 
 
 @dataclass(frozen=True, slots=True)
 class JobInput:
-    """An input picture as it goes to a node: its bytes without metadata, and how the ticket names them."""
+    """An input picture or clip as it goes to a node: its bytes without metadata, and how the ticket names them."""
 
     ref: InputRef
     data: bytes
-    facts: PictureFacts
+    facts: PictureFacts | ClipFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,8 @@ class JobRequest:
     """What its outputs have to be."""
 
     def __post_init__(self) -> None:
-        facts = self.inputs[0].facts if self.inputs else None
-        work, promises = self.pipeline.measure(self.params, Size(facts.width, facts.height) if facts else None)
+        source = self.inputs[0].facts.source if self.inputs else None
+        work, promises = self.pipeline.measure(self.params, source)
         object.__setattr__(self, "work", work)
         object.__setattr__(self, "promises", promises)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from reelnet.pipelines import Pipeline
+from reelnet.pipelines import VIDEO, Pipeline
 
 ERROR = {
     "type": "object",
@@ -69,7 +69,8 @@ def describe_pipeline(pipeline: Pipeline) -> dict[str, Any]:
         body = {"application/json": {"schema": schema}, "multipart/form-data": {"schema": schema}}
     else:
         for name in pipeline.inputs:
-            schema["properties"][name] = {"type": "string", "format": "binary", "description": "PNG, JPEG or WebP."}
+            kinds = "MP4 or QuickTime." if name == VIDEO else "PNG, JPEG or WebP."
+            schema["properties"][name] = {"type": "string", "format": "binary", "description": kinds}
         schema["required"] = [*schema.get("required", []), *pipeline.inputs]
         body = {"multipart/form-data": {"schema": schema}}
     answer = {"application/json": {"schema": IMAGES}, "text/event-stream": {"schema": {"type": "string"}}}

@@ -11,6 +11,7 @@ from pydantic_settings import SettingsConfigDict
 from broadcaster.inspector import InspectionSettings
 from broadcaster.media import MediaSettings
 from reelnet.client import Address
+from reelnet.clips import ClipLimits
 from reelnet.errors import UserError
 from reelnet.pipelines import PIPELINES, did_you_mean, pipeline_named
 from reelnet.pricing import money_text, parse_money
@@ -76,6 +77,14 @@ class Limits(Section):
     ticket_s: float = Field(60, gt=0, description="Seconds within which a node may begin with a ticket.")
     drain_s: float = Field(600, ge=0, description="Seconds that running jobs get when the broadcaster stops.")
     max_pixels: int = Field(50_000_000, gt=0, description="Pixels of an input picture.")
+    clip_pixels: int = Field(1920 * 1080, gt=0, description="Pixels of one frame of an input clip.")
+    clip_frames: int = Field(900, gt=0, description="Frames of an input clip.")
+    clip_s: float = Field(60, gt=0, description="Seconds that an input clip may play.")
+
+    @property
+    def of_clips(self) -> ClipLimits:
+        """The bounds of an input clip."""
+        return ClipLimits(self.clip_frames, self.clip_s, self.clip_pixels)
 
 
 DEFAULT_DEADLINE_S = 600.0

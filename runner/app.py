@@ -19,6 +19,7 @@ from runner.metrics import RunnerMetrics
 from runner.routes import answer_error, answer_fault, job_route, make_router
 from runner.settings import RunnerSettings
 from runner.synthetic import SyntheticBackend
+from runner.video_writer import ClipOutput
 from runner.worker import Worker
 
 log = structlog.get_logger()
@@ -56,5 +57,6 @@ def build(settings: RunnerSettings, backend: Backend | None = None) -> FastAPI:
 def make_backend(settings: RunnerSettings) -> Backend:
     """The backend that the settings name."""
     if settings.backend == "synthetic":
-        return SyntheticBackend(settings.advertised_id, settings.synthetic, settings.pipelines)
+        output = ClipOutput(settings.crf, settings.clip_window)
+        return SyntheticBackend(settings.advertised_id, settings.synthetic, settings.pipelines, output=output)
     return DiffusersBackend(settings)

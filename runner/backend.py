@@ -1,10 +1,12 @@
-"""The port between a runner and what computes: jobs go in, frames come out, and reports between."""
+"""The port between a runner and what computes: jobs go in, frames or files come out, and reports between."""
 
 from __future__ import annotations
 
+import mmap
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Protocol
 
 import numpy as np
@@ -12,10 +14,14 @@ import numpy.typing as npt
 from PIL import Image
 
 from reelnet.jobs import Licence
-from reelnet.pipelines import Params
+from reelnet.pipelines import ClipSize, Params, Size
 
 Frames = npt.NDArray[np.uint8]
 """Pictures as RGB bytes, shape (frames, height, width, 3)."""
+Pixels = npt.NDArray[np.uint8]
+"""One picture as RGB bytes, shape (height, width, 3)."""
+Shape = tuple[int, ...]
+"""Frames, height, width, 3."""
 
 
 class SetupError(Exception):
@@ -23,8 +29,16 @@ class SetupError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class InputClip:
+    """An input clip: an MP4 file's bytes, not yet decoded, and what they were found to hold."""
+
+    data: bytes
+    source: ClipSize
+
+
+@dataclass(frozen=True, slots=True)
 class RunnerJob:
-    """One attempt of one job: complete parameters, decoded inputs by name, seconds that it may take.
+    """One attempt of one job: complete parameters, inputs by name (pictures decoded), seconds that it may take.
 
     `canceled` is set when the job shall stop, for whatever reason; a backend that waits, waits on it.
     """
@@ -36,6 +50,16 @@ class RunnerJob:
     inputs: Mapping[str, Image.Image] = field(default_factory=dict)
     deadline_s: float | None = None
     canceled: threading.Event = field(default_factory=threading.Event)
+    clips: Mapping[str, InputClip] = field(default_factory=dict)
+
+    @property
+    def source(self) -> Size | None:
+        """The size of the first input, from which work and promises may follow."""
+        for picture in self.inputs.values():
+            return Size(picture.width, picture.height)
+        for clip in self.clips.values():
+            return clip.source
+        return None
 
     @property
     def seed(self) -> int:
@@ -45,23 +69,44 @@ class RunnerJob:
 
 
 @dataclass(frozen=True, slots=True)
-class Rendered:
-    """One output, not yet encoded. `fps` is None for a picture, which has one frame.
+class ClipFile:
+    """A clip that was encoded frame by frame: an MP4 file that has no name any more, and its frames' shape."""
 
-    `file` is the encoded picture of a backend that has it already: it is delivered as it is.
+    data: mmap.mmap
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """One output. `fps`, frames a second, is None for a picture, which has one frame.
+
+    `file` is the encoded picture of a backend that has it already, `clip` the encoded clip; they are delivered as
+    they are. `alpha` is a picture's transparency, shape (height, width).
     """
 
     index: int
     seed: int
     frames: Frames
-    fps: int | None = None
+    fps: int | Fraction | None = None
     nsfw: bool = False
     file: bytes | None = None
+    clip: ClipFile | None = None
+    alpha: npt.NDArray[np.uint8] | None = None
+
+    @classmethod
+    def of_clip(cls, seed: int, clip: ClipFile, rate: Fraction) -> Rendered:
+        """The one output of a job whose clip is a file already."""
+        return cls(0, seed, np.empty((0, 0, 0, 3), np.uint8), rate, clip=clip)
+
+    @property
+    def shape(self) -> Shape:
+        """Frames, height, width, 3."""
+        return self.clip.shape if self.clip else self.frames.shape
 
     @property
     def encoded(self) -> bool:
         """Whether there is nothing left to encode."""
-        return self.file is not None and self.fps is None
+        return self.clip is not None or (self.file is not None and self.fps is None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ class Encoded:
     """One output as a file."""
 
     media_type: str
-    data: bytes
+    data: bytes | mmap.mmap
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +27,10 @@ class Encoder:
 
     def encode(self, rendered: Rendered, ticked: Callable[[int], None]) -> Encoded:
         """The file of one output; `ticked` hears of each frame that is encoded."""
+        if rendered.clip:
+            return Encoded("video/mp4", rendered.clip.data)
         if rendered.fps is not None:
             return Encoded("video/mp4", video.mp4(rendered.frames, rendered.fps, self.crf, ticked))
-        data = rendered.file or images.png(rendered.frames, self.png_level)
+        data = rendered.file or images.png(rendered.frames, self.png_level, rendered.alpha)
         ticked(1)
         return Encoded("image/png", data)

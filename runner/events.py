@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import ClassVar
@@ -110,7 +111,7 @@ def encode(event: Event) -> tuple[bytes | memoryview, ...]:
     return (_line(event.event, {name: getattr(event, key) for name, key in _FIELDS[type(event)]}),)
 
 
-def chunks(data: bytes) -> Iterator[Chunk]:
+def chunks(data: bytes | mmap.mmap) -> Iterator[Chunk]:
     """`data` in pieces of at most CHUNK_BYTES, which are views of it."""
     view = memoryview(data)
     for start in range(0, len(data), CHUNK_BYTES):

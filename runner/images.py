@@ -6,6 +6,8 @@ import io
 import struct
 import zlib
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from reelnet.errors import UserError
@@ -16,15 +18,16 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 """What an input may be; the long tail of Pillow's decoders is no stranger's to reach."""
 
 
-def decode(data: bytes, max_pixels: int, name: str = "image") -> Image.Image:
-    """The RGB picture in `data`. Raises UserError: 415 for what is no whole picture, 413 above `max_pixels`.
+def decode(data: bytes, max_pixels: int, name: str = "image", *, alpha: bool = False) -> Image.Image:
+    """The RGB picture in `data`, RGBA where `alpha` is asked and it has any.
 
-    The size is read from the header, before any pixel is decoded.
+    Raises UserError: 415 for what is no whole picture, 413 above `max_pixels`. The size is read from the header,
+    before any pixel is decoded.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             _check_size(picture, max_pixels, name)
-            return picture.convert("RGB")
+            return picture.convert("RGBA" if alpha and picture.has_transparency_data else "RGB")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(name, max_pixels) from None
     except UnidentifiedImageError:
@@ -44,10 +47,13 @@ def fit(picture: Image.Image, width: int, height: int) -> Image.Image:
     return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
 
 
-def png(frames: Frames, level: int) -> bytes:
-    """The first frame as PNG without metadata: equal pixels give equal bytes."""
+def png(frames: Frames, level: int, alpha: npt.NDArray[np.uint8] | None = None) -> bytes:
+    """The first frame as PNG without metadata, with its transparency: equal pixels give equal bytes."""
     out = io.BytesIO()
-    Image.fromarray(frames[0]).save(out, "PNG", compress_level=level)
+    picture = Image.fromarray(frames[0])
+    if alpha is not None:
+        picture.putalpha(Image.fromarray(alpha))
+    picture.save(out, "PNG", compress_level=level)
     return out.getvalue()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from PIL import Image
@@ -14,10 +15,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive
 
+from reelnet.clips import ClipLimits, probe_clip
 from reelnet.errors import CanceledError, FailureClass, ReelnetError, UserError
-from reelnet.pipelines import Params, Pipeline, details, pipeline_named
+from reelnet.pipelines import PIPELINES, VIDEO, Params, Pipeline, details, pipeline_named
 from runner import images
-from runner.backend import ModelInfo, RunnerJob
+from runner.backend import InputClip, ModelInfo, RunnerJob
 
 JOB_PART = "job"
 MAX_PARTS = 8
@@ -46,7 +48,9 @@ class ParamsError(ReelnetError):
         self.rows = rows
 
 
-async def read_job(request: Request, model: ModelInfo, max_body_bytes: int, max_pixels: int) -> RunnerJob:
+async def read_job(
+    request: Request, model: ModelInfo, max_body_bytes: int, max_pixels: int, clips: ClipLimits
+) -> RunnerJob:
     """The job of a request: a form, or bare JSON where there are no inputs.
 
     Raises UserError (400, 413, 415), ParamsError (422), CanceledError when the client left.
@@ -62,8 +66,8 @@ async def read_job(request: Request, model: ModelInfo, max_body_bytes: int, max_
         raise UserError(f"not a multipart form: {error.detail}", code="malformed", http_status=400) from None
     except ClientDisconnect:
         raise CanceledError("the client left", http_status=400) from None
-    inputs = await run_in_threadpool(_decode, data, max_pixels) if data else {}
-    return RunnerJob(order.job_id, order.attempt, order.pipeline, params, inputs, order.deadline_s)
+    job = RunnerJob(order.job_id, order.attempt, order.pipeline, params, deadline_s=order.deadline_s)
+    return await run_in_threadpool(_with_inputs, job, data, max_pixels, clips) if data else job
 
 
 async def _read(parts: Parts, model: ModelInfo) -> tuple[JobOrder, Params, dict[str, bytes]]:
@@ -142,5 +146,14 @@ async def _read_file(parts: Parts, name: str) -> bytes:
     return await part.read()
 
 
-def _decode(data: Mapping[str, bytes], max_pixels: int) -> dict[str, Image.Image]:
-    return {name: images.decode(content, max_pixels, name) for name, content in data.items()}
+def _with_inputs(job: RunnerJob, data: Mapping[str, bytes], max_pixels: int, clips: ClipLimits) -> RunnerJob:
+    """The job with its pictures decoded and its clips looked at."""
+    pictures: dict[str, Image.Image] = {}
+    found: dict[str, InputClip] = {}
+    alpha = PIPELINES[job.pipeline].keeps_look
+    for name, content in data.items():
+        if name == VIDEO:
+            found[name] = InputClip(content, probe_clip(content, clips))
+        else:
+            pictures[name] = images.decode(content, max_pixels, name, alpha=alpha)
+    return replace(job, inputs=pictures, clips=found)

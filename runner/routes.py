@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 
 from reelnet.errors import ReelnetError, UserError
 from reelnet.http_routes import Handler
+from reelnet.pipelines import VIDEO
 from runner.events import MEDIA_TYPE
 from runner.intake import JOB_PART, JobOrder, read_job
 from runner.metrics import CONTENT_TYPE, RunnerMetrics
@@ -29,6 +30,7 @@ _JOB_BODY: dict[str, Any] = {
                     "properties": {
                         JOB_PART: JobOrder.model_json_schema(),
                         "image": {"type": "string", "format": "binary"},
+                        VIDEO: {"type": "string", "format": "binary"},
                     },
                 },
                 "encoding": {JOB_PART: {"contentType": "application/json"}},
@@ -40,8 +42,8 @@ _JOB_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"content": {MEDIA_TYPE: {}}, "description": "Events, one JSON object a line; chunks have bytes behind them."},
     400: {"description": "Not a multipart form, or its part `job` is not JSON."},
     409: {"description": "A job is running."},
-    413: {"description": "The request or its picture is too large."},
-    415: {"description": "The input is not a whole picture."},
+    413: {"description": "The request, its picture or its clip is too large."},
+    415: {"description": "The input is not a whole picture or clip."},
     422: {"description": "A parameter is not acceptable, or the pipeline is not served."},
     503: {"description": "No model is ready."},
 }
@@ -64,7 +66,7 @@ def job_route(worker: Worker, settings: RunnerSettings) -> Handler:
     async def start_job(request: Request) -> Response:
         """Runs a job and streams its events."""
         model = worker.require_ready()
-        job = await read_job(request, model, settings.max_body_bytes, settings.max_pixels)
+        job = await read_job(request, model, settings.max_body_bytes, settings.max_pixels, settings.of_clips)
         return JobStream(worker.submit(job), settings.tick_s, settings.send_timeout_s)
 
     return start_job

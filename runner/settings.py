@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from reelnet.clips import ClipLimits
 from reelnet.home import model_dir
 from reelnet.pipelines import PIPELINES, did_you_mean
 from reelnet.settings import ComponentSettings, Listener, Section
@@ -71,10 +72,18 @@ class RunnerSettings(ComponentSettings):
     )
 
     max_pixels: int = Field(50_000_000, gt=0, description="Most pixels of an input picture.")
+    max_clip_pixels: int = Field(1920 * 1088, gt=0, description="Most pixels of one frame of an input clip.")
+    max_clip_frames: int = Field(3600, gt=0, description="Most frames of an input clip.")
+    max_clip_s: float = Field(600, gt=0, description="Most seconds that an input clip may play.")
     max_body_bytes: int = Field(64 * 1024 * 1024, gt=0, description="Most bytes of one request.")
     png_level: int = Field(1, ge=0, le=9, description="zlib level of PNG outputs.")
     crf: int = Field(
         18, ge=0, le=51, description="x264 constant rate factor of MP4 outputs; less is better and larger."
+    )
+
+    clip_window: int = Field(4, ge=1, le=64, description="Frames of a clip that may wait to be encoded.")
+    tile: int = Field(
+        0, ge=0, le=4096, description="Side of an upscaler's tile, pixels of the input; 0: by the device's free memory."
     )
 
     device: str = Field("auto", description="'auto' (a GPU if there is one), 'cpu', 'cuda' or 'cuda:N'.")
@@ -92,6 +101,11 @@ class RunnerSettings(ComponentSettings):
             if name not in PIPELINES:
                 raise ValueError(f"there is no pipeline {name!r}{did_you_mean(name, PIPELINES)}")
         return names
+
+    @property
+    def of_clips(self) -> ClipLimits:
+        """The bounds of an input clip."""
+        return ClipLimits(self.max_clip_frames, self.max_clip_s, self.max_clip_pixels)
 
     @property
     def folder(self) -> Path:

@@ -18,11 +18,13 @@ import numpy as np
 
 from reelnet.errors import NodeError, UserError
 from reelnet.jobs import Licence
-from reelnet.pipelines import PIPELINES, MediaSpec, Size
+from reelnet.pipelines import PIPELINES, MediaSpec
 from runner import faults
-from runner.backend import Frames, ModelInfo, Rendered, Reporter, RunnerJob, Served
+from runner.backend import Frames, ModelInfo, Pixels, Rendered, Reporter, RunnerJob, Served
 from runner.images import padded, png
 from runner.settings import Synthetic
+from runner.video_stream import remade
+from runner.video_writer import ClipOutput
 
 BARS = 8
 CLASS_NAME = "Synthetic"
@@ -37,7 +39,8 @@ def kill_process() -> None:
 class SyntheticBackend:
     """Serves every pipeline (or those named) with colour bars that depend on seed and prompt and move in a clip.
 
-    `kill` is what the fault `die` calls. Raises ConfigError for an unknown kind of fault.
+    A clip comes back with each pixel repeated to the asked size. `kill` is what the fault `die` calls. Raises
+    ConfigError for an unknown kind of fault.
     """
 
     def __init__(
@@ -46,11 +49,13 @@ class SyntheticBackend:
         options: Synthetic = Synthetic(),  # noqa: B008 - frozen
         pipelines: tuple[str, ...] = (),
         kill: Callable[[], None] = kill_process,
+        output: ClipOutput = ClipOutput(),  # noqa: B008 - frozen
     ) -> None:
         self._model_id = model_id
         self._options = options
         self._pipelines = pipelines or tuple(PIPELINES)
         self._kill = kill
+        self._output = output
         self._late = tuple(faults.LateFault(row.after_jobs, faults.configured(row.kind)) for row in options.faults)
         self._finished = 0
         self._closed = threading.Event()
@@ -75,6 +80,9 @@ class SyntheticBackend:
         try:
             for index, spec in enumerate(promised):
                 self._denoise(job, report, index, len(promised), fault)
+                if job.clips:
+                    yield self._remade(job, report, spec)
+                    continue
                 report.step("decode", index + 1, len(promised))
                 seed = job.seed + index
                 yield self._rendered(index, seed, f"{job.pipeline}:{seed}:{prompt}", spec)
@@ -86,6 +94,20 @@ class SyntheticBackend:
         if size is None or spec.fps is not None:
             return Rendered(index, seed, _bars(key, spec), spec.fps)
         return Rendered(index, seed, *_prepared(spec, size))
+
+    def _remade(self, job: RunnerJob, report: Reporter, spec: MediaSpec) -> Rendered:
+        """The input clip at the asked size, with its times and its sound."""
+        (clip,) = job.clips.values()
+        factor = spec.width // clip.source.width
+        assert spec.rate is not None
+
+        def enlarged(pixels: Pixels) -> Pixels:
+            return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
+
+        def told(frames: int) -> None:
+            report.step("upscale", frames, clip.source.frames)
+
+        return Rendered.of_clip(job.seed, remade(clip, enlarged, factor, self._output, told), spec.rate)
 
     def recover(self) -> None:
         """Nothing to free."""
@@ -111,7 +133,7 @@ class SyntheticBackend:
     def _step_s(self, job: RunnerJob, total_steps: int, fault: faults.Fault | None) -> float:
         """Seconds of one step: its megapixels × unit_s, and a slow job's extra time spread over all steps."""
         extra_s = fault.seconds if fault else 0.0
-        work = PIPELINES[job.pipeline].work(job.params, _source(job))
+        work = PIPELINES[job.pipeline].work(job.params, job.source)
         usual_s = work.pixel_steps / 1e6 * self._options.unit_s
         return (usual_s * spread_factor(self._options, job.seed) + extra_s) / total_steps
 
@@ -148,13 +170,8 @@ def spread_factor(options: Synthetic, seed: int) -> float:
     return math.exp(options.spread * NormalDist().inv_cdf(share))
 
 
-def _source(job: RunnerJob) -> Size | None:
-    picture = job.inputs.get("image")
-    return Size(picture.width, picture.height) if picture else None
-
-
 def _promises(job: RunnerJob) -> tuple[MediaSpec, ...]:
-    return PIPELINES[job.pipeline].promises(job.params, _source(job))
+    return PIPELINES[job.pipeline].promises(job.params, job.source)
 
 
 def _steps(job: RunnerJob) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -11,7 +12,7 @@ import av
 from runner.backend import Frames
 
 
-def mp4(frames: Frames, fps: int, crf: int, ticked: Callable[[int], None]) -> bytes:
+def mp4(frames: Frames, fps: int | Fraction, crf: int, ticked: Callable[[int], None]) -> bytes:
     """`frames` as MP4 (H.264, yuv420p, index in front) at `fps`; equal frames give equal bytes.
 
     Sides have to be even. `ticked` is called with the count of frames encoded so far. The index can only be moved to
@@ -23,7 +24,7 @@ def mp4(frames: Frames, fps: int, crf: int, ticked: Callable[[int], None]) -> by
         return path.read_bytes()
 
 
-def _write(path: Path, frames: Frames, fps: int, crf: int, ticked: Callable[[int], None]) -> None:
+def _write(path: Path, frames: Frames, fps: int | Fraction, crf: int, ticked: Callable[[int], None]) -> None:
     # bitexact leaves out the encoder's version and the time; one thread makes x264's choices repeatable. Its
     # macroblock tree reads memory that nobody wrote, in the vector code: equal frames gave one of four files.
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart", "fflags": "+bitexact"}) as container:

@@ -16,7 +16,7 @@ from functools import partial
 import structlog
 
 from reelnet.errors import BusyError, FailureClass, NodeError, ReelnetError, TransientError
-from reelnet.pipelines import PIPELINES, MediaSpec, Size
+from reelnet.pipelines import PIPELINES, MediaSpec
 from runner.activity import Activity, as_failure
 from runner.backend import Backend, ModelInfo, Rendered, RunnerJob, SetupError
 from runner.encoding import Encoder
@@ -216,8 +216,8 @@ class Worker:
     def _encode(self, activity: Activity, rendered: Rendered, outputs: int) -> None:
         if activity.error is not None:
             return
-        total = outputs * len(rendered.frames)
-        before = rendered.index * len(rendered.frames)
+        total = outputs * rendered.shape[0]
+        before = rendered.index * rendered.shape[0]
         began = time.monotonic()
         try:
             encoded = self._encoder.encode(rendered, lambda n: activity.advance("encode", before + n, total))
@@ -279,9 +279,7 @@ class Worker:
 
 
 def _promises(job: RunnerJob) -> tuple[MediaSpec, ...]:
-    picture = job.inputs.get("image")
-    source = Size(picture.width, picture.height) if picture else None
-    return PIPELINES[job.pipeline].promises(job.params, source)
+    return PIPELINES[job.pipeline].promises(job.params, job.source)
 
 
 def _check_shape(rendered: Rendered, spec: MediaSpec | None) -> None:
@@ -289,5 +287,5 @@ def _check_shape(rendered: Rendered, spec: MediaSpec | None) -> None:
     if spec is None:
         raise NodeError("the model gave more outputs than asked", code="output_count")
     wanted = (spec.frames or 1, spec.height, spec.width, 3)
-    if rendered.frames.shape != wanted or rendered.fps != spec.fps:
-        raise NodeError(f"the model gave {rendered.frames.shape} instead of {wanted}", code="output_shape")
+    if rendered.shape != wanted or rendered.fps != spec.rate:
+        raise NodeError(f"the model gave {rendered.shape} instead of {wanted}", code="output_shape")

@@ -11,6 +11,7 @@ import hashlib
 import io
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -30,10 +31,13 @@ from reelnet.metadata import (
     open_picture,
     upright,
 )
-from reelnet.pipelines import MediaSpec
+from reelnet.pipelines import MediaSpec, Size
 
 if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
+
     from av.container import InputContainer
+    from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
     from PIL import Image
 
@@ -42,6 +46,8 @@ EXTENSIONS = {PNG: "png", JPEG: "jpg", WEBP: "webp", MP4: "mp4"}
 """The media types that there are, with the endings of their files."""
 HEAD_BYTES = 32  # as many as `sniff` needs
 _NAMES = {PNG: "PNG", JPEG: "JPEG", WEBP: "WebP"}
+SOUND_CODECS = frozenset({"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"})
+"""The codecs of sound that an MP4 carries and a clip may come with."""
 _MP4_BRANDS = (b"isom", b"iso2", b"iso3", b"iso4", b"iso5", b"iso6", b"mp41", b"mp42", b"avc1", b"M4V ")
 _FPS_TOLERANCE = Fraction(1, 100)
 # What Pillow's decoders raise on damaged files, beside its own errors (which are OSError).
@@ -74,6 +80,11 @@ class PictureFacts:
     sha256: str
     constant: bool
     fingerprint: str
+
+    @property
+    def source(self) -> Size:
+        """What the job's work and promises follow from."""
+        return Size(self.width, self.height)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +147,7 @@ def check_output(source: Path | bytes, claimed_media_type: str, spec: MediaSpec,
 
     Raises NodeError with the first hard check that fails as its code: `bytes` (longer than `max_bytes`), `media_type`
     (not what it claims, or not the kind promised), `size` (width or height), `damaged` (does not decode whole),
-    `frames`, `fps`.
+    `frames`, `fps`, `sound`.
     """
     size = len(source) if isinstance(source, bytes) else source.stat().st_size
     if size > max_bytes:
@@ -231,20 +242,20 @@ def _check_clip(file: BinaryIO, size: int, media_type: str, spec: MediaSpec) -> 
     # An open file and no path, so that nothing in the clip can make FFmpeg open another one.
     try:
         with av.open(file, "r", format="mp4", metadata_errors="replace") as container:
-            stream = _only_stream(container, spec)
-            look = _decode_clip(container, stream, spec)
-            rate = _check_rate(stream.average_rate, spec)
+            stream = _video_stream(container, spec)
+            constant, still, fingerprint, rate = _decode_clip(container, stream, spec)
     except MemoryError:
         raise
     except decode_errors as error:
         raise BrokenPictureError(printable(str(error), 200)) from None
-    return OutputFacts(media_type, spec.width, spec.height, size, spec.frames, rate, *look)
+    return OutputFacts(media_type, spec.width, spec.height, size, spec.frames, rate, constant, still, fingerprint)
 
 
-def _only_stream(container: InputContainer, spec: MediaSpec) -> VideoStream:
-    """The clip's one stream, ready to be decoded on one thread, where the first damage is an error."""
-    if len(container.streams) != 1 or not container.streams.video:
-        raise NodeError("the output has other streams than one of video", code="media_type")
+def _video_stream(container: InputContainer, spec: MediaSpec) -> VideoStream:
+    """The clip's stream of pictures, ready to be decoded on one thread, where the first damage is an error."""
+    if sorted(stream.type for stream in container.streams) != ["audio", "video"][not spec.sound :]:
+        asked = "one of video and one of sound" if spec.sound else "one of video"
+        raise NodeError(f"the output has other streams than {asked}", code="media_type")
     stream = container.streams.video[0]
     context = stream.codec_context
     codec = context.name if context else "something unknown"
@@ -256,31 +267,62 @@ def _only_stream(container: InputContainer, spec: MediaSpec) -> VideoStream:
     return stream
 
 
-def _decode_clip(container: InputContainer, stream: VideoStream, spec: MediaSpec) -> tuple[bool, bool, str]:
-    """Decodes every frame, and none beyond those asked. Constant, still and fingerprint, as OutputFacts has them."""
+def _decode_clip(container: InputContainer, stream: VideoStream, spec: MediaSpec) -> tuple[bool, bool, str, float]:
+    """Decodes every frame, none beyond those asked. Constant, still, fingerprint and rate, as OutputFacts has them."""
     first: tuple[bool, str] = (False, "")
     thumbs: set[bytes] = set()
-    count = 0
-    for count, frame in enumerate(container.decode(stream), start=1):
-        if count > (spec.frames or 0):
-            break
+    sound = hashlib.sha256()
+    moments: list[int] = []
+    for count, frame in enumerate(_frames(container, stream, sound), start=1):
+        _check_most(count, spec)
         _check_size(frame.width, frame.height, spec)
+        if frame.rotation:
+            raise NodeError("the output is to be shown turned", code="size")
         if count == 1:
             picture: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]
             first = looks.constant(picture), looks.fingerprint(picture)
         thumbs.add(looks.thumb(frame))
-    _check_count(count, spec)
-    return first[0], looks.alike(thumbs), first[1]
+        moments.append(frame.pts or 0)
+    _check_count(len(moments), spec)
+    rate = _check_rate(mean_rate(stream, moments), spec)
+    if spec.sound and sound.hexdigest() != spec.sound:
+        raise NodeError("the output's sound is not the input's", code="sound")
+    return first[0], looks.alike(thumbs), first[1], rate
+
+
+def _frames(container: InputContainer, stream: VideoStream, sound: Hash) -> Iterator[VideoFrame]:
+    """The frames in their order; `sound` hears of every packet of sound."""
+    for packet in container.demux():
+        if packet.stream.index == stream.index:
+            yield from stream.decode(packet)
+        elif packet.size:
+            sound.update(bytes(packet))
+
+
+def mean_rate(stream: VideoStream, moments: list[int]) -> Fraction | None:
+    """Frames a second by the moments at which frames are shown; of one frame as its stream says. None when unknown.
+
+    A stream's own mean counts from when frames are decoded, which is another time where frames come unevenly.
+    """
+    span = max(moments, default=0) - min(moments, default=0)
+    if len(moments) < 2:
+        return stream.average_rate if moments else None
+    return Fraction(len(moments) - 1) / (span * stream.time_base) if span > 0 and stream.time_base else None
+
+
+def _check_most(count: int, spec: MediaSpec) -> None:
+    if count > (spec.frames or 0):
+        raise NodeError(f"the clip has more than {spec.frames} frames; {spec.frames} were asked", code="frames")
 
 
 def _check_count(count: int, spec: MediaSpec) -> None:
     if count != spec.frames:
-        found = f"more than {spec.frames}" if count > (spec.frames or 0) else str(count)
-        raise NodeError(f"the clip has {found} frames; {spec.frames} were asked", code="frames")
+        raise NodeError(f"the clip has {count} frames; {spec.frames} were asked", code="frames")
 
 
 def _check_rate(rate: Fraction | None, spec: MediaSpec) -> float:
-    if rate is None or spec.fps is None or abs(rate - spec.fps) > spec.fps * _FPS_TOLERANCE:
+    asked = spec.rate
+    if rate is None or asked is None or abs(rate - asked) > asked * _FPS_TOLERANCE:
         found = "no known rate" if rate is None else f"{float(rate):.4g} frames a second"
-        raise NodeError(f"the clip has {found}; {spec.fps} were asked", code="fps")
+        raise NodeError(f"the clip has {found}; {float(asked or 0):.4g} were asked", code="fps")
     return float(rate)

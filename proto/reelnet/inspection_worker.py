@@ -1,6 +1,7 @@
 """The child process that decodes strangers' files: JSON lines in, JSON lines out, under limits it sets itself.
 
-A request names a file by its `path`, or says in `bytes` how many bytes of it follow the line, or lie in the box.
+A request names a file by its `path`, or says in `bytes` how many bytes of it follow the line, or lie in the box. A
+clip's has `more_cpu_s`, the CPU seconds that it may take beyond those of a picture.
 
 Started as `python -m reelnet.inspection_worker <WorkerLimits as JSON> <descriptor of the box>`; it says
 `{"ready": true}`, answers one line with one line, and ends when its input does. Answers are `{"ok": facts}`,
@@ -24,6 +25,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from reelnet.clips import ClipFacts, ClipLimits, inspect_clip
 from reelnet.errors import ReelnetError, from_class
 from reelnet.inspection import InputLimits, PictureFacts, check_output, inspect_picture
 from reelnet.lifecycle import settle_memory
@@ -73,6 +75,11 @@ def picture(request: Mapping[str, Any], data: bytes) -> PictureFacts:
     return replace(facts, media_type=media_type, size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
+def clip(request: Mapping[str, Any], data: bytes) -> ClipFacts:
+    """The facts of an input clip, as of its copy without metadata."""
+    return inspect_clip(Path(request["path"]), Path(request["stripped_to"]), ClipLimits(**request["limits"]))
+
+
 def output(request: Mapping[str, Any], data: bytes) -> Any:
     """The facts of a node's output."""
     spec = MediaSpec(**request["spec"])
@@ -80,7 +87,7 @@ def output(request: Mapping[str, Any], data: bytes) -> Any:
     return check_output(source, request["media_type"], spec, request["max_bytes"])
 
 
-_CHECKS: dict[str, Callable[[Mapping[str, Any], bytes], Any]] = {"picture": picture, "output": output}
+_CHECKS: dict[str, Callable[[Mapping[str, Any], bytes], Any]] = {"picture": picture, "clip": clip, "output": output}
 
 
 def answer(request: Mapping[str, Any], data: bytes = b"") -> dict[str, Any]:
@@ -99,8 +106,8 @@ def serve(requests: BinaryIO, answers: BinaryIO, limits: WorkerLimits, box: int 
     """Answers line after line until the input ends."""
     _say(answers, {"ready": True})
     for line in requests:
-        _allow_cpu(limits.cpu_s)
         request = json.loads(line)
+        _allow_cpu(limits.cpu_s + request.get("more_cpu_s", 0))
         size = request.get("bytes", 0)
         data = os.pread(box, size, 0) if request.get("boxed") else requests.read(size)
         _say(answers, answer(request, data))

@@ -11,6 +11,7 @@ import difflib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
 from typing import Annotated, Any, Literal, Self
 
@@ -26,6 +27,8 @@ MAX_INPUT_PIXELS = 50_000_000
 MAX_IMAGES = 10
 MAX_PROMPT_CHARS = 4096
 UPSCALE_FACTOR = 4
+VIDEO = "video"
+"""The name of an input that is a clip; an input of any other name is a picture."""
 
 
 def _json_object(value: object) -> object:
@@ -171,6 +174,10 @@ class Upscale(Params):
     num_inference_steps: Steps = 75
 
 
+class UpscaleVideo(Params):
+    """A clip, four times as wide and as high, with its rate, its timing and its sound."""
+
+
 @dataclass(frozen=True, slots=True)
 class Size:
     """Width and height of an input picture, pixels."""
@@ -181,6 +188,19 @@ class Size:
     @property
     def pixels(self) -> int:
         return self.width * self.height
+
+
+@dataclass(frozen=True, slots=True)
+class ClipSize(Size):
+    """An input clip, as it is seen: its rotation is applied. It has `fps` / `fps_den` frames a second on average.
+
+    `sound`: sha256 (hex) over the packets of its sound, empty for none.
+    """
+
+    frames: int
+    fps: int
+    fps_den: int = 1
+    sound: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,13 +216,23 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class MediaSpec:
-    """One output that a job promises. `frames` and `fps` are None for a picture."""
+    """One output that a job promises. `frames` and `fps` are None for a picture; a clip's rate is `fps` / `fps_den`.
+
+    `sound`: sha256 (hex) over the packets of the sound that the clip has to have; empty for none.
+    """
 
     kind: Literal["image", "video"]
     width: int
     height: int
     frames: int | None = None
     fps: int | None = None
+    fps_den: int = 1
+    sound: str = ""
+
+    @property
+    def rate(self) -> Fraction | None:
+        """Frames a second; None for a picture."""
+        return None if self.fps is None else Fraction(self.fps, self.fps_den)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +240,8 @@ class Pipeline:
     """One pipeline of the network: what it takes, what it costs, what it gives.
 
     `family` and `version` name the parameter schema that a capability speaks, as `text-to-image/sd@1`.
-    `sized_by_input`: the output's size, and so the work, follows from the input picture's.
+    `sized_by_input`: the output's size, and so the work, follows from the input's.
+    `keeps_look`: an output that looks like the input is what was asked.
     """
 
     name: str
@@ -220,6 +251,7 @@ class Pipeline:
     inputs: tuple[str, ...]
     measure: Callable[[Any, Size | None], tuple[Work, tuple[MediaSpec, ...]]]
     sized_by_input: bool = False
+    keeps_look: bool = False
 
     @property
     def schema(self) -> str:
@@ -246,7 +278,7 @@ class Pipeline:
         return params
 
     def work(self, params: Params, source: Size | None = None) -> Work:
-        """Work units of a job; `source` is the input picture's size, where the pipeline has an input."""
+        """Work units of a job; `source` is the first input's size (a ClipSize for a clip), where there is an input."""
         return self.measure(params, source)[0]
 
     def promises(self, params: Params, source: Size | None = None) -> tuple[MediaSpec, ...]:
@@ -279,6 +311,19 @@ def _upscale(params: Upscale, source: Size | None) -> tuple[Work, tuple[MediaSpe
     return Work(size.pixels * params.num_inference_steps, spec.width * spec.height), (spec,)
 
 
+def _upscale_video(_: UpscaleVideo, source: Size | None) -> tuple[Work, tuple[MediaSpec, ...]]:
+    clip = _required_clip(source)
+    width, height = clip.width * UPSCALE_FACTOR, clip.height * UPSCALE_FACTOR
+    spec = MediaSpec("video", width, height, clip.frames, clip.fps, clip.fps_den, clip.sound)
+    return Work(clip.pixels * clip.frames, width * height * clip.frames), (spec,)
+
+
+def _required_clip(source: Size | None) -> ClipSize:
+    if not isinstance(source, ClipSize):
+        raise UserError("this pipeline needs an input clip", code="input", loc=(VIDEO,))
+    return source
+
+
 def _required(source: Size | None) -> Size:
     if source is None:
         raise UserError("this pipeline needs an input picture", code="input", loc=("image",))
@@ -291,7 +336,10 @@ PIPELINES: dict[str, Pipeline] = {
         Pipeline("text-to-image", "sd", 1, TextToImage, (), _text_to_image),
         Pipeline("image-to-image", "sd", 1, ImageToImage, ("image",), _image_to_image, sized_by_input=True),
         Pipeline("image-to-video", "svd", 1, ImageToVideo, ("image",), _image_to_video),
-        Pipeline("upscale", "x4", 1, Upscale, ("image",), _upscale, sized_by_input=True),
+        Pipeline("upscale", "x4", 1, Upscale, ("image",), _upscale, sized_by_input=True, keeps_look=True),
+        Pipeline(
+            "upscale-video", "x4", 1, UpscaleVideo, (VIDEO,), _upscale_video, sized_by_input=True, keeps_look=True
+        ),
     )
 }
 

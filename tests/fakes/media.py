@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 
 import av
+import numpy as np
 from PIL import Image, PngImagePlugin
 
 GPS_IFD, ORIENTATION = 0x8825, 0x0112
@@ -68,23 +71,57 @@ def noisy_png() -> bytes:
 
 @dataclass(frozen=True)
 class Clip:
-    """An MP4 to be made. `moving`: whether its frames differ."""
+    """An MP4 to be made. `moving`: whether its frames differ; `sound`: whether it has a tone; `rotation`: in degrees.
+
+    `uneven`: every third frame is shown longer than the others. `place`: what its metadata says.
+    """
 
     width: int = 64
     height: int = 48
     frames: int = 14
-    fps: int = 6
+    fps: int | Fraction = 6
     codec: str = "libx264"
     moving: bool = True
+    sound: bool = False
+    rotation: int = 0
+    uneven: bool = False
+    place: str = ""
+    space: int = 2
 
     def encode(self) -> bytes:
         """The clip as a file, its index in front where the container can."""
         out = io.BytesIO()
         with av.open(out, "w", format="mp4") as container:
+            if self.place:
+                container.metadata["title"] = self.place
             stream = container.add_stream(self.codec, rate=self.fps, options={"threads": "1"})
             stream.width, stream.height, stream.pix_fmt = self.width, self.height, "yuv420p"
+            if self.space != 2:
+                stream.codec_context.colorspace = self.space
+            if self.rotation:
+                stream.set_display_rotation(self.rotation)
+            tone = container.add_stream("aac", rate=48000, layout="mono") if self.sound else None
+            ticks = 0
             for index in range(self.frames):
-                picture = pattern(self.width, self.height, index if self.moving else 0)
-                container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+                frame = av.VideoFrame.from_image(pattern(self.width, self.height, index if self.moving else 0))
+                if self.space != 2:
+                    frame = frame.reformat(format="yuv420p", dst_colorspace=self.space)
+                if self.uneven:
+                    stream.codec_context.time_base = frame.time_base = Fraction(1, 1000)
+                    frame.pts, ticks = ticks, ticks + (50 if index % 3 == 0 else 20)
+                container.mux(stream.encode(frame))
             container.mux(stream.encode())
+            if tone:
+                for frame in _tone(self.frames / self.fps):
+                    container.mux(tone.encode(frame))
+                container.mux(tone.encode())
         return out.getvalue()
+
+
+def _tone(seconds: float | Fraction) -> Iterator[av.AudioFrame]:
+    """A tone at 48 kHz, in frames of 1024 samples."""
+    for start in range(0, int(seconds * 48000), 1024):
+        wave = np.sin(np.arange(start, start + 1024) * 0.05).astype(np.float32)[None, :]
+        frame = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 48000, start
+        yield frame

@@ -161,13 +161,15 @@ class Pool:
     broadcaster: RunningBroadcaster
     nodes: list[RunningNode]
 
-    async def job(self, pipeline: str, params: dict[str, Any], image: bytes | None = None) -> httpx.Response:
-        """Posts a job as an app does: JSON, or multipart with the picture."""
+    async def job(
+        self, pipeline: str, params: dict[str, Any], image: bytes | None = None, name: str = "image"
+    ) -> httpx.Response:
+        """Posts a job as an app does: JSON, or multipart with the picture, or with the clip as `name` says."""
         if image is None:
             return await self.http.post(f"/{pipeline}", json=params)
-        fields = {name: str(value) for name, value in params.items()}
+        fields = {key: str(value) for key, value in params.items()}
         return await self.http.post(
-            f"/{pipeline}", data=fields, files={"image": ("picture", image, "application/octet-stream")}
+            f"/{pipeline}", data=fields, files={name: ("file", image, "application/octet-stream")}
         )
 
     async def outputs(self, answer: httpx.Response) -> list[bytes]:

@@ -199,6 +199,7 @@ def parts(
     pipeline: str = "text-to-image",
     image: bytes | None = None,
     job_id: str = "job-1",
+    video: bytes | None = None,
     **order: Any,
 ) -> list[tuple[str, tuple[str | None, bytes, str]]]:
     """The multipart form of a job."""
@@ -208,6 +209,8 @@ def parts(
     ]
     if image is not None:
         form.append(("image", ("image.png", image, "image/png")))
+    if video is not None:
+        form.append(("video", ("clip.mp4", video, "video/mp4")))
     return form
 
 

@@ -12,6 +12,7 @@ import pytest
 from reelnet.pipelines import PIPELINES
 from runner.app import build
 from runner.worker import State
+from tests.fakes.media import Clip
 from tests.fakes.runner import BrokenBackend, RunnerClient, parts, picture, serving, settings
 
 PICTURE = picture(96, 64)
@@ -22,6 +23,7 @@ JOBS: dict[str, dict[str, Any]] = {
     "image-to-image": {"params": {"prompt": "a fox", "seed": 1, "num_inference_steps": 3}, "image": PICTURE},
     "image-to-video": {"params": CLIP, "image": PICTURE},
     "upscale": {"params": {"seed": 1, "num_inference_steps": 3}, "image": PICTURE},
+    "upscale-video": {"params": {"seed": 1}, "video": Clip(frames=3).encode()},
 }
 
 

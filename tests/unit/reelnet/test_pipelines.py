@@ -74,7 +74,7 @@ def test_an_empty_string_is_an_absent_value(pipeline: str) -> None:
     """HTML forms send absent values as empty strings: every field but the prompts takes its default."""
     fields = PIPELINES[pipeline].params.model_fields
     empty = {name: "" for name, field in fields.items() if name not in ("prompt", "negative_prompt")}
-    assert len(empty) >= 3
+    assert len(empty) >= 2
     assert parse(pipeline, prompt="x", **empty) == parse(pipeline, prompt="x") if "prompt" in fields else (
         parse(pipeline, **empty) == parse(pipeline)
     )  # fmt: skip

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from reelnet.clips import probe_clip
 from reelnet.errors import ConfigError, NodeError, UserError
-from reelnet.pipelines import PIPELINES, Size
-from runner.backend import Rendered, RunnerJob
+from reelnet.pipelines import PIPELINES, VIDEO
+from runner.backend import InputClip, Rendered, RunnerJob
 from runner.settings import Fault, Synthetic
 from runner.synthetic import SyntheticBackend, spread_factor
+from tests.fakes.media import Clip
 
 PROMPT = {"text-to-image": {"prompt": "a fox", "width": 128, "height": 64}, "image-to-image": {"prompt": "a fox"}}
 
@@ -31,9 +33,12 @@ class Steps:
 
 
 def _job(pipeline: str, attempt: int = 1, **params: Any) -> RunnerJob:
-    picture = {"image": Image.new("RGB", (72, 40))} if PIPELINES[pipeline].inputs else {}
-    values = {"seed": 5, "num_inference_steps": 3, **PROMPT.get(pipeline, {}), **params}
-    return RunnerJob("j", attempt, pipeline, PIPELINES[pipeline].parse(values), picture)
+    picture = {"image": Image.new("RGB", (72, 40))} if "image" in PIPELINES[pipeline].inputs else {}
+    clip = Clip(72, 40, frames=5).encode() if VIDEO in PIPELINES[pipeline].inputs else None
+    steps = {"num_inference_steps": 3} if "num_inference_steps" in PIPELINES[pipeline].params.model_fields else {}
+    values = {"seed": 5, **steps, **PROMPT.get(pipeline, {}), **params}
+    clips = {VIDEO: InputClip(clip, probe_clip(clip))} if clip else {}
+    return RunnerJob("j", attempt, pipeline, PIPELINES[pipeline].parse(values), picture, clips=clips)
 
 
 def _run(backend: SyntheticBackend, job: RunnerJob) -> tuple[list[Rendered], Steps]:
@@ -46,13 +51,12 @@ def test_gives_what_the_pipeline_promises(pipeline: str) -> None:
     """Count, size, frames and rate are as asked, and every step is reported."""
     job = _job(pipeline)
     outputs, steps = _run(SyntheticBackend("m"), job)
-    promised = PIPELINES[pipeline].promises(job.params, Size(72, 40) if job.inputs else None)
-    assert [(o.frames.shape, o.fps) for o in outputs] == [
-        ((s.frames or 1, s.height, s.width, 3), s.fps) for s in promised
-    ]
+    promised = PIPELINES[pipeline].promises(job.params, job.source)
+    assert [(o.shape, o.fps) for o in outputs] == [((s.frames or 1, s.height, s.width, 3), s.rate) for s in promised]
     total = steps.seen[0][2]
     assert [s for s in steps.seen if s[0] == "denoise"] == [("denoise", n, total) for n in range(1, total + 1)]
-    assert steps.seen[-1] == ("decode", len(promised), len(promised))
+    frames = promised[0].frames if job.clips else None
+    assert steps.seen[-1] == (("upscale", frames, frames) if frames else ("decode", len(promised), len(promised)))
 
 
 def test_outputs_depend_on_seed_and_prompt_and_nothing_else() -> None:

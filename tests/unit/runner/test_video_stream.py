@@ -1,0 +1,133 @@
+"""A clip through a function, frame by frame."""
+
+from __future__ import annotations
+
+import io
+import threading
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from reelnet.clips import probe_clip
+from reelnet.errors import CanceledError, NodeError, UserError
+from runner.backend import ClipFile, InputClip, Pixels
+from runner.video_stream import Window, remade
+from runner.video_writer import ClipOutput
+from tests.fakes.media import Clip
+
+OUTPUT = ClipOutput(crf=10, window=3)
+
+
+def opened(clip: Clip) -> InputClip:
+    """The clip as a runner's job has it."""
+    data = clip.encode()
+    return InputClip(data, probe_clip(data))
+
+
+def doubled(pixels: Pixels) -> Pixels:
+    """Each pixel twice."""
+    return pixels.repeat(2, axis=0).repeat(2, axis=1)
+
+
+def frames_of(data: bytes) -> list[Pixels]:
+    """A clip's pictures."""
+    with av.open(io.BytesIO(data)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def run(clip: InputClip, window: Window | None = None, done: list[int] | None = None) -> ClipFile:
+    """The clip with twice its sides."""
+    seen = [] if done is None else done
+    return remade(clip, doubled, 2, OUTPUT, seen.append, window)
+
+
+def test_a_long_clip_never_holds_more_frames_than_its_window() -> None:
+    """Of 300 frames at most the window, the one being made and the one being encoded are held at a time."""
+    window, done = Window(), list[int]()
+    clip = run(opened(Clip(32, 32, frames=300, fps=30, moving=False)), window, done)
+    assert clip.shape == (300, 64, 64, 3)
+    assert done == list(range(1, 301))
+    assert 1 <= window.most <= OUTPUT.window + 2
+
+
+def test_a_slow_encoder_holds_the_model_up() -> None:
+    """The function waits for the encoder: frames do not pile up where encoding is what takes long."""
+    window = Window()
+    remade(opened(Clip(64, 64, frames=40)), lambda p: p.repeat(12, 0).repeat(12, 1), 12, OUTPUT, lambda _: None, window)
+    assert OUTPUT.window <= window.most <= OUTPUT.window + 2
+
+
+def test_the_pictures_are_those_of_the_input() -> None:
+    """Frame n of the output is frame n of the input, enlarged, whatever its colours are said to be."""
+    for space in (1, 2, 5):
+        given = opened(Clip(frames=8, space=space))
+        pairs = zip(frames_of(given.data), frames_of(bytes(run(given).data)), strict=True)
+        differences = [float(np.abs(doubled(a).astype(int) - b).mean()) for a, b in pairs]
+        assert max(differences) < 8, (space, differences)
+
+
+@pytest.mark.parametrize("rotation", [90, 180, -90])
+def test_a_turned_clip_becomes_upright(rotation: int) -> None:
+    """The output is what a player shows of the input."""
+    given = opened(Clip(frames=2, rotation=rotation))
+    (first, *_), (shown, *_) = frames_of(given.data), frames_of(bytes(run(given).data))
+    upright = doubled(np.ascontiguousarray(np.rot90(first, rotation // 90)))
+    assert shown.shape == upright.shape
+    assert float(np.abs(upright.astype(int) - shown).mean()) < 8
+
+
+def test_equal_clips_give_equal_bytes() -> None:
+    """The same job is the same file."""
+    given = opened(Clip(frames=6, sound=True, fps=Fraction(24000, 1001)))
+    assert bytes(run(given).data) == bytes(run(given).data)
+
+
+def test_a_job_that_is_told_to_stop_ends_at_its_next_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left of a canceled clip: no thread, no file."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    changed: list[int] = []
+
+    def stopping(frames: int) -> None:
+        if frames == 3:
+            raise CanceledError("enough")
+
+    def change(pixels: Pixels) -> Pixels:
+        changed.append(1)
+        return doubled(pixels)
+
+    with pytest.raises(CanceledError):
+        remade(opened(Clip(frames=50)), change, 2, OUTPUT, stopping)
+    assert len(changed) == 3
+    assert not [thread for thread in threading.enumerate() if thread.name == "clip encoder"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_left_of_a_clip_but_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file has no name any more when it is handed over."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    clip = run(opened(Clip(frames=3)))
+    assert not list(tmp_path.iterdir())
+    assert len(frames_of(bytes(clip.data))) == 3
+
+
+def test_a_clip_that_cannot_be_written_is_the_node_s_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the encoder's thread meets is told to the job, also while it waits for room."""
+
+    def broken(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("runner.video_writer.ClipWriter._picture", broken)
+    with pytest.raises(NodeError, match="OSError"):
+        run(opened(Clip(frames=30)))
+
+
+def test_a_clip_with_damaged_pictures_is_the_user_s_fault() -> None:
+    """A stream that cannot be decoded is refused, whatever its container claims."""
+    given = opened(Clip(frames=5))
+    start = given.data.index(b"mdat") + 4
+    damaged = given.data[:start] + b"\xff" * 200 + given.data[start + 200 :]
+    with pytest.raises(UserError, match="damaged"):
+        run(InputClip(damaged, given.source))
