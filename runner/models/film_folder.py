@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from runner.backend import Frames, SetupError
+from runner.backend import Pixels, SetupError
 from runner.models.digest import INDEX, read_json
 from runner.models.film import PUBLISHED, Film, FilmShape, Motion, layout
 from runner.models.torchscript import read_tensors
@@ -82,7 +82,7 @@ class FilmFrames:
     device: torch.device
     dtype: torch.dtype
 
-    def between(self, first: Frames, second: Frames) -> FilmBetween:
+    def between(self, first: Pixels, second: Pixels) -> FilmBetween:
         """Compares two frames of equal shape (height, width, 3), of any size."""
         if first.shape != second.shape:
             raise ValueError(f"frames of {first.shape} and {second.shape} cannot be compared")
@@ -90,7 +90,7 @@ class FilmFrames:
             motion = self.film.relate(self._tensor(first), self._tensor(second))
         return FilmBetween(self.film, motion, first.shape[0], first.shape[1])
 
-    def _tensor(self, frame: Frames) -> torch.Tensor:
+    def _tensor(self, frame: Pixels) -> torch.Tensor:
         picture = torch.from_numpy(frame.copy()).to(self.device).permute(2, 0, 1)[None]
         return padded(picture.to(self.dtype) / 255, self.film.shape.unit)
 
@@ -104,12 +104,12 @@ class FilmBetween:
     height: int
     width: int
 
-    def at(self, t: float) -> Frames:
+    def at(self, t: float) -> Pixels:
         """The frame at `t`, 0 < t < 1. What is no number becomes black."""
         with torch.inference_mode():
             picture = cropped(self.film.at(self.motion, t), self.height, self.width)
             finite = picture[0].float().nan_to_num(nan=0.0).clamp(0, 1)
-            frame: Frames = (finite * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+            frame: Pixels = (finite * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
         return frame
 
 

@@ -18,11 +18,14 @@ from safetensors import SafetensorError
 
 from reelnet.jobs import Licence
 from runner.backend import ModelInfo, Rendered, Reporter, RunnerJob, Served, SetupError
+from runner.models import film_folder
 from runner.models.digest import ModelFiles
 from runner.pipelines.family import Family
+from runner.pipelines.frame_interpolation import Interpolation
 from runner.pipelines.stable_diffusion import StableDiffusion
 from runner.pipelines.stable_video import StableVideo
 from runner.settings import RunnerSettings
+from runner.video_writer import ClipOutput
 
 VIDEO_CLASS = "StableVideoDiffusionPipeline"
 _LOAD_ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, SafetensorError)
@@ -67,7 +70,7 @@ def load(files: ModelFiles, settings: RunnerSettings) -> LoadedModel:
         torch.set_num_threads(settings.threads)
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
-    family = _family(files, device, dtype)
+    family = _family(files, device, dtype, ClipOutput(settings.crf, settings.clip_window))
     served = _wanted(family.served, settings.pipelines, files)
     return LoadedModel(_describe(settings, files, served, device, dtype), family, device)
 
@@ -100,7 +103,9 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return {"auto": auto, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[name]
 
 
-def _family(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> Family:
+def _family(files: ModelFiles, device: torch.device, dtype: torch.dtype, output: ClipOutput) -> Family:
+    if files.class_name == film_folder.CLASS:
+        return Interpolation(film_folder.load_film(files.folder, device, dtype), output)
     if files.class_name == VIDEO_CLASS:
         return StableVideo(_read(diffusers.StableVideoDiffusionPipeline, files, device, dtype))
     if files.class_name in {known.__name__ for known in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values()}:

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reelnet.errors import CanceledError, UserError
-from runner.backend import Frames
-from runner.interpolation import Schedule, interpolate
+from reelnet.frame_rates import Schedule
+from runner.backend import Pixels
+from runner.interpolation import interpolate
 
 RATES = st.fractions(min_value=Fraction(1), max_value=Fraction(120), max_denominator=1001)
 SCHEDULES = st.builds(Schedule, st.integers(1, 60), RATES, RATES)
@@ -27,19 +28,19 @@ class Blend:
         self.pairs = 0
         self.made = 0
 
-    def between(self, first: Frames, second: Frames) -> Blended:
+    def between(self, first: Pixels, second: Pixels) -> Blended:
         self.pairs += 1
         return Blended(self, first, second)
 
 
 class Blended:
-    def __init__(self, net: Blend, first: Frames, second: Frames) -> None:
+    def __init__(self, net: Blend, first: Pixels, second: Pixels) -> None:
         self._net, self._first, self._second = net, first, second
 
-    def at(self, t: float) -> Frames:
+    def at(self, t: float) -> Pixels:
         assert 0 < t < 1
         self._net.made += 1
-        mixed: Frames = (self._first * (1 - t) + self._second * t).round().astype(np.uint8)
+        mixed: Pixels = (self._first * (1 - t) + self._second * t).round().astype(np.uint8)
         return mixed
 
 
@@ -56,8 +57,8 @@ class Steps:
             raise CanceledError("the caller left")
 
 
-def source(count: int) -> Iterator[Frames]:
-    """Frames whose brightness is four times their number."""
+def source(count: int) -> Iterator[Pixels]:
+    """Pixels whose brightness is four times their number."""
     return (np.full((2, 2, 3), 4 * number, np.uint8) for number in range(count))
 
 
@@ -113,10 +114,10 @@ def test_frames_are_those_of_the_schedule(schedule: Schedule) -> None:
 
 def test_no_more_than_two_source_frames_are_held() -> None:
     """A long video costs no more memory than a short one."""
-    alive: list[weakref.ref[Frames]] = []
+    alive: list[weakref.ref[Pixels]] = []
     most = 0
 
-    def watched() -> Iterator[Frames]:
+    def watched() -> Iterator[Pixels]:
         nonlocal most
         for frame in source(30):
             alive.append(weakref.ref(frame))
