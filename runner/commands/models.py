@@ -268,6 +268,6 @@ def _table(found: list[StoredModel]) -> Table:
             (model.digest or "unknown")[:12],
             model.licence.id,
             model.licence.commercial,
-            ", ".join(pipelines_of(model.class_name)) or model.class_name or "?",
+            ", ".join(pipelines_of(model.class_name)) or model.class_name or "(an upscaler, or a LoRA)",
         )
     return table
