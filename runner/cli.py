@@ -1,25 +1,22 @@
-"""The command `runner`: serve one model, or make tiny models to try things with."""
+"""The command `runner`: serve one model, or look after models."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from reelnet import settings as configuration
 from reelnet import telemetry
-from reelnet.errors import ConfigError, StartError
+from reelnet.errors import ConfigError
 from runner import process
 from runner.app import build
+from runner.commands.exit_codes import exit_codes
+from runner.commands.models import models
 from runner.settings import RunnerSettings
-
-FAILED, USAGE, CANNOT_START = 1, 2, 3
 
 cli = typer.Typer(
     help="Runs one image or video model behind a small HTTP API.\n\n"
@@ -27,7 +24,6 @@ cli = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-models = typer.Typer(help="Makes models.\n\nExample: runner models make-tiny ./models", no_args_is_help=True)
 cli.add_typer(models, name="models")
 
 
@@ -54,7 +50,7 @@ def serve(
 
     Exit codes: 0 stopped, 1 failed, 2 usage or configuration, 3 cannot start.
     """
-    with _exit_codes():
+    with exit_codes():
         flags = {
             "model": model,
             "model_id": model_id,
@@ -65,30 +61,6 @@ def serve(
             "tcp": _address(tcp),
         }
         _serve(configuration.load(RunnerSettings, config, flags), exit_with_stdin)
-
-
-@models.command("make-tiny", epilog="Example: runner models make-tiny ~/.local/share/reelnet/models")
-def make_tiny(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write the models into.")],
-) -> None:
-    """Writes two tiny models with random weights: reelnet/tiny-random-sd and reelnet/tiny-random-svd.
-
-    They draw nothing sensible; they run the true model code on a CPU in a second or two.
-    """
-    with _exit_codes():
-        console = Console(stderr=True)
-        with console.status("making tiny models"):
-            made = _tiny().make_all(folder)
-        for path in made:
-            console.print(str(path), highlight=False, soft_wrap=True)
-
-
-def _tiny() -> Any:
-    """The module that makes tiny models: it needs torch, which no other command imports."""
-    try:
-        return importlib.import_module("runner.models.tiny")
-    except ModuleNotFoundError as error:
-        raise StartError(f"{error.name} is not installed; install the extra: reelnet[diffusers]") from None
 
 
 def _serve(settings: RunnerSettings, follow_stdin: bool) -> None:
@@ -117,23 +89,6 @@ def _address(text: str | None) -> dict[str, Any] | None:
     if not colon or not port.isdecimal():
         raise ConfigError(f"--tcp: expected 127.0.0.1:PORT, found {text!r}")
     return {"host": host.strip("[]"), "port": int(port)}
-
-
-@contextlib.contextmanager
-def _exit_codes() -> Iterator[None]:
-    try:
-        yield
-    except ConfigError as error:
-        _leave(error, USAGE)
-    except StartError as error:
-        _leave(error, CANNOT_START)
-    except OSError as error:
-        _leave(error, FAILED)
-
-
-def _leave(error: Exception, code: int) -> None:
-    typer.echo(f"runner: {error}", err=True)
-    raise typer.Exit(code)
 
 
 if __name__ == "__main__":

@@ -20,11 +20,12 @@ import numpy as np
 from reelnet.errors import NodeError, UserError
 from reelnet.jobs import Licence
 from reelnet.metadata import PNG
-from reelnet.pipelines import PIPELINES, MediaSpec
+from reelnet.pipelines import PIPELINES, FrameInterpolation, MediaSpec
 from runner import faults
 from runner.backend import Frames, ModelInfo, Pixels, Rendered, Reporter, RunnerJob, Served
 from runner.images import padded, png
 from runner.settings import Synthetic
+from runner.video_rate import at_rate
 from runner.video_stream import remade
 from runner.video_writer import ClipOutput
 
@@ -41,8 +42,8 @@ def kill_process() -> None:
 class SyntheticBackend:
     """Serves every pipeline (or those named) with colour bars that depend on seed and prompt and move in a clip.
 
-    A clip comes back with each pixel repeated to the asked size. `kill` is what the fault `die` calls. Raises
-    ConfigError for an unknown kind of fault.
+    A clip comes back with each pixel repeated to the asked size, or each frame to the asked rate. `kill` is
+    what the fault `die` calls. Raises ConfigError for an unknown kind of fault.
     """
 
     def __init__(
@@ -99,10 +100,13 @@ class SyntheticBackend:
         return Rendered(index, seed, *_prepared(spec, size))
 
     def _remade(self, job: RunnerJob, report: Reporter, spec: MediaSpec) -> Rendered:
-        """The input clip at the asked size, with its times and its sound."""
+        """The input clip at the asked size or rate, with its sound."""
         (clip,) = job.clips.values()
-        factor = spec.width // clip.source.width
         assert spec.rate is not None
+        if isinstance(job.params, FrameInterpolation):
+            file = at_rate(clip, job.params.fps, _Nearest(), self._output, report)
+            return Rendered.of_clip(job.seed, file, spec.rate)
+        factor = spec.width // clip.source.width
 
         def enlarged(pixels: Pixels) -> Pixels:
             return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
@@ -171,6 +175,21 @@ def spread_factor(options: Synthetic, seed: int) -> float:
     drawn = hashlib.sha256(f"{options.spread_seed}:{seed}".encode()).digest()
     share = (int.from_bytes(drawn[:6]) + 0.5) / 2**48
     return math.exp(options.spread * NormalDist().inv_cdf(share))
+
+
+class _Nearest:
+    """In the place of a network: each frame is the nearer one of the source."""
+
+    def between(self, first: Pixels, second: Pixels) -> _Nearer:
+        return _Nearer(first, second)
+
+
+class _Nearer:
+    def __init__(self, first: Pixels, second: Pixels) -> None:
+        self._first, self._second = first, second
+
+    def at(self, t: float) -> Pixels:
+        return self._first if t < 0.5 else self._second
 
 
 def _promises(job: RunnerJob) -> tuple[MediaSpec, ...]:

@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 from reelnet.errors import UserError
+from reelnet.frame_rates import Schedule
 
 MAX_SEED = 2**53 - 64
 """Largest seed of a job: seed + i of its last image stays an exact number in JSON."""
@@ -34,6 +35,8 @@ MAX_PIXELS = 2048 * 2048
 """Most pixels of one generated frame."""
 MAX_INPUT_PIXELS = 50_000_000
 MAX_IMAGES = 10
+MAX_CLIP_FRAMES = 3600
+"""Most frames of a clip at another rate."""
 MAX_PROMPT_CHARS = 4096
 UPSCALE_FACTOR = 4
 VIDEO = "video"
@@ -222,6 +225,12 @@ class UpscaleVideo(Params):
     """A clip, four times as wide and as high, with its rate, its timing and its sound."""
 
 
+class FrameInterpolation(Params):
+    """A clip at another frame rate: frames are made between those it has, and its speed stays."""
+
+    fps: int = Field(24, ge=1, le=120, description="Frames per second of the new clip.")
+
+
 @dataclass(frozen=True, slots=True)
 class Size:
     """Width and height of an input picture, pixels."""
@@ -365,6 +374,19 @@ def _upscale_video(_: UpscaleVideo, source: Size | None) -> tuple[Work, tuple[Me
     return Work(clip.pixels * clip.frames, width * height * clip.frames), (spec,)
 
 
+def _frame_interpolation(params: FrameInterpolation, source: Size | None) -> tuple[Work, tuple[MediaSpec, ...]]:
+    clip = _required_clip(source)
+    if clip.width % 2 or clip.height % 2:
+        message = f"the clip is {clip.width}×{clip.height}; its sides have to be even"
+        raise UserError(message, code="odd_size", loc=(VIDEO,))
+    schedule = Schedule(clip.frames, Fraction(clip.fps, clip.fps_den), Fraction(params.fps))
+    if schedule.count > MAX_CLIP_FRAMES:
+        message = f"at {params.fps} frames per second it is {schedule.count} frames; at most {MAX_CLIP_FRAMES} are made"
+        raise UserError(message, code="too_long", loc=("fps",))
+    spec = MediaSpec("video", clip.width, clip.height, schedule.count, params.fps, 1, clip.sound)
+    return Work(clip.pixels * max(1, schedule.made), clip.pixels * schedule.count), (spec,)
+
+
 def _required_clip(source: Size | None) -> ClipSize:
     if not isinstance(source, ClipSize):
         raise UserError("this pipeline needs an input clip", code="input", loc=(VIDEO,))
@@ -386,6 +408,16 @@ PIPELINES: dict[str, Pipeline] = {
         Pipeline("upscale", "x4", 1, Upscale, ("image",), _upscale, sized_by_input=True, keeps_look=True),
         Pipeline(
             "upscale-video", "x4", 1, UpscaleVideo, (VIDEO,), _upscale_video, sized_by_input=True, keeps_look=True
+        ),
+        Pipeline(
+            "frame-interpolation",
+            "film",
+            1,
+            FrameInterpolation,
+            (VIDEO,),
+            _frame_interpolation,
+            sized_by_input=True,
+            keeps_look=True,
         ),
     )
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,18 +38,24 @@ class ModelFiles:
 
     def digest(self) -> str:
         """sha256 (hex) over one line `path NUL size NUL sha256` per file, sorted by path."""
-        total = hashlib.sha256()
-        for path in self.paths:
-            name = path.relative_to(self.folder).as_posix()
-            total.update(f"{name}\0{path.stat().st_size}\0{sha256_of(path)}\n".encode())
-        return total.hexdigest()
+        return digest_of(
+            (path.relative_to(self.folder).as_posix(), path.stat().st_size, sha256_of(path)) for path in self.paths
+        )
+
+
+def digest_of(files: Iterable[tuple[str, int, str]]) -> str:
+    """The digest of files that are known by path, size and sha256, in the order of their paths."""
+    total = hashlib.sha256()
+    for name, size, sha256 in files:
+        total.update(f"{name}\0{size}\0{sha256}\n".encode())
+    return total.hexdigest()
 
 
 def survey(folder: Path) -> ModelFiles:
     """The model in `folder`. Raises SetupError when it is missing, has pickled weights only, or is not whole."""
     if not folder.is_dir():
         raise SetupError(f"{folder}: there is no such model folder; download the model or name another")
-    paths = tuple(sorted(_model_files(folder), key=lambda path: path.relative_to(folder).as_posix()))
+    paths = model_files(folder)
     weights = [path for path in paths if path.suffix in WEIGHTS]
     if not weights:
         raise SetupError(_without_weights(folder))
@@ -95,11 +101,13 @@ def read_json(path: Path) -> dict[str, object]:
     return content
 
 
-def _components(index: dict[str, object]) -> Iterator[str]:
+def component_names(index: dict[str, object]) -> list[str]:
     """The folders that `model_index.json` names: each entry `[library, class]` is one."""
-    for name, kind in index.items():
-        if isinstance(kind, list) and all(kind) and name not in NEVER_LOADED:
-            yield name
+    return [name for name, kind in index.items() if isinstance(kind, list) and all(kind)]
+
+
+def _components(index: dict[str, object]) -> Iterator[str]:
+    yield from (name for name in component_names(index) if name not in NEVER_LOADED)
 
 
 def _check_component(folder: Path) -> None:
@@ -112,6 +120,11 @@ def _check_component(folder: Path) -> None:
 
 def _has_vocabulary(path: Path) -> bool:
     return path.name in VOCABULARIES or path.suffix == ".model"
+
+
+def model_files(folder: Path) -> tuple[Path, ...]:
+    """The files that a model's digest is made of, sorted by their path below `folder`."""
+    return tuple(sorted(_model_files(folder), key=lambda path: path.relative_to(folder).as_posix()))
 
 
 def _model_files(folder: Path) -> Iterator[Path]:

@@ -12,6 +12,7 @@ from diffusers.pipelines.auto_pipeline import AUTO_IMAGE2IMAGE_PIPELINES_MAPPING
 from safetensors import SafetensorError
 
 from runner.backend import SetupError
+from runner.models import film_folder
 from runner.models.digest import UPSCALER, WEIGHTS, ModelFiles
 from runner.models.lora import LoraShelf
 from runner.models.lora_files import survey_loras
@@ -22,6 +23,7 @@ from runner.models.warmup import warm_up
 from runner.pipelines.arguments import Arguments
 from runner.pipelines.extras import Extras
 from runner.pipelines.family import Family
+from runner.pipelines.frame_interpolation import Interpolation
 from runner.pipelines.pictures import Pictures
 from runner.pipelines.schedulers import Schedulers
 from runner.pipelines.stable_video import StableVideo
@@ -51,12 +53,17 @@ _EDITORS = ("StableDiffusionInstructPix2PixPipeline",)
 
 def read_family(files: ModelFiles, settings: RunnerSettings, device: torch.device, dtype: torch.dtype) -> Family:
     """The model's family, on its device, with what the settings add to it. Raises SetupError."""
+    if files.class_name == film_folder.CLASS:
+        _refuse_beside_pictures(settings)
+        return Interpolation(
+            film_folder.load_film(files.folder, device, dtype), ClipOutput(settings.crf, settings.clip_window)
+        )
     if files.class_name == UPSCALER:
-        _refuse_for_upscaler(settings)
+        _refuse_beside_pictures(settings)
         output = ClipOutput(settings.crf, settings.clip_window)
         return TiledUpscale(read_upscaler(files, device, settings.dtype, settings.tile), output)
     if files.class_name == UPSCALE_CLASS:
-        _refuse_for_upscaler(settings)
+        _refuse_beside_pictures(settings)
         pipe = _read(diffusers.StableDiffusionUpscalePipeline, files, dtype)
         _place({"upscale": pipe}, files, settings, device)
         return DiffusionUpscale(pipe)
@@ -82,13 +89,13 @@ def _refuse_for_video(settings: RunnerSettings) -> None:
         raise SetupError(f"safety: no checker for video, so {settings.safety!r} cannot be kept; say 'flag' or 'off'")
 
 
-def _refuse_for_upscaler(settings: RunnerSettings) -> None:
+def _refuse_beside_pictures(settings: RunnerSettings) -> None:
     for name in ("scheduler", "loras", "compile"):
         if getattr(settings, name):
-            raise SetupError(f"{name}: not for an upscaler; leave the setting out")
+            raise SetupError(f"{name}: not for a model of this kind; leave the setting out")
     if settings.safety in ("blur", "refuse"):
         raise SetupError(
-            f"safety: no checker for upscaling, so {settings.safety!r} cannot be kept; say 'flag' or 'off'"
+            f"safety: no checker for this pipeline, so {settings.safety!r} cannot be kept; say 'flag' or 'off'"
         )
 
 

@@ -24,7 +24,8 @@ FLUX = "reelnet/tiny-random-flux"
 PIX2PIX = "reelnet/tiny-random-instruct-pix2pix"
 ESRGAN = "reelnet/tiny-random-esrgan"
 UPSCALE_SD = "reelnet/tiny-random-sd-x4"
-MODELS = (SD, SVD, SDXL, SD3, FLUX, PIX2PIX, ESRGAN, UPSCALE_SD)
+FILM = "reelnet/tiny-random-film"
+MODELS = (SD, SVD, SDXL, SD3, FLUX, PIX2PIX, ESRGAN, UPSCALE_SD, FILM)
 GENERATOR = 3
 """Raised when what `tiny_nets` writes changes, so that older folders are made anew."""
 

@@ -24,6 +24,7 @@ JOBS: dict[str, dict[str, Any]] = {
     "image-to-video": {"params": CLIP, "image": PICTURE},
     "upscale": {"params": {"seed": 1, "num_inference_steps": 3}, "image": PICTURE},
     "upscale-video": {"params": {"seed": 1}, "video": Clip(frames=3).encode()},
+    "frame-interpolation": {"params": {"seed": 1, "fps": 30}, "video": Clip(frames=3).encode()},
 }
 
 

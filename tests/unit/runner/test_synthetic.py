@@ -56,7 +56,8 @@ def test_gives_what_the_pipeline_promises(pipeline: str) -> None:
     total = steps.seen[0][2]
     assert [s for s in steps.seen if s[0] == "denoise"] == [("denoise", n, total) for n in range(1, total + 1)]
     frames = promised[0].frames if job.clips else None
-    assert steps.seen[-1] == (("upscale", frames, frames) if frames else ("decode", len(promised), len(promised)))
+    stage = "interpolate" if pipeline == "frame-interpolation" else "upscale"
+    assert steps.seen[-1] == ((stage, frames, frames) if frames else ("decode", len(promised), len(promised)))
 
 
 def test_outputs_depend_on_seed_and_prompt_and_nothing_else() -> None:

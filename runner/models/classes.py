@@ -1,0 +1,24 @@
+"""Which pipelines a model's class serves, known without loading a model library."""
+
+from __future__ import annotations
+
+_DRAWS, _CHANGES = "text-to-image", "image-to-image"
+_FAMILIES = {
+    "StableDiffusion": (_DRAWS, _CHANGES),
+    "StableDiffusionXL": (_DRAWS, _CHANGES),
+    "StableDiffusion3": (_DRAWS, _CHANGES),
+    "Flux": (_DRAWS, _CHANGES),
+    "LatentConsistencyModel": (_DRAWS, _CHANGES),
+    "PixArtAlpha": (_DRAWS,),
+    "PixArtSigma": (_DRAWS,),
+    "Sana": (_DRAWS,),
+    "StableDiffusionInstructPix2Pix": (_CHANGES,),
+    "StableVideoDiffusion": ("image-to-video",),
+    "StableDiffusionUpscale": ("upscale",),
+}
+_OURS = {"FilmInterpolation": ("frame-interpolation",)}
+
+
+def pipelines_of(class_name: str) -> tuple[str, ...]:
+    """The pipelines of a well-known class; none for another one, which a runner may still serve."""
+    return _OURS.get(class_name) or _FAMILIES.get(class_name.removesuffix("Pipeline"), ())

@@ -1,0 +1,39 @@
+"""Clips at another frame rate, by FILM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from reelnet.pipelines import VIDEO, FrameInterpolation
+from runner.backend import Rendered, Reporter, RunnerJob, Served
+from runner.models.film_folder import CLASS, FilmFrames
+from runner.pipelines.family import memory_errors
+from runner.video_rate import at_rate, schedule_of
+from runner.video_writer import ClipOutput
+
+
+class Interpolation:
+    """Serves frame-interpolation. A job stops at its next frame; the seed means nothing to it."""
+
+    def __init__(self, film: FilmFrames, output: ClipOutput) -> None:
+        self._film = film
+        self._output = output
+
+    @property
+    def loras(self) -> Mapping[str, str]:
+        """None: see `Family`."""
+        return {}
+
+    @property
+    def served(self) -> tuple[Served, ...]:
+        """The pipelines that this family has."""
+        return (Served("frame-interpolation", CLASS),)
+
+    def render(self, job: RunnerJob, report: Reporter) -> Iterator[Rendered]:
+        """The clip with both its end frames as they were, and its sound."""
+        params = job.params
+        assert isinstance(params, FrameInterpolation)
+        clip = job.clips[VIDEO]
+        with memory_errors():
+            file = at_rate(clip, params.fps, self._film, self._output, report)
+        yield Rendered.of_clip(job.seed, file, schedule_of(clip, params.fps).target_fps)
