@@ -22,7 +22,7 @@ from runner.models import film_folder
 from runner.models.digest import survey
 from runner.models.film import Film, FilmShape, layout, warp
 from runner.models.film_folder import CLASS, FilmFrames, check_layout, load_film, padded, read_shape
-from runner.models.tiny import FILM, make_all
+from runner.models.tiny import FILM, make
 from runner.models.torchscript import read_tensors
 
 pytestmark = pytest.mark.diffusers
@@ -155,7 +155,7 @@ def test_frames_of_different_size_are_refused(film: Film) -> None:
 
 def test_the_tiny_model_is_a_model(tmp_path: Path) -> None:
     """The folder that make-tiny writes is surveyed, loaded and draws something."""
-    folder = make_all(tmp_path)[2]
+    folder = make(tmp_path, FILM)
     assert folder == tmp_path / FILM
     assert survey(folder).class_name == CLASS
     film = load_film(folder, CPU, torch.float32)
