@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,19 @@ async def test_info_lists_them_with_their_digests(runner: RunnerClient, loras: l
     assert info["loras"] == [row["id"] for row in loras]
     data = (Path(loras[0]["folder"]) / "lora.safetensors").read_bytes()
     assert info["lora_digests"]["acme/ink"] == hashlib.sha256(data).hexdigest()
+
+
+async def test_a_lora_may_lie_with_the_model(tiny_models: Path, tmp_path: Path) -> None:
+    """Below `loras` in its folder, where it is no part of the model's digest: a container sees no other folder."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_models / "reelnet/tiny-random-sd", folder)
+    write_lora(folder / "loras" / "ink", seed=1)
+    async with running(tiny_models, str(folder), tmp_path, loras=[{"folder": "ink"}]) as client:
+        info = (await client.http.get("/info")).json()
+        base = await draw(client)
+        assert apart((await draw(client, loras={"ink": 1.0})).pixels(), base.pixels()) > VISIBLE / 4
+    card = json.loads((tiny_models / "reelnet/tiny-random-sd/reelnet.json").read_text())
+    assert info["digest"] == card["digest"]
 
 
 async def test_an_unknown_one_is_unsupported(runner: RunnerClient, loras: list[dict[str, str]]) -> None:
