@@ -17,6 +17,7 @@ from reelnet import telemetry
 from reelnet.errors import ConfigError, StartError
 from runner import process
 from runner.app import build
+from runner.backend import SetupError
 from runner.settings import RunnerSettings
 
 FAILED, USAGE, CANNOT_START = 1, 2, 3
@@ -71,22 +72,39 @@ def serve(
 def make_tiny(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write the models into.")],
 ) -> None:
-    """Writes two tiny models with random weights: reelnet/tiny-random-sd and reelnet/tiny-random-svd.
+    """Writes tiny models with random weights, one of each family: reelnet/tiny-random-sd, …-svd, …-esrgan and others.
 
     They draw nothing sensible; they run the true model code on a CPU in a second or two.
     """
     with _exit_codes():
         console = Console(stderr=True)
         with console.status("making tiny models"):
-            made = _tiny().make_all(folder)
+            made = _module("runner.models.tiny").make_all(folder)
         for path in made:
             console.print(str(path), highlight=False, soft_wrap=True)
 
 
-def _tiny() -> Any:
-    """The module that makes tiny models: it needs torch, which no other command imports."""
+@models.command("convert", epilog="Example: runner models convert ./RealESRGAN_x4plus.pth ./models/acme/esrgan")
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(metavar="FILE", help="An upscaler's .pth, .pt or .ckpt.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the new model.")],
+) -> None:
+    """Writes an upscaler's pickled checkpoint as safetensors, which runners read.
+
+    No code of the pickle is run: one that names any is refused.
+    """
+    with _exit_codes():
+        try:
+            architecture = _module("runner.models.conversion").convert(checkpoint, folder)
+        except SetupError as error:
+            raise StartError(str(error)) from None
+        Console(stderr=True).print(f"{folder}: {architecture}", highlight=False, soft_wrap=True)
+
+
+def _module(name: str) -> Any:
+    """A module that needs torch, which no other command imports."""
     try:
-        return importlib.import_module("runner.models.tiny")
+        return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise StartError(f"{error.name} is not installed; install the extra: reelnet[diffusers]") from None
 
