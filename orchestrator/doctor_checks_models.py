@@ -68,7 +68,11 @@ def _weights(model: ModelSettings, host: Host) -> Finding:
     except OSError as error:
         return bad(f"{model.model_id}: {folder}: {error.strerror}", "let the node's user read it: chmod -R a+rX")
     if found is None:
-        what = "no model in diffusers layout (model_index.json)" if folder.is_dir() else "there is no such folder"
+        what = (
+            "no model in diffusers layout (model_index.json), nor one file of weights"
+            if folder.is_dir()
+            else "there is no such folder"
+        )
         return bad(f"{model.model_id}: {folder}: {what}", "put the model there, or set `models_home`")
     return _judged(model, found)
 

@@ -17,6 +17,7 @@ from rich.table import Table
 from reelnet.errors import ConfigError, StartError
 from reelnet.home import models_home
 from reelnet.jobs import Licence
+from runner.backend import SetupError
 from runner.commands.exit_codes import exit_codes
 from runner.models.choice import Wish
 from runner.models.classes import pipelines_of
@@ -191,6 +192,23 @@ def make_tiny(
             made = tiny.make_all(folder)
         for path in made:
             console.print(str(path), highlight=False, soft_wrap=True)
+
+
+@models.command("convert", epilog="Example: runner models convert ./RealESRGAN_x4plus.pth ./models/acme/esrgan")
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(metavar="FILE", help="An upscaler's .pth, .pt or .ckpt.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the new model.")],
+) -> None:
+    """Writes an upscaler's pickled checkpoint as safetensors, which runners read.
+
+    No code of the pickle is run: one that names any is refused.
+    """
+    with exit_codes():
+        try:
+            architecture = _import("runner.models.conversion").convert(checkpoint, folder)
+        except SetupError as error:
+            raise StartError(str(error)) from None
+        Console(stderr=True).print(f"{folder}: {architecture}", highlight=False, soft_wrap=True)
 
 
 def _store(home: Path | None, *, make: bool = False) -> ModelStore:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import pickle
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from reelnet.clips import probe_clip
 from runner.app import build
+from runner.cli import cli
 from runner.diffusion import DiffusersBackend
 from runner.settings import RunnerSettings
 from runner.worker import State
@@ -235,3 +238,36 @@ def test_settings_that_mean_nothing_to_an_upscaler_are_refused(tiny_models: Path
     backend = DiffusersBackend(configured(ESRGAN, tiny_models, scheduler="euler"))
     with pytest.raises(SetupError, match="scheduler"):
         backend.load()
+
+
+def test_a_pickled_checkpoint_becomes_a_model(tiny_models: Path, tmp_path: Path) -> None:
+    """`runner models convert`: the tensors of a trainer's checkpoint, as a folder that a runner serves."""
+    from safetensors.torch import load_file
+
+    tensors = load_file(tiny_models / ESRGAN / "model.safetensors")
+    torch.save({"params_ema": tensors, "iteration": 7}, tmp_path / "net.pth")
+    done = CliRunner().invoke(cli, ["models", "convert", str(tmp_path / "net.pth"), str(tmp_path / "model")])
+    assert done.exit_code == 0, done.output
+    assert DiffusersBackend(configured(str(tmp_path / "model"))).load().served[0].class_name == "Spandrel"
+
+
+def test_a_pickle_with_code_in_it_runs_nothing(tmp_path: Path) -> None:
+    """What names a function is refused before it is called, and what is no upscaler leaves no file."""
+    with (tmp_path / "evil.pth").open("wb") as file:
+        pickle.dump(Evil(str(tmp_path / "owned")), file)
+    torch.save({"params": {"a": torch.zeros(2)}}, tmp_path / "other.pth")
+    for name in ("evil.pth", "other.pth"):
+        done = CliRunner().invoke(cli, ["models", "convert", str(tmp_path / name), str(tmp_path / "model")])
+        assert done.exit_code == 3
+    assert not (tmp_path / "owned").exists()
+    assert not (tmp_path / "model" / "model.safetensors").exists()
+
+
+class Evil:
+    """A pickle that makes a file when it is read."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, (f"open({self._path!r}, 'w').close()",)
