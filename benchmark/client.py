@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,7 +139,7 @@ class BroadcasterClient:
         except httpx.HTTPError as error:
             raise _unreachable(error) from None
 
-    async def events(self, job: JobSpec) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    async def events(self, job: JobSpec) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
         """The job's server-sent events in their order, up to and with `result`; `error` is raised."""
         try:
             async with self._http.stream("POST", f"/{job.pipeline}", headers=EVENT_STREAM, **job.body()) as answer:

@@ -7,18 +7,20 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import yaml
 
 from benchmark.client import BroadcasterClient
-from benchmark.pool_plan import TINY, Backend, PoolPlan, node_settings
+from benchmark.pool_plan import Backend, PoolPlan, node_settings
 from benchmark.processes import Child, ProcessId, family, gone, start, tail
 from reelnet.errors import ReelnetError, StartError
 from reelnet.lifecycle import READY_FILE
@@ -34,12 +36,16 @@ GONE_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One component of a running pool. `address` is the broadcaster's URL or a node's gRPC address with its id."""
+    """One component of a running pool. `address` is the broadcaster's URL or a node's gRPC address with its id.
+
+    `metrics_url` is where its metrics are read.
+    """
 
     name: str
     pid: int
     address: str
     log: Path
+    metrics_url: str
 
     @property
     def node_id(self) -> str:
@@ -62,6 +68,7 @@ class LocalPool:
         self._plan = plan
         self._tell = tell
         self._children: list[Child] = []
+        self._crashed: frozenset[ProcessId] = frozenset()
         self._stack = AsyncExitStack()
         self.members: list[Member] = []
         """The broadcaster first, then the nodes."""
@@ -104,6 +111,23 @@ class LocalPool:
             for wait in waits:
                 wait.cancel()
 
+    async def crash(self, number: int) -> None:
+        """Ends a node (0: the first one) by SIGKILL, and starts it again at its address. Raises StartError."""
+        member = self.members[number + 1]
+        child = next(child for child in self._children if child.name == member.name)
+        self._crashed |= family([child.pid])
+        child.send(signal.SIGKILL)
+        await child.process.wait()
+        self._children.remove(child)
+        self._ready_file("orchestrator", child).unlink()
+        port = int(member.address.partition("#")[0].rpartition(":")[2])
+        again = await self._start_node(number, {"grpc": {"port": port}})
+        try:
+            async with asyncio.timeout(self._plan.start_timeout_s):
+                self.members[number + 1] = _member(again, await self._ready("orchestrator", again))
+        except TimeoutError:
+            raise StartError(self._late()) from None
+
     async def _start(self) -> None:
         try:
             async with asyncio.timeout(self._plan.start_timeout_s):
@@ -111,23 +135,22 @@ class LocalPool:
                 self._tell(f"starting {self._plan.size} node{'s' if self._plan.size > 1 else ''}")
                 began = time.monotonic()
                 nodes = [await self._start_node(i) for i in range(self._plan.size)]
-                addresses = [str((await self._ready("orchestrator", node))["address"]) for node in nodes]
+                members = [_member(node, await self._ready("orchestrator", node)) for node in nodes]
                 self._tell("starting the broadcaster")
-                broadcaster = await self._start_broadcaster(addresses)
-                url = str((await self._ready("broadcaster", broadcaster))["url"])
-                places = zip([broadcaster, *nodes], [url, *addresses], strict=True)
-                self.members = [Member(child.name, child.pid, address, child.log) for child, address in places]
+                broadcaster = await self._start_broadcaster([member.address for member in members])
+                first = _member(broadcaster, await self._ready("broadcaster", broadcaster))
+                self.members = [first, *members]
                 self._tell("waiting until every node has loaded its models")
-                await self._complete(url, began)
+                await self._complete(first.address, began)
         except TimeoutError:
             raise StartError(self._late()) from None
 
     async def _make_models(self) -> None:
-        """Makes the tiny models, each in one rename, so that a folder that is there is whole."""
+        """Has the tiny models made: the maker leaves those alone that are whole and as it would make them today."""
         models = self._plan.models
-        if self._plan.backend != "tiny" or all((models / name / "model_index.json").exists() for name in TINY.values()):
+        if self._plan.backend != "tiny":
             return
-        self._tell("making the tiny models, once")
+        self._tell("looking after the tiny models")
         maker = await start("models", "runner.cli", ["models", "make-tiny", str(models)], self._log("models"), _env())
         self._children.append(maker)
         if await maker.process.wait() != 0:
@@ -135,9 +158,10 @@ class LocalPool:
             raise StartError(f"the tiny models cannot be made; {hint}\n{_obituary(maker)}")
         self._children.remove(maker)
 
-    async def _start_node(self, number: int) -> Child:
-        name = f"node-{number + 1}"
-        settings = {**node_settings(self._plan, number), "name": name, "limits": {"drain_s": DRAIN_S}}
+    async def _start_node(self, number: int, more: Mapping[str, Any] = MappingProxyType({})) -> Child:
+        name, settings = f"node-{number + 1}", node_settings(self._plan, number)
+        limits = {"drain_s": DRAIN_S, **settings.get("limits", {})}
+        settings = {**settings, "name": name, "limits": limits, **more}
         return await self._start_component("orchestrator", name, settings)
 
     async def _start_broadcaster(self, addresses: list[str]) -> Child:
@@ -162,13 +186,16 @@ class LocalPool:
 
     async def _ready(self, component: str, child: Child) -> dict[str, Any]:
         """Where a started component answers."""
-        instance = child.name if component == "orchestrator" else "default"
-        path = self._plan.home / component / instance / READY_FILE
+        path = self._ready_file(component, child)
         while not path.exists():
             self._check_alive()
             await asyncio.sleep(POLL_S)
         facts: dict[str, Any] = json.loads(path.read_text("utf-8"))
         return facts
+
+    def _ready_file(self, component: str, child: Child) -> Path:
+        instance = child.name if component == "orchestrator" else "default"
+        return self._plan.home / component / instance / READY_FILE
 
     async def _complete(self, url: str, began: float) -> None:
         """Until the broadcaster knows every offer of every node; when it first knew each node's."""
@@ -198,7 +225,7 @@ class LocalPool:
     async def _stop(self) -> None:
         """The broadcaster first, so that no job is sent to a node that stops; then all the nodes at once."""
         self._tell("stopping")
-        everything = self.processes()
+        everything = self.processes() | self._crashed
         for group in (self._broadcasters(), self._others()):
             async with asyncio.TaskGroup() as stops:
                 for child in group:
@@ -215,6 +242,12 @@ class LocalPool:
 
     def _log(self, name: str) -> Path:
         return self._plan.home / "logs" / f"{name}.log"
+
+
+def _member(child: Child, facts: Mapping[str, Any]) -> Member:
+    """A component by what its ready file says."""
+    address = str(facts.get("address") or facts["url"])
+    return Member(child.name, child.pid, address, child.log, f"http://127.0.0.1:{facts['metrics_port']}/metrics")
 
 
 def _env(**more: Path) -> dict[str, str]:

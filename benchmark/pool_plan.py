@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,9 +25,10 @@ class PoolPlan:
     the synthetic backend's speed, seconds per megapixel·step; `speeds` divides it, a number for each node, which are
     then as many. `spread` is the sigma of a synthetic job's lognormal time, each node drawing its own; `output_bytes`
     is the size of a synthetic picture that is made once. Each node has `replicas` runners of a model, on `devices`
-    (empty: those that it finds), and `queue` places for jobs that wait. With `profiles`, a folder, components and
-    runners are started under `benchmark.profiled`. With `image`, runners are containers of it, in the Docker engine at
-    `docker_socket`.
+    (empty: those that it finds), and `queue` places for jobs that wait. `flags` are settings of its runners, `node`
+    settings of the node itself, over those that a pool has. With `profiles`, a folder, components and
+    runners are started under `benchmark.profiled`. With `image`, runners are containers of it, in the
+    Docker engine at `docker_socket`.
     """
 
     home: Path
@@ -41,6 +43,8 @@ class PoolPlan:
     replicas: int = 1
     devices: tuple[str, ...] = ()
     queue: int = 8
+    flags: Mapping[str, str] = field(default_factory=dict)
+    node: Mapping[str, Any] = field(default_factory=dict)
     profiles: Path | None = None
     image: str | None = None
     docker_socket: Path = Path("/var/run/docker.sock")
@@ -61,12 +65,14 @@ class PoolPlan:
 
 def node_settings(plan: PoolPlan, number: int) -> dict[str, Any]:
     """The orchestrator.yaml of a node, but for its name and limits."""
+    own = {"replicas": plan.replicas, "queue": plan.queue, "flags": dict(plan.flags)}
     return {
         "grpc": {"port": 0},
         "metrics": {"port": 0},
         **_engine(plan),
-        "models": [{**model, "replicas": plan.replicas, "queue": plan.queue} for model in _models(plan, number)],
+        "models": [{**model, **own} for model in _models(plan, number)],
         **({"devices": list(plan.devices)} if plan.devices else {}),
+        **plan.node,
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from reelnet.jobs import (
     Ticket,
     run_s,
 )
+from reelnet.patience import Patience
 from reelnet.pricing import price
 from reelnet.ticket import sign_ticket
 
@@ -70,9 +70,7 @@ async def run_attempt(
         Delivery(context, job.request) as delivery,
         record.client.generate(signed, inputs, job.request.left_s()) as attempt,
     ):
-        while not delivery.complete:
-            for event in await _not_silent(attempt, context.limits.silence_s):
-                await _take(event, delivery, job, listener)
+        await _receive(attempt, delivery, job, listener, context.limits.silence_s)
         await delivery.check(ticket)
         results = await delivery.keep()
         await attempt.acknowledge()
@@ -83,13 +81,21 @@ async def run_attempt(
         job.stages_s = delivery.stages((now_ms() - job.created_ms) / 1000)
 
 
-async def _not_silent(attempt: AttemptStream, limit_s: float) -> list[Event]:
-    """The next events. A node repeats its last one while nothing happens: silence means that it is not there."""
-    try:
-        async with asyncio.timeout(limit_s):
-            return await attempt.read()
-    except TimeoutError:
-        raise NodeError(f"the node said nothing for {limit_s:g} s", code="silent") from None
+async def _receive(
+    attempt: AttemptStream,
+    delivery: Delivery,
+    job: JobProgress,
+    listener: Callable[[Event], None],
+    silence_s: float,
+) -> None:
+    """All that the node says. It repeats its last event while nothing happens: silence means that it is not there."""
+    async with Patience() as patience:
+        while not delivery.complete:
+            patience.within(silence_s, lambda: NodeError(f"the node said nothing for {silence_s:g} s", code="silent"))
+            events = await attempt.read()
+            patience.rest()
+            for event in events:
+                await _take(event, delivery, job, listener)
 
 
 def make_ticket(context: AttemptContext, record: NodeRecord, candidate: Candidate, job: JobProgress) -> Ticket:

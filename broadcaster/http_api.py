@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
+from pydantic_core import to_json
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import ASGIApp
@@ -25,16 +27,18 @@ from broadcaster.media import MediaStore
 from broadcaster.openapi import describe_pipeline, error_schemas
 from broadcaster.registry import Registry, short
 from reelnet.errors import BusyError, CanceledError, NodeError, ReelnetError, UserError
-from reelnet.http_routes import Direct, Handler
+from reelnet.http_routes import Answer, Direct, Handler, header
 from reelnet.pipelines import PIPELINES, Pipeline, did_you_mean
 from reelnet.pricing import format_money
 
-MEDIA_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "default-src 'none'; sandbox",
-    "Cross-Origin-Resource-Policy": "cross-origin",
-    "Cache-Control": "private, max-age=31536000, immutable",
-}
+MEDIA_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'; sandbox"),
+    (b"cross-origin-resource-policy", b"cross-origin"),
+    (b"cache-control", b"private, max-age=31536000, immutable"),
+    (b"accept-ranges", b"bytes"),
+)
+_JSON = ((b"content-type", b"application/json"),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +106,10 @@ def _routes(parts: HttpParts) -> dict[tuple[str, str], Handler]:
 def _pipeline_route(parts: HttpParts, pipeline: Pipeline) -> Callable[[Request], Awaitable[Response]]:
     async def generate(request: Request) -> Response:
         job = await parts.intake.job(pipeline, request)
-        if EVENT_STREAM in request.headers.get("accept", ""):
+        if EVENT_STREAM in header(request.scope, b"accept"):
             return JobStreamResponse(parts.gateway, job, lambda done: result_body(done, _base(parts, request)))
         done = await _unless_client_leaves(request, parts.gateway.run(job))
-        return JSONResponse(result_body(done, _base(parts, request)))
+        return Answer(to_json(result_body(done, _base(parts, request))), _JSON)
 
     return generate
 
@@ -156,11 +160,11 @@ def _media_route(parts: HttpParts) -> Callable[[Request], Awaitable[Response]]:
     async def media(request: Request) -> Response:
         name = request.path_params["name"]
         content, media_type = parts.media.read(name)
-        headers = {**MEDIA_HEADERS, "ETag": f'"{name}"', "Accept-Ranges": "bytes"}
-        if isinstance(content, bytes) and "range" not in request.headers:
-            return Response(content, media_type=media_type, headers=headers)
+        headers = [*MEDIA_HEADERS, (b"content-type", media_type.encode()), (b"etag", f'"{name}"'.encode())]
+        if isinstance(content, bytes) and not header(request.scope, b"range"):
+            return Answer(content, headers)
         path, _ = await parts.media.file(name)
-        return FileResponse(path, media_type=media_type, headers=headers)
+        return FileResponse(path, headers=Headers(raw=headers))
 
     return media
 
@@ -230,6 +234,6 @@ def _base(parts: HttpParts, request: Request) -> str:
     """The base of media links: the configured one, else the address that the client called."""
     if parts.public_url:
         return parts.public_url.rstrip("/")
-    host = request.headers.get("host")
     scope = request.scope
+    host = header(scope, b"host")
     return f"{scope['scheme']}://{host}{scope.get('root_path', '')}" if host else str(request.base_url).rstrip("/")

@@ -8,11 +8,11 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from broadcaster.errors_http import error_response
 from reelnet.errors import BusyError, ConfigError, ReelnetError, RefusedError, UserError, printable
+from reelnet.http_routes import header
 
 OPEN_PATHS = ("/media/", "/healthz", "/openapi.json")
 """Paths that need no key: results have unguessable names and open in a browser."""
@@ -46,7 +46,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        declared = Headers(scope=scope).get("content-length", "0")
+        declared = header(scope, b"content-length")
         if declared.isdigit() and int(declared) > self._limit:
             await self._refuse(scope, receive, send)
             return
@@ -82,9 +82,8 @@ class OriginGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            headers = Headers(scope=scope)
-            origin = headers.get("origin")
-            if origin and not self._allowed(origin, headers.get("host", "")):
+            origin = header(scope, b"origin")
+            if origin and not self._allowed(origin, header(scope, b"host")):
                 message = f"pages of {printable(origin, 100)} may not call this API; see cors_origins"
                 await error_response(RefusedError(message, code="origin"))(scope, receive, send)
                 return
@@ -162,7 +161,7 @@ class KeyGuard:
 
     def _job_of(self, scope: Scope) -> bytes | None:
         """The key that this request takes a place of, if any. Raises RefusedError, and BusyError when none is left."""
-        key = self._keys.check(Headers(scope=scope).get("authorization", ""))
+        key = self._keys.check(header(scope, b"authorization"))
         if key is None or self._limit is None or scope["method"] != "POST":
             return None
         if self._jobs[key] >= self._limit:

@@ -16,6 +16,7 @@ from typing import Any, Self, cast
 
 import structlog
 from pydantic import Field
+from pydantic_core import from_json, to_json
 
 import reelnet
 from reelnet.clips import ClipFacts, ClipLimits
@@ -80,9 +81,7 @@ class _Line(asyncio.Protocol):
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(_LostError())
-            self.answer.exception()  # nobody may wait for it yet
+        self.give_up()
 
     def send(self, *parts: bytes) -> None:
         """Sends a request; `answer` is the one to it."""
@@ -90,6 +89,12 @@ class _Line(asyncio.Protocol):
         if not self._transport.is_closing():
             self.answer = asyncio.get_running_loop().create_future()
             self._transport.writelines(parts)
+
+    def give_up(self) -> None:
+        """Waits for the answer no longer: it is lost."""
+        if not self.answer.done():
+            self.answer.set_exception(_LostError())
+            self.answer.exception()  # nobody may wait for it yet
 
     def close(self) -> None:
         """Ends the connection, and with it the child."""
@@ -158,19 +163,19 @@ class _Child:
         boxed = len(data) > PIPE_BYTES
         if boxed:
             os.pwrite(self._box, data, 0)
-        head = json.dumps({**request, "bytes": len(data), "boxed": boxed}).encode() + b"\n"
+        head = to_json({**request, "bytes": len(data), "boxed": boxed}) + b"\n"
         self._line.send(head, b"" if boxed else data)
+        timer = asyncio.get_running_loop().call_later(timeout_s, self._line.give_up)
         try:
-            async with asyncio.timeout(timeout_s):
-                answer = await self._read()
-        except TimeoutError:
-            raise _LostError from None
+            answer = await self._read()
+        finally:
+            timer.cancel()
         self._asking = False
         return answer
 
     async def _read(self) -> dict[str, Any]:
         try:
-            answer = json.loads(await self._line.answer)
+            answer = from_json(await self._line.answer)
         except ValueError:
             raise _LostError from None
         if not isinstance(answer, dict):

@@ -25,6 +25,7 @@ from broadcaster.registry import Registry
 from broadcaster.settings import BroadcasterSettings
 from reelnet.clips import ClipFacts
 from reelnet.errors import BusyError, UserError
+from reelnet.http_routes import header
 from reelnet.inspection import InputLimits, PictureFacts
 from reelnet.jobs import InputRef
 from reelnet.pipelines import VIDEO, Pipeline, details, did_you_mean
@@ -128,7 +129,7 @@ class Intake:
 
 async def read_body(request: Request) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Fields and files of a JSON or multipart body. Raises UserError with 400 or 415."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    media_type = header(request.scope, b"content-type").partition(";")[0].strip().lower()
     if media_type == "multipart/form-data":
         return await _read_form(request)
     if media_type in ("application/json", ""):

@@ -1,6 +1,6 @@
 """A job as server-sent events, for clients that ask with `Accept: text/event-stream`.
 
-Events: `job {id}`, `queued {position, eta_s}`, `started {}`, `progress {stage, step, total}`, then either `result`
+Events: `job {id}`, `queued {position, eta_s}`, `started {cold}`, `progress {stage, step, total}`, then either `result`
 with the body of the plain answer or `error` with the error body. A client that leaves cancels the job.
 """
 
@@ -73,8 +73,8 @@ def _event_text(event: Event) -> bytes | None:
     match event:
         case Accepted(position=position, eta_s=eta_s) | Queued(position=position, eta_s=eta_s):
             return sse("queued", {"position": position, "eta_s": round(eta_s, 1)})
-        case Started():
-            return sse("started", {})
+        case Started(cold=cold):
+            return sse("started", {"cold": cold})
         case Progress(stage=stage, step=step, total=total):
             return sse("progress", {"stage": stage, "step": step, "total": total})
     return None

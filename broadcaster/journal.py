@@ -11,7 +11,6 @@ import enum
 import threading
 import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,6 +22,7 @@ from broadcaster.journal_schema import (
     AttemptRow,
     JobRow,
     Row,
+    attempt_values,
     attempts,
     fail_open_jobs,
     job_row,
@@ -207,7 +207,7 @@ class Journal:
     def _write(self, rows: Sequence[Row]) -> None:
         upsert_job, insert_attempt = self._statements
         newest = newest_jobs(rows)
-        ended = [asdict(row) for row in rows if isinstance(row, AttemptRow)]
+        ended = attempt_values(rows)
         with self._engine.begin() as connection:
             if newest:
                 connection.execute(upsert_job, newest)

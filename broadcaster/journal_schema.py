@@ -127,11 +127,21 @@ def newest_jobs(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [_job_values(row) for row in newest.values()]
 
 
-_JOB_FIELDS = tuple(field.name for field in fields(JobRow))
+def attempt_values(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The attempts among the rows."""
+    return [_values(row, _ATTEMPT_FIELDS) for row in rows if isinstance(row, AttemptRow)]
+
+
+_JOB_FIELDS, _ATTEMPT_FIELDS = (tuple(field.name for field in fields(kind)) for kind in (JobRow, AttemptRow))
+
+
+def _values(row: Row, names: tuple[str, ...]) -> dict[str, Any]:
+    """As `asdict`, which copies each value deeply."""
+    return {name: getattr(row, name) for name in names}
 
 
 def _job_values(row: JobRow) -> dict[str, Any]:
-    values = {name: getattr(row, name) for name in _JOB_FIELDS}  # asdict copies each value deeply
+    values = _values(row, _JOB_FIELDS)
     values["state"] = row.state.value
     values["failure_class"] = row.failure_class.value if row.failure_class else None
     if row.failure_message is not None:

@@ -17,7 +17,7 @@ from reelnet.pricing import NANO, price
 
 SAMPLE_ROUNDS = 4
 COLD_LOAD_S = 30.0
-"""What loading a model is taken to cost where the node has it not warm."""
+"""The least that a job is taken to wait where the model is not warm; the node's own estimate counts its load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +120,8 @@ def suits(candidate: Candidate, wanted: Wanted) -> bool:
 def cost_s(candidate: Candidate, wanted: Wanted, seconds_per_dollar: float) -> float:
     """Expected seconds until the job would be done there, worse by doubt in the node and by its price."""
     mine_ahead_s = candidate.own_in_flight * candidate.run_s / candidate.capability.slots
-    wait_s = max(candidate.load.wait_s, mine_ahead_s)
-    load_s = 0.0 if candidate.load.warm else COLD_LOAD_S
-    expected_s = (wait_s + load_s + candidate.run_s) / candidate.reputation
+    wait_s = max(candidate.load.wait_s, mine_ahead_s, 0.0 if candidate.load.warm else COLD_LOAD_S)
+    expected_s = (wait_s + candidate.run_s) / candidate.reputation
     return expected_s + seconds_per_dollar * price(wanted.work, candidate.capability.rates) / NANO
 
 

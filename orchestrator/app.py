@@ -7,6 +7,7 @@ import hashlib
 import os
 import random
 import shutil
+import stat
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -159,8 +160,8 @@ async def _closing(engine: RunnerEngine) -> AsyncIterator[None]:
 def _socket_folder(folder: Path) -> Iterator[Path]:
     """The slots' folders: in the node's own folder, or, when its path is too long for a socket, in a temporary one.
 
-    The temporary one has the same name at each start, so that the sockets of runners that a killed node left are found:
-    those that live on are adopted. It is removed at the end.
+    The temporary one has the same name at each start, and stays as a killed node left it: the sockets of runners that
+    still run lie there.
     """
     path = folder / "slots"
     if len(str(path)) <= SOCKET_PATH_LIMIT - SLOT_NAME_CHARS:
@@ -170,11 +171,11 @@ def _socket_folder(folder: Path) -> Iterator[Path]:
     short = Path(tempfile.gettempdir()) / f"reelnet-{os.getuid()}-{name}"
     try:
         short.mkdir(mode=0o700, exist_ok=True)
-        owner = short.lstat().st_uid
     except OSError as error:
         raise StartError(f"{short}: cannot be made for the runners' sockets: {error.strerror}; set TMPDIR") from None
-    if owner != os.getuid():
-        raise StartError(f"{short}: belongs to another user; remove it, or set TMPDIR")
+    status = short.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise StartError(f"{short} is no private folder of this user; remove it, or set TMPDIR")
     try:
         yield short
     finally:

@@ -88,7 +88,7 @@ class Attempt:
         self._outputs: dict[int, SpooledFile] = {}
         self._begun: OutputBegin | None = None
         self._output_room = limits.output_bytes
-        self._milestones: list[Event] = [Accepted(reservation.position, site.table.wait_s(ticket.model), quote)]
+        self._milestones: list[Event] = [Accepted(reservation.position, reservation.wait_s, quote)]
         self._latest: Event | None = None
         self._load: Progress | None = None
         self._position = reservation.position
@@ -109,6 +109,11 @@ class Attempt:
         held = place.granted.done() and not place.granted.cancelled() and not place.granted.exception()
         slot = place.granted.result() if held else None
         return slot if slot and slot.holder is place else None
+
+    @property
+    def _waited_for_load(self) -> bool:
+        """Whether the model of its slot was loaded while it waited."""
+        return self.slot is not None and self.slot.loaded_at > self._reservation.reserved_at
 
     async def run(self) -> None:
         """The attempt from accepted to its end; its failure is kept for the followers, never raised."""
@@ -250,7 +255,7 @@ class Attempt:
         place, load = self._reservation, None
         if place.position != self._position:
             self._position = place.position
-            return Queued(place.position, self._site.table.wait_s(self.ticket.model))
+            return Queued(place.position, self._site.table.eta_s(place))
         if place.position == 0:
             load = self._site.loading(self.ticket.model)
         if load is None or load == self._load:
@@ -297,17 +302,19 @@ class Attempt:
         started = clock()
         ticks = self._site.stalls.watch(runner.client, job_kind(self.ticket, slot.device or ""), started)
         async with runner.client.run(self._runner_job(), runner.restart) as stream:
-            async for event in stream:
-                if isinstance(event, RunnerDone):
-                    self._site.observe(self.ticket, slot, clock() - started)
-                    ticks.done()
-                    return event
-                if isinstance(event, Progress):
-                    ticks.tick(event.stage, event.step, event.total, clock())
-                if isinstance(event, Tick):
-                    self._check_progress(event.idle_s, ticks, stream)
-                else:
-                    await self._take(event)
+            while not stream.ended:
+                for event in stream.told():
+                    if isinstance(event, RunnerDone):
+                        self._site.observe(self.ticket, slot, clock() - started)
+                        ticks.done()
+                        return event
+                    if isinstance(event, Progress):
+                        ticks.tick(event.stage, event.step, event.total, clock())
+                    if isinstance(event, Tick):
+                        self._check_progress(event.idle_s, ticks, stream)
+                    else:
+                        await self._take(event)
+                await stream.wait()
         raise NodeError("the runner's stream ended too early", code="cut_off")
 
     def _check_progress(self, idle_s: float, ticks: JobTicks, stream: JobStream) -> None:
@@ -320,6 +327,10 @@ class Attempt:
     async def _take(self, event: RunnerEvent) -> None:
         """One event of the runner: outputs go to the spool, the rest to the followers."""
         match event:
+            case Progress() | Preview():
+                self._add(event)
+            case Started():
+                self._add(Started(cold=self._waited_for_load))
             case OutputBegin(index=index):
                 over = NodeError("the outputs are larger than this node allows", code="output_size")
                 self._outputs[index] = self._site.spool.open(self._output_room, over)
@@ -328,8 +339,6 @@ class Attempt:
                 await self._begun_output()[1].write(data)
             case OutputEnd():
                 self._finish_output(event)
-            case Started() | Progress() | Preview():
-                self._add(event)
 
     def _finish_output(self, end: OutputEnd) -> None:
         begun, file = self._begun_output()

@@ -10,6 +10,7 @@ import typer
 
 from orchestrator.commands import checking, setup, steering, watching
 from orchestrator.commands.options import Config, Name, exit_codes, settings_of
+from orchestrator.hangup import hangups
 from reelnet import telemetry
 from reelnet.home import instance_dir
 from reelnet.identity import Identity
@@ -36,9 +37,7 @@ def serve(
 
     Example: orchestrator serve --config orchestrator.yaml --grpc-port 8935
     """
-    from orchestrator.app import RunningNode
     from orchestrator.app import serve as serve_node
-    from orchestrator.hangup import hangups
     from orchestrator.settings import OrchestratorSettings
 
     flags: dict[str, Any] = {"name": name}
@@ -51,12 +50,10 @@ def serve(
     async def main(stopping: asyncio.Event) -> None:
         settings = read()
         telemetry.configure("orchestrator", settings.log_level)
-        async with hangups() as signals:
-
-            def started(running: RunningNode) -> None:
-                signals.follow(running.control.reload)
-
-            await serve_node(settings, stopping, reread=read, started=started)
+        async with hangups() as taken:
+            await serve_node(
+                settings, stopping, reread=read, started=lambda running: taken.follow(running.control.reload)
+            )
 
     raise typer.Exit(run(main))
 

@@ -16,35 +16,38 @@ from orchestrator.settings import Limits
 from reelnet.codec import Acknowledge, Cancel, FrameValue, InputChunk, TicketFrame
 from reelnet.errors import ReelnetError, TransientError, UserError
 from reelnet.jobs import Event
+from reelnet.patience import Patience
 
 Send = Callable[[Sequence[FrameValue]], Awaitable[None]]
+
+
+class _UnacknowledgedError(Exception):
+    """The broadcaster's last word did not come: it may come back for the outputs."""
 
 
 async def converse(node: Node, frames: AsyncIterator[FrameValue], send: Send) -> None:
     """From the ticket to the acknowledgement. Raises the job's failure, after which the stream is to be ended."""
     limits = node.settings.limits
-    first = await _first_frame(frames, limits.first_frame_s)
-    attempt = node.open(first)
-    attempt.joined()
-    listener = asyncio.create_task(_listen(attempt, frames), name=f"listen:{attempt.ticket.job_id}")
-    try:
-        await attempt.follow(_teller(send, first.batches, limits), first.resume_from)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(limits.acknowledge_s):
+    with suppress(_UnacknowledgedError):
+        async with Patience() as patience:
+            text = f"no ticket within {limits.first_frame_s:g} s"
+            patience.within(limits.first_frame_s, lambda: UserError(text, code="protocol"))
+            first = await _first_frame(frames)
+            patience.rest()
+            attempt = node.open(first)
+            attempt.joined()
+            listener = asyncio.create_task(_listen(attempt, frames), name=f"listen:{attempt.ticket.job_id}")
+            try:
+                await attempt.follow(_teller(send, first.batches, patience, limits), first.resume_from)
+                patience.within(limits.acknowledge_s, _UnacknowledgedError)
                 await listener
-    finally:
-        listener.cancel()
-        attempt.left()
+            finally:
+                listener.cancel()
+                attempt.left()
 
 
-async def _first_frame(frames: AsyncIterator[FrameValue], limit_s: float) -> TicketFrame:
-    try:
-        async with asyncio.timeout(limit_s):
-            frame: FrameValue | None = await anext(frames)
-    except StopAsyncIteration:
-        frame = None
-    except TimeoutError:
-        raise UserError(f"no ticket within {limit_s:g} s", code="protocol") from None
+async def _first_frame(frames: AsyncIterator[FrameValue]) -> TicketFrame:
+    frame = await anext(frames, None)
     if not isinstance(frame, TicketFrame):
         raise UserError("the first frame has to be the ticket", code="protocol")
     return frame
@@ -68,15 +71,17 @@ async def _listen(attempt: Attempt, frames: AsyncIterator[FrameValue]) -> None:
         attempt.fail(error)
 
 
-def _teller(send: Send, batches: bool, limits: Limits) -> Tell:
+def _teller(send: Send, batches: bool, patience: Patience, limits: Limits) -> Tell:
     """Sends events that go together: in one message where the broadcaster reads batches."""
 
     async def tell(events: list[Event]) -> None:
-        try:
-            async with asyncio.timeout(limits.write_stall_s):
-                for message in [events] if batches else [[event] for event in events]:
-                    await send(message)
-        except TimeoutError:
-            raise TransientError("the broadcaster does not read", code="stalled") from None
+        patience.within(limits.write_stall_s, _stalled)
+        for message in [events] if batches else [[event] for event in events]:
+            await send(message)
+        patience.rest()
 
     return tell
+
+
+def _stalled() -> TransientError:
+    return TransientError("the broadcaster does not read", code="stalled")

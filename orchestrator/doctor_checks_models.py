@@ -23,6 +23,8 @@ from reelnet.pipelines import pipeline_named
 
 GIB = 2**30
 JOB_S, STOP_S, POLL_S = 100.0, 5.0, 0.05
+LONGEST_FOLDER_BYTES = 70
+"""A socket's path has 107 bytes; a temporary folder and the socket's name need the rest."""
 PIPELINE = "text-to-image"
 PARAMS = {"prompt": "doctor", "seed": 1, "width": 64, "height": 64, "num_inference_steps": 2}
 
@@ -66,7 +68,11 @@ def _weights(model: ModelSettings, host: Host) -> Finding:
     except OSError as error:
         return bad(f"{model.model_id}: {folder}: {error.strerror}", "let the node's user read it: chmod -R a+rX")
     if found is None:
-        what = "no model in diffusers layout (model_index.json)" if folder.is_dir() else "there is no such folder"
+        what = (
+            "no model in diffusers layout (model_index.json), nor one file of weights"
+            if folder.is_dir()
+            else "there is no such folder"
+        )
         return bad(f"{model.model_id}: {folder}: {what}", "put the model there, or set `models_home`")
     return _judged(model, found)
 
@@ -85,7 +91,7 @@ async def _job(host: Host) -> Finding:
     try:
         async with asyncio.timeout(JOB_S):
             engine = await choose_engine(host.settings, f"doctor-{secrets.token_hex(4)}")
-            with tempfile.TemporaryDirectory(prefix="reelnet-doctor-") as folder:
+            with tempfile.TemporaryDirectory(prefix="doctor-", dir=_place(host.folder)) as folder:
                 return await _with_runner(engine, Path(folder), host.settings.image)
     except TimeoutError:
         return bad(f"a synthetic runner did no job within {JOB_S:g} s", "see why the machine is that slow or loaded")
@@ -95,6 +101,11 @@ async def _job(host: Host) -> Finding:
         return bad(
             f"a synthetic runner failed its job: {error.message}", "see that the `runner` extra is installed whole"
         )
+
+
+def _place(state: Path) -> Path | None:
+    """Where a runner's socket may lie: the state folder, which the engine sees, unless its path is too long."""
+    return state if state.is_dir() and len(bytes(state)) <= LONGEST_FOLDER_BYTES else None
 
 
 async def _with_runner(engine: RunnerEngine, folder: Path, image: str | None) -> Finding:

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.devices import Device
-from orchestrator.models_on_disk import FoundModel
+from orchestrator.models_on_disk import UPSCALER, FoundModel
 
 GIB = 2**30
-PIPELINES: Mapping[str, tuple[str, ...]] = {"StableVideoDiffusionPipeline": ("image-to-video",)}
+PIPELINES: Mapping[str, tuple[str, ...]] = {
+    "StableVideoDiffusionPipeline": ("image-to-video",),
+    "StableDiffusionUpscalePipeline": ("upscale",),
+    UPSCALER: ("upscale", "upscale-video"),
+}
 PRICE = '{mpix_step: "0.0000045"}'
 
 
@@ -90,12 +94,11 @@ def _model(model_id: str, found: FoundModel) -> str:
     kind = f"{_comment(found.class_name)}, {found.weight_bytes / GIB:.2f} GiB of weights"
     if not found.weight_bytes:
         return f"  # {_comment(model_id)}: left out, it has no safetensors weights\n"
-    lines = [f"  - model: {_text(model_id)} # {kind}"]
-    lines += [
-        f"    # pipelines: {{{pipeline}: {{price: {PRICE}}}}} # absent: all that it has, free"
-        for pipeline in PIPELINES.get(found.class_name, ("text-to-image",))
-    ]
-    lines += [
+    served = PIPELINES.get(found.class_name, ("text-to-image",))
+    prices = ", ".join(f"{pipeline}: {{price: {PRICE}}}" for pipeline in served)
+    lines = [
+        f"  - model: {_text(model_id)} # {kind}",
+        f"    # pipelines: {{{prices}}} # absent: all that it has, free",
         "    replicas: 1 # runners, each with the model in memory",
         '    queue: 8 # jobs that may wait for it; one more gets "busy"',
         "    warm: true # false: loaded when a job asks for it",

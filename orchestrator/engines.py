@@ -37,7 +37,7 @@ async def choose_engine(settings: OrchestratorSettings, node_id: str) -> RunnerE
 
 
 async def _docker(settings: OrchestratorSettings, node_id: str) -> DockerEngine:
-    if without := _without_image(settings):
+    if without := without_image(settings):
         raise EngineError(f"image: no container image is named for {without}; build one: scripts/image")
     engine = DockerEngine(node_id, docker_options(settings))
     try:
@@ -48,7 +48,7 @@ async def _docker(settings: OrchestratorSettings, node_id: str) -> DockerEngine:
     return engine
 
 
-def _without_image(settings: OrchestratorSettings) -> str:
+def without_image(settings: OrchestratorSettings) -> str:
     """Models that no container could run."""
     return ", ".join(model.model_id for model in settings.models if not (model.image or settings.image))
 

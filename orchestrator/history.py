@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 HOUR_S = 3600.0
@@ -27,7 +28,7 @@ class History:
         """The time that `share` of the last hour's jobs did not exceed, seconds; None without jobs."""
         self._forget(now)
         took = sorted(seconds for _, seconds in self._jobs)
-        return took[min(len(took) - 1, int(share * len(took)))] if took else None
+        return took[max(0, math.ceil(share * len(took)) - 1)] if took else None
 
     def _forget(self, now: float) -> None:
         while self._jobs and now - self._jobs[0][0] > HOUR_S:

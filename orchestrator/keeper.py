@@ -24,7 +24,7 @@ from orchestrator.runner_state import RunnerState
 from orchestrator.settings import ModelSettings
 from orchestrator.slots import Slot, SlotTable, slot_name
 from orchestrator.supervisor import End, Ended, Post, Supervisor, Surroundings
-from reelnet.errors import TransientError
+from reelnet.errors import NodeError, ReelnetError, StartError, TransientError
 
 ROUND_S = 1.0
 """Without news, placement looks again after this long: a minimum stay may be over."""
@@ -39,7 +39,7 @@ log = structlog.get_logger()
 class Ward:
     """A slot in the keeper's care. Times are the clock's; `quarantined_until` 0: it is not.
 
-    `taken`: its runner has been taken from its device, and is not gone yet.
+    `taken`: its runner has been taken from its device, and is not gone yet. `told`: why it waits for one.
     """
 
     slot: Slot
@@ -49,6 +49,7 @@ class Ward:
     put_at: float = 0.0
     wanted: bool = True
     taken: bool = False
+    told: str = ""
     quarantined_until: float = 0.0
     faults: deque[float] = field(default_factory=lambda: deque(maxlen=64))
 
@@ -84,7 +85,6 @@ class Keeper:
         self._wards: dict[str, Ward] = {}
         self._news = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
-        self._reasons: dict[str, str] = {}
         self._attentive = True
         around.on_end = self._ended
         around.on_gone = self._gone
@@ -169,6 +169,22 @@ class Keeper:
         model = self._model(model_id)
         return self._shelf.load_s(model) if model else 0.0
 
+    def load_left_s(self, model_id: str) -> float:
+        """How long it takes from now until a runner of the model is ready, seconds, as estimated.
+
+        Less where a load is under way; more where each of its runners rests, after failures or in quarantine.
+        """
+        taken_s, expected_s = self.loading(model_id) or (0.0, self.load_s(model_id))
+        return self._rest_s(model_id) + max(0.0, expected_s - taken_s)
+
+    def _rest_s(self, model_id: str) -> float:
+        """Seconds until a runner of the model, and a device, may be tried again."""
+        now = self._clock()
+        wards = [w for w in self._wards.values() if w.slot.model == model_id]
+        tried_at = min((max(w.quarantined_until, w.supervisor.again_at) for w in wards), default=0.0)
+        opened_at = min((b.quarantined_until if b.problem else 0.0 for b in self.berths.values()), default=0.0)
+        return max(0.0, tried_at - now, opened_at - now)
+
     def loading(self, model_id: str) -> tuple[float, float] | None:
         """Seconds that the load of a model has taken so far, and that it is expected to take; None: none is under way.
 
@@ -178,7 +194,7 @@ class Keeper:
         if not wards or self.table.warm(model_id):
             return None
         states = (RunnerState.STARTING, RunnerState.LOADING)
-        taken = [self._clock() - w.put_at for w in wards if w.supervisor.state in states]
+        taken = [self._clock() - w.supervisor.began for w in wards if w.supervisor.state in states]
         return max(taken, default=0.0), self.load_s(model_id)
 
     def model_of(self, slot: Slot) -> ModelSettings:
@@ -207,9 +223,16 @@ class Keeper:
     def _change(self, ward: Ward, model: ModelSettings) -> None:
         """New settings of a slot. Where they make another runner, it is replaced after the job that it has."""
         before, ward.model = ward.model, model
-        device = self.berths[ward.slot.device].device if ward.slot.device else None
-        if device and self._make_spec(before, ward.slot.name, device) != self._make_spec(model, ward.slot.name, device):
+        if ward.slot.device and self._differ(before, model, ward.slot):
             ward.slot.leaving = True
+
+    def _differ(self, before: ModelSettings, after: ModelSettings, slot: Slot) -> bool:
+        """Whether a slot's runner would be another one; also where what it is started with is not there any more."""
+        device = self.berths[slot.device or ""].device
+        try:
+            return self._make_spec(before, slot.name, device) != self._make_spec(after, slot.name, device)
+        except StartError:
+            return True
 
     def _drop(self, ward: Ward) -> None:
         name = ward.slot.name
@@ -262,11 +285,19 @@ class Keeper:
         if ward is None or ward.slot.device is not None:
             return False
         for berth in self.berths.values():
-            spec = self._make_spec(ward.model, ward.slot.name, berth.device)
-            if spec.fingerprint == handle.fingerprint:
+            spec = self._spec(ward, berth)
+            if spec and spec.fingerprint == handle.fingerprint:
                 self._put(ward, berth, Post(spec, handle))
                 return True
         return False
+
+    def _spec(self, ward: Ward, berth: Berth) -> RunnerSpec | None:
+        """What is to be started; None, with the reason at its slot, when its folder or its weights are not there."""
+        try:
+            return self._make_spec(ward.model, ward.slot.name, berth.device)
+        except StartError as error:
+            self._waits(ward, str(error))
+            return None
 
     # Placement
 
@@ -278,19 +309,21 @@ class Keeper:
                 self._open(berth)
         self._let_go()
         decided = plan(self._rooms(), self._residents(now), self._homeless(now))
+        self._tell(decided)
         for name, device in decided.put:
             ward, berth = self._wards[name], self.berths[device]
-            self._put(ward, berth, Post(self._make_spec(ward.model, name, berth.device)))
+            if spec := self._spec(ward, berth):
+                self._put(ward, berth, Post(spec))
         for name in decided.evict:
             self._wards[name].slot.leaving = True
         if decided.evict:
             self._let_go()
-        self._tell(decided)
         wards = self._wards.values()
         self._attentive = any(w.slot.leaving or (w.wanted and w.slot.device is None) for w in wards)
 
     def _put(self, ward: Ward, berth: Berth, post: Post) -> None:
         ward.put_at = ward.slot.used_at = self._clock()
+        ward.told = ""
         ward.supervisor.put(berth.device.name, post)
 
     def _take(self, ward: Ward, reason: str, *, quarantine: bool = False) -> None:
@@ -334,11 +367,16 @@ class Keeper:
         for ward in self._wards.values():
             if ward.slot.device or not ward.wanted or now < ward.quarantined_until:
                 continue
-            waits_s = max(JUST_NOW_S, self.table.oldest_wait_s(ward.slot.model)) if self._asked_for(ward) else 0.0
+            wanted_now = self._asked_for(ward) or self._to_look_at(ward)
+            waits_s = max(JUST_NOW_S, self.table.oldest_wait_s(ward.slot.model)) if wanted_now else 0.0
             if ward.model.warm or waits_s > 0 or not self._shelf.knows(ward.model):
                 need, pin = self.need(ward.model), self._pin(ward.model)
                 found.append(Homeless(ward.slot.name, ward.slot.model, need, ward.model.warm, pin, waits_s))
         return found
+
+    def _to_look_at(self, ward: Ward) -> bool:
+        """Whether a model on demand has to be loaded once, to be offered; one that failed at it evicts nobody."""
+        return not (ward.model.warm or ward.supervisor.restarts or self._shelf.knows(ward.model))
 
     def _asked_for(self, ward: Ward) -> bool:
         """Whether more jobs of the model wait than its runners that are there, or on their way, can take at once."""
@@ -364,14 +402,16 @@ class Keeper:
 
     def _tell(self, decided: Plan) -> None:
         """Says why a runner is not there, to whoever asks for it, and once in the log."""
+        problems = [b.problem for b in self.berths.values() if b.problem]
         for name, reason in decided.waiting.items():
-            ward = self._wards[name]
-            if ward.supervisor.state in (RunnerState.STOPPED, RunnerState.QUARANTINED) and ward.slot.device is None:
-                problems = [b.problem for b in self.berths.values() if b.problem]
-                ward.supervisor.reason = "; ".join([reason, *problems])
-            if self._reasons.get(name) != reason:
-                log.info("runner waits for a device", slot=name, reason=reason)
-        self._reasons = dict(decided.waiting)
+            self._waits(self._wards[name], "; ".join([reason, *problems]))
+
+    def _waits(self, ward: Ward, reason: str) -> None:
+        if ward.supervisor.state in (RunnerState.STOPPED, RunnerState.QUARANTINED) and ward.slot.device is None:
+            ward.supervisor.reason = reason
+        if ward.told != reason:
+            ward.told = reason
+            log.info("runner waits for a device", slot=ward.slot.name, reason=reason)
 
     # Faults
 
@@ -383,9 +423,20 @@ class Keeper:
             ward.quarantined_until = self._clock() + self._around.limits.quarantine_s
             log.error("slot in quarantine", slot=slot.name, reason=ended.text)
             self._take(ward, ended.text, quarantine=True)
+            self._give_up(slot.model, NodeError(f"{slot.model} is in quarantine here: {ended.text}", code="quarantine"))
+        elif not ward.supervisor.loaded:
+            kind = TransientError if ended.kind is End.ENGINE else NodeError  # an engine comes back
+            self._give_up(slot.model, kind(f"{slot.model} could not be loaded: {ended.text}", code="load_failed"))
+
+    def _give_up(self, model_id: str, error: ReelnetError) -> None:
+        """Fails the jobs that wait for a model, unless a runner of it is there or on its way."""
+        coming = (RunnerState.STARTING, RunnerState.LOADING, RunnerState.READY, RunnerState.BUSY)
+        if not any(w.supervisor.state in coming for w in self._wards.values() if w.slot.model == model_id):
+            self.table.fail_waiting(error, model_id)
 
     def _loaded(self, slot: Slot, seconds: float) -> None:
         """A runner has loaded its model, in so many seconds."""
+        slot.loaded_at = self._clock()
         self.cold_starts[slot.model] += 1
         self._shelf.loaded(self._wards[slot.name].model, seconds)
 
@@ -400,6 +451,8 @@ class Keeper:
         berth.quarantined_until = self._clock() + self._around.limits.quarantine_s
         for ward in self._on(berth):
             self._take(ward, berth.problem, quarantine=True)
+        if all(b.problem for b in self.berths.values()):
+            self.table.fail_waiting(NodeError(berth.problem, code="device"))
         self.wake()
 
     def _open(self, berth: Berth) -> None:

@@ -30,7 +30,8 @@ class ModelShelf:
         self._book = book
         self._folder_of = folder_of
         self._items: dict[str, _Item] = {}
-        self._saving: set[asyncio.Task[None]] = set()
+        self._saving: asyncio.Task[None] | None = None
+        self._unsaved = False
 
     def facts(self, model: ModelSettings) -> ModelFacts:
         """What is known of a model."""
@@ -72,7 +73,12 @@ class ModelShelf:
         return item
 
     def _save(self) -> None:
-        """Writes the book beside the loop's work; what a stop cuts off is learned again."""
-        task = asyncio.get_running_loop().create_task(asyncio.to_thread(self._book.write, self._book.text()))
-        self._saving.add(task)
-        task.add_done_callback(self._saving.discard)
+        """Writes the book beside the loop's work, once at a time; what a stop cuts off is learned again."""
+        self._unsaved = True
+        if self._saving is None or self._saving.done():
+            self._saving = asyncio.get_running_loop().create_task(self._write(), name="model facts")
+
+    async def _write(self) -> None:
+        while self._unsaved:
+            self._unsaved = False
+            await asyncio.to_thread(self._book.write, self._book.text())

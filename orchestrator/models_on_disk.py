@@ -13,7 +13,9 @@ from orchestrator.settings import ModelSettings, OrchestratorSettings, Synthetic
 from orchestrator.status import ModelStatus
 from reelnet.home import model_dir, models_home
 
-INDEX = "model_index.json"
+INDEX, CONFIG = "model_index.json", "config.json"
+UPSCALER = "Spandrel"
+"""The class that a runner says of one checkpoint without an index."""
 INDEX_BYTES = 1 << 20
 SAFE, PICKLED = frozenset({".safetensors"}), frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 LFS_MARK = b"version https://git-lfs"
@@ -42,9 +44,11 @@ def folder_of(model: ModelSettings, settings: OrchestratorSettings) -> Path | No
 
 
 def look_at(folder: Path) -> FoundModel | None:
-    """What is in a model's folder; None when it is none in diffusers layout. Raises OSError."""
+    """What is in a model's folder; None when it is neither in diffusers layout nor one checkpoint. Raises OSError."""
     index = folder / INDEX
-    if not index.is_file() or index.stat().st_size > INDEX_BYTES:
+    if not index.is_file():
+        return _checkpoint(folder)
+    if index.stat().st_size > INDEX_BYTES:
         return None
     try:
         named = json.loads(index.read_bytes())
@@ -57,6 +61,18 @@ def look_at(folder: Path) -> FoundModel | None:
         sum(path.stat().st_size for path in files if path.suffix in SAFE),
         tuple(str(path.relative_to(folder)) for path in files if path.suffix in PICKLED),
     )
+
+
+def _checkpoint(folder: Path) -> FoundModel | None:
+    """A folder that holds one file of weights and no configuration, as upscalers are published."""
+    if not folder.is_dir() or (folder / CONFIG).exists():
+        return None
+    files = [path for path in folder.iterdir() if path.suffix in SAFE | PICKLED and path.is_file()]
+    if len(files) != 1:
+        return None
+    (file,) = files
+    safe = file.suffix in SAFE
+    return FoundModel(folder, UPSCALER, file.stat().st_size if safe else 0, () if safe else (file.name,))
 
 
 def damage(folder: Path) -> str:

@@ -74,7 +74,7 @@ class Node:
         self._estimates = Estimates()
         self._changed: asyncio.Event | None = None
         self.offers = Offers(parts.identity, self.epoch, time.monotonic, self.notify)
-        self.table = SlotTable([], {}, time.monotonic, lambda model: self.keeper.load_s(model))
+        self.table = SlotTable([], {}, time.monotonic, lambda model: self.keeper.load_left_s(model))
         self.table.on_change = self._table_changed
         self._around = Surroundings(parts.engine, self.table, settings.limits, parts.rng, self._runner_ready)
         self.keeper = Keeper(self._around, parts.devices, parts.shelf, parts.make_spec, time.monotonic)
@@ -264,7 +264,8 @@ class Node:
         """A runner has loaded its model: what it serves becomes known, for later starts too."""
         model = self.keeper.model_of(slot)
         self._shelf.ready(model, info)
-        self.offers.learn(model, info)
+        if model in self.settings.models:  # else it is on its way out, after a reload
+            self.offers.learn(model, info)
 
     def _serve(self, models: Iterable[ModelSettings]) -> None:
         """Offers what is known without a load, and has the keeper see to the runners."""

@@ -33,7 +33,7 @@ class Offers:
         self._clock = clock
         self._on_change = on_change
         self._infos: dict[str, RunnerInfo] = {}
-        self._former: dict[Key, tuple[Rates, float]] = {}
+        self._former: dict[Key, dict[Rates, float]] = {}
         self._sequence = 0
         self.description = self._sign()
 
@@ -48,20 +48,20 @@ class Offers:
         for model in models:
             if info := self._infos.get(model.model_id):
                 wanted |= _capabilities(model, info)
-        until = self._clock() + rates_grace_s
+        now = self._clock()
         for key, before in self.by_key.items():
+            former = {rates: until for rates, until in self._former.get(key, {}).items() if until > now}
             if key in wanted and wanted[key].rates != before.rates:
-                self._former[key] = before.rates, until
+                former[before.rates] = now + rates_grace_s
+            self._former[key] = former
         self._take(wanted)
 
     def for_ticket(self, ticket: Ticket) -> Capability | None:
         """The capability that a ticket asks for, at the rates that it names if they were right a moment ago."""
         key = ticket.pipeline, ticket.model
         now = self.by_key.get(key)
-        former = self._former.get(key)
-        if now and former and ticket.rates == former[0] and self._clock() < former[1]:
-            return replace(now, rates=former[0])
-        return now
+        good_until = self._former.get(key, {}).get(ticket.rates, 0.0)
+        return replace(now, rates=ticket.rates) if now and self._clock() < good_until else now
 
     def _without(self, model_id: str) -> dict[Key, Capability]:
         return {key: offer for key, offer in self.by_key.items() if key[1] != model_id}

@@ -9,7 +9,9 @@ from importlib.metadata import version
 
 from orchestrator.attempts import Attempt
 from orchestrator.changes import changes, checked
+from orchestrator.docker_engine import NAME as DOCKER
 from orchestrator.engine import EngineError, RunnerEngine
+from orchestrator.engines import without_image
 from orchestrator.gpus import GpuReading
 from orchestrator.history import History
 from orchestrator.keeper import Berth
@@ -38,6 +40,7 @@ class Operation:
         self._reread = reread
         self._readings = readings
         self._began = time.monotonic()
+        self._reloading = asyncio.Lock()
 
     def status(self) -> NodeStatus:
         """The node as it is now, from memory."""
@@ -67,11 +70,11 @@ class Operation:
 
     async def reload(self) -> tuple[str, ...]:
         """Reads the configuration again; returns what changed, a line each. After a ConfigError nothing is changed."""
-        before = self._node.settings
-        wanted = await asyncio.to_thread(self._read_again)
-        after = checked(before, wanted)
-        self._node.apply(after)
-        return changes(before, wanted)
+        async with self._reloading:
+            wanted = await asyncio.to_thread(self._read_again)
+            before = self._node.settings
+            self._node.apply(checked(before, wanted))
+            return changes(before, wanted)
 
     async def logs(self, slot: str, lines: int) -> str:
         """The last lines of a slot's runner. Raises StartError when its engine cannot give them."""
@@ -89,6 +92,8 @@ class Operation:
             self._node.check_models(wanted.models)
         except StartError as error:
             raise ConfigError(str(error)) from None
+        if self._engine_name == DOCKER and (without := without_image(wanted)):
+            raise ConfigError(f"image: no container image is named for {without}")
         return wanted
 
     def _slot(self, keeper: Supervisor, attempt: Attempt | None, now: float) -> SlotStatus:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -186,15 +186,21 @@ class JobStream:
         """Whether the runner has said its last word on the job."""
         return self._reader.ended
 
-    def __aiter__(self) -> JobStream:
-        return self
+    async def __aiter__(self) -> AsyncIterator[RunnerEvent]:
+        while not self.ended:
+            for event in self.told():
+                yield event
+            if not self.ended:
+                await self.wait()
 
-    async def __anext__(self) -> RunnerEvent:
-        while not self._reader.ended:
-            if event := self._reader.next():
-                return event
-            self._reader.feed(await self._piece())
-        raise StopAsyncIteration
+    def told(self) -> Iterator[RunnerEvent]:
+        """The events that have come and were not read yet."""
+        while event := self._reader.next():
+            yield event
+
+    async def wait(self) -> None:
+        """Until there may be more to read. Raises PoisonError when the runner is gone."""
+        self._reader.feed(await self._piece())
 
     def give_up(self) -> None:
         """The job hangs: do not wait for its end."""

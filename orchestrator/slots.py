@@ -9,18 +9,28 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from orchestrator.estimates import start_s
 from reelnet.errors import BusyError, ReelnetError, TransientError
+
+MIN_RETRY_AFTER_S = 1.0
+OVERDUE = 0.5
+"""A job that takes longer than was expected is taken to need that share of the expectation still."""
+RETRY_MARGIN = 1.25
+"""A refused job is told to come so much later than a place is expected to be free: too early, it comes in vain."""
+TURNS = 8
+"""Refused jobs are told different times to ask again, for so many as would take every place so many times."""
 
 
 @dataclass(eq=False, slots=True)
 class Slot:
     """One runner's place: a model on a device, None while no device has it.
 
-    `ready` is the supervisor's word, `holder` the job that has it, `used_at` the time of its last job or placement.
-    A slot that is `leaving` gets no further job.
+    `ready` is the supervisor's word, `holder` the job that has it, `used_at` the time of its last job or placement,
+    `loaded_at` that of its runner's last load. A slot that is `leaving` gets no further job.
     """
 
     name: str
@@ -30,13 +40,15 @@ class Slot:
     holder: Reservation | None = None
     leaving: bool = False
     used_at: float = 0.0
+    loaded_at: float = 0.0
 
 
 @dataclass(eq=False, slots=True)
 class Reservation:
     """A job's place. `expected_s` is the estimate of its own run, `position` counts those before it in the queue.
 
-    `granted` is its lease: the slot, which it holds with its device until the place is given back.
+    `wait_s` is the estimate of its time in the queue when the place was taken. `granted` is its lease: the slot, which
+    it holds with its device until the place is given back.
     """
 
     model: str
@@ -46,14 +58,19 @@ class Reservation:
     granted: asyncio.Future[Slot] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     started_at: float | None = None
     position: int = -1
+    wait_s: float = 0.0
 
 
 @dataclass(slots=True)
 class _Queue:
-    """How many jobs of a model wait, and the estimated seconds of their runs."""
+    """How many jobs of a model wait, and the estimated seconds of their runs.
+
+    `promised` are the moments at which refused jobs were told to ask again.
+    """
 
     length: int = 0
     expected_s: float = 0.0
+    promised: deque[float] = field(default_factory=deque)
 
     def add(self, reservation: Reservation) -> None:
         self.length += 1
@@ -74,7 +91,7 @@ class SlotTable:
         clock: Callable[[], float],
         load_s: Callable[[str], float] = lambda model: 0.0,
     ) -> None:
-        """`load_s` estimates how long a model that is not loaded takes until it is."""
+        """`load_s` estimates how long it takes from now until a model is loaded that is not."""
         self.slots = slots
         self._clock = clock
         self._load_s = load_s
@@ -98,8 +115,9 @@ class SlotTable:
         waiting = self._queues[model].length
         places = self._queue_limits.get(model, 0)
         if waiting + len(self.running(model)) >= len(self._of[model]) + places:
-            raise BusyError("every place for this model is taken", retry_after_s=max(1.0, self.wait_s(model)))
-        reservation = Reservation(model, expected_s, self._clock(), position=waiting)
+            raise BusyError("every place for this model is taken", retry_after_s=self._retry_after_s(model))
+        wait_s = self.wait_s(model)
+        reservation = Reservation(model, expected_s, self._clock(), position=waiting, wait_s=wait_s)
         self._waiting.append(reservation)
         self._queues[model].add(reservation)
         self.on_change()
@@ -158,26 +176,77 @@ class SlotTable:
         return len({slot.device for slot in self._open() if slot.model == model})
 
     def wait_s(self, model: str) -> float:
-        """Estimated queue time of a new job: the work before it on this model's devices, shared among them.
+        """Estimated queue time of a new job: when a device of this model is done with the work before it.
 
         Where the model is not loaded, the time of its load comes first.
         """
-        if not self._queues[model].length and self.free(model) > 0:
+        queue = self._queues[model]
+        return 0.0 if not queue.length and self.free(model) > 0 else self._start_s(model, queue.length)
+
+    def eta_s(self, reservation: Reservation) -> float:
+        """Estimated time until a job that waits is given a slot, from its place in the queue."""
+        if reservation.started_at is not None or (reservation.position == 0 and self.free(reservation.model) > 0):
             return 0.0
-        load_s = 0.0 if self.warm(model) else self._load_s(model)
-        devices = {slot.device for slot in self._of[model] if slot.device}
-        rivals = {model, *(slot.model for slot in self.slots if slot.device in devices)}
-        ahead = sum(self._queues[rival].expected_s for rival in rivals)
-        ahead += sum(self._remaining_s(s.holder) for s in self.slots if s.device in devices and s.holder)
-        return load_s + ahead / max(1, len(devices))
+        return self._start_s(reservation.model, reservation.position)
 
     def oldest_wait_s(self, model: str) -> float:
         """Age of the oldest job that waits for this model, seconds; 0 when none does."""
         return max((self._clock() - r.reserved_at for r in self.waiting(model)), default=0.0)
 
+    def _start_s(self, model: str, position: int) -> float:
+        """Estimated time until a job of a model begins that has `position` jobs of it before it.
+
+        Other models' jobs on the same devices take turns with them: of a queue that has other devices too, a part. A
+        load goes on beside them, and only the jobs of the model itself wait for it.
+        """
+        devices, own = self._devices(model), self._queues[model]
+        mean_s, part = self._mean_s(model), (position + 1) / (own.length + 1)
+        jobs, expected_s = float(position), position * mean_s
+        for rival in {slot.model for slot in self.slots if slot.device in devices} - {model}:
+            theirs, queue = self._devices(rival), self._queues[rival]
+            share = part * len(devices & theirs) / max(1, len(theirs))
+            jobs, expected_s = jobs + queue.length * share, expected_s + queue.expected_s * share
+        until_free_s = self._until_free_s(devices)
+        shared_s = start_s(until_free_s, round(jobs), expected_s / jobs if jobs else 0.0)
+        if self.warm(model):
+            return shared_s
+        return max(shared_s, self._load_s(model) + start_s([0.0] * len(until_free_s), position, mean_s))
+
+    def _retry_after_s(self, model: str) -> float:
+        """When a refused job should find a place: each is told the moment of another job's end."""
+        now, queue = self._clock(), self._queues[model]
+        while queue.promised and queue.promised[0] <= now:
+            queue.promised.popleft()
+        held = [self._remaining_s(slot.holder) for slot in self.running(model) if slot.holder]
+        next_s = self._start_s(model, 0)
+        first_s = min(held) if held else next_s + self._mean_s(model)
+        place_s = first_s + self._start_s(model, len(queue.promised)) - next_s
+        after_s = max(MIN_RETRY_AFTER_S, RETRY_MARGIN * place_s)
+        if len(queue.promised) < TURNS * (len(self._of[model]) + self._queue_limits.get(model, 0)):
+            queue.promised.append(now + after_s)
+        return after_s
+
+    def _mean_s(self, model: str) -> float:
+        """What a job of a model is expected to take: the mean of those that wait, else of those that run."""
+        queue = self._queues[model]
+        if queue.length:
+            return queue.expected_s / queue.length
+        held = [slot.holder.expected_s for slot in self.running(model) if slot.holder]
+        return sum(held) / len(held) if held else 0.0
+
+    def _devices(self, model: str) -> set[str]:
+        """Where jobs of a model run: the devices of its runners that take jobs, else of those that may soon."""
+        slots = [slot for slot in self._of[model] if slot.device and not slot.leaving]
+        return {slot.device for slot in slots if slot.device and slot.ready} or {s.device for s in slots if s.device}
+
+    def _until_free_s(self, devices: set[str]) -> list[float]:
+        """When each of the devices is done with the job that it has; one of none is free."""
+        held = {s.device: self._remaining_s(s.holder) for s in self.slots if s.holder and s.device in devices}
+        return [held.get(device, 0.0) for device in devices] or [0.0]
+
     def _remaining_s(self, holder: Reservation) -> float:
         elapsed = self._clock() - (holder.started_at or self._clock())
-        return max(0.0, holder.expected_s - elapsed)
+        return max(holder.expected_s - elapsed, holder.expected_s * OVERDUE)
 
     def _open(self) -> list[Slot]:
         """The slots that could take a job now, each by itself."""

@@ -14,9 +14,12 @@ from reelnet.home import model_dir
 def make_spec(
     settings: OrchestratorSettings, model: ModelSettings, slot: str, device: Device, sockets: Path
 ) -> RunnerSpec:
-    """The runner of a slot on a device. Its folder is made. Raises StartError when the weights are missing."""
+    """The runner of a slot on a device; its folder is made. Raises StartError without folder or weights."""
     folder = sockets / slot
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StartError(f"the slot's folder {folder} cannot be made: {error.strerror}; make room there") from None
     synthetic = model.backend if isinstance(model.backend, SyntheticOptions) else None
     docker = settings.docker
     return RunnerSpec(

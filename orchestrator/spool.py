@@ -124,11 +124,17 @@ class SpooledFile:
 
     def _spill(self, data: bytes, path: Path | None) -> Path:
         """In a thread, which outlives a cancel: it touches nothing of this object. Returns where the bytes are."""
+        new = path is None
         if path is None:
             with tempfile.NamedTemporaryFile(dir=self._spool.folder, delete=False) as file:
                 path = Path(file.name)
-        with path.open("ab") as file:
-            file.write(data)
+        try:
+            with path.open("ab") as file:
+                file.write(data)
+        except OSError:
+            if new:  # nobody would know of it: a full disk must not keep it
+                path.unlink(missing_ok=True)
+            raise
         return path
 
     def _spilled(self, spilling: asyncio.Future[Path]) -> None:

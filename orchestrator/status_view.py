@@ -125,7 +125,7 @@ def _devices(devices: Iterable[DeviceStatus], width: int) -> Table:
 
 def _slots(slots: Iterable[SlotStatus], width: int) -> Table:
     table, wide = _table(), width >= NARROW
-    table.add_column("slot", min_width=16, ratio=1, no_wrap=True, overflow="ellipsis")
+    table.add_column("slot", min_width=16, ratio=1, overflow="fold")
     table.add_column("state", no_wrap=True)
     table.add_column("job", min_width=18, ratio=1, no_wrap=True, overflow="ellipsis")
     if wide:

@@ -24,6 +24,8 @@ from orchestrator.slots import Slot, SlotTable
 READY_POLL_S = 0.05
 HEALTH_POLL_S = 10.0
 LOG_TAIL_LINES = 5
+LAST_WORD_S = 2.0
+"""So long the engine gets to say how a runner ended that does not do what it should."""
 log = structlog.get_logger()
 
 
@@ -74,7 +76,11 @@ class Post:
 
 
 class Supervisor:
-    """One slot's runner, through all its starts."""
+    """One slot's runner, through all its starts.
+
+    `began`: when its latest life did; `loaded`: whether it was ever ready in that life; `again_at`: the end of its
+    latest pause. Times are the clock's.
+    """
 
     def __init__(self, slot: Slot, around: Surroundings, clock: Callable[[], float] = time.monotonic) -> None:
         self.slot = slot
@@ -84,6 +90,9 @@ class Supervisor:
         self.restarts = 0
         self.adopted = False
         self.failures = 0
+        self.began = clock()
+        self.again_at = 0.0
+        self.loaded = False
         self.client: RunnerClient | None = None
         self.handle: RunnerHandle | None = None
         self._around = around
@@ -177,14 +186,17 @@ class Supervisor:
             "crash loop" if self.crash_loop else "runner failed",
             slot=self.slot.name, model=self.slot.model, kind=ended.kind, reason=ended.text, again_in_s=round(pause, 1),
         )  # fmt: skip
+        self.again_at = self._clock() + pause
         with suppress(TimeoutError):
             async with asyncio.timeout(pause):
                 await self._moved.wait()
+        self.again_at = 0.0
 
     async def _one_life(self) -> Ended:
         """From a start, or an adoption, to an end; returns why it ended."""
         assert self._post is not None
         limits, spec = self._around.limits, self._post.spec
+        self.began, self.loaded = self._clock(), False
         self._end = asyncio.get_running_loop().create_future()
         handle, self._post = self._post.running, Post(spec)
         adopted = handle is not None
@@ -196,8 +208,7 @@ class Supervisor:
         self.handle = handle
         self.client = RunnerClient(handle.socket, limits.cancel_s)
         try:
-            ways = self._live(self.client, adopted=adopted), self._exited(handle), self._asked()
-            return await self._first_of(*ways)
+            return await self._first_of(self._live(self.client, adopted=adopted), self._exited(handle), self._asked())
         finally:
             self._around.table.set_ready(self.slot, False)
             self._to(RunnerState.STOPPING)
@@ -226,6 +237,7 @@ class Supervisor:
             return Ended(End.SILENT, f"the runner does not say what it serves ({type(error).__name__})")
         self._count_start(self._clock() - began, adopted=adopted)
         self.failures = 0
+        self.loaded = True
         self.reason = ""
         self._to(RunnerState.READY)
         self._around.on_ready(self.slot, info)
@@ -289,12 +301,20 @@ class Supervisor:
         assert self._end is not None
         return await asyncio.shield(self._end)
 
-    async def _first_of(self, *ways: Awaitable[Ended]) -> Ended:
-        """What the first of several ways to end says; the others are canceled."""
-        tasks = [asyncio.ensure_future(way) for way in ways]
+    async def _first_of(self, live: Awaitable[Ended], exited: Awaitable[Ended], asked: Awaitable[Ended]) -> Ended:
+        """What the first of the ways to end says; the others are canceled.
+
+        A runner that fell silent, or whose job did not stop, has mostly ended: how it did says more.
+        """
+        tasks = [asyncio.ensure_future(way) for way in (live, exited, asked)]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            return next(task for task in reversed(tasks) if task.done()).result()
+            ended = next(task for task in reversed(tasks) if task.done()).result()
+            if ended.kind in (End.SILENT, End.STUCK):
+                self._around.table.set_ready(self.slot, False)
+                said, _ = await asyncio.wait(tasks[1:2], timeout=LAST_WORD_S)
+                return next((task.result() for task in said), ended)
+            return ended
         finally:
             for task in tasks:
                 task.cancel()
@@ -316,8 +336,8 @@ def explain(ended: RunnerExit) -> str:
 
 
 def _kind(ended: RunnerExit) -> End:
-    if ended.why:
-        return End.ENGINE
     if ended.oom_killed:
         return End.MEMORY
+    if ended.why:
+        return End.ENGINE
     return End.KILLED if ended.code < 0 else End.EXITED

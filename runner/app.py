@@ -33,7 +33,9 @@ def build(settings: RunnerSettings, backend: Backend | None = None) -> FastAPI:
     `backend` replaces the one that the settings name. Raises ConfigError for synthetic options that make no sense.
     """
     metrics = RunnerMetrics()
-    worker = Worker(backend or make_backend(settings), Encoder(settings.png_level, settings.crf), metrics)
+    worker = Worker(
+        backend or make_backend(settings), Encoder(settings.png_level, settings.crf, settings.jpeg_quality), metrics
+    )
 
     @contextlib.asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:

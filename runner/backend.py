@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from reelnet.jobs import Licence
+from reelnet.metadata import PNG
 from reelnet.pipelines import ClipSize, Params, Size
 
 Frames = npt.NDArray[np.uint8]
@@ -81,15 +82,17 @@ class Rendered:
     """One output. `fps`, frames a second, is None for a picture, which has one frame.
 
     `file` is the encoded picture of a backend that has it already, `clip` the encoded clip; they are delivered as
-    they are. `alpha` is a picture's transparency, shape (height, width).
+    they are. `alpha` is a picture's transparency, shape (height, width). `media_type` is what a picture is encoded as.
+    `nsfw` None: nobody looked, which is not the same as clean.
     """
 
     index: int
     seed: int
     frames: Frames
     fps: int | Fraction | None = None
-    nsfw: bool = False
+    nsfw: bool | None = None
     file: bytes | None = None
+    media_type: str = PNG
     clip: ClipFile | None = None
     alpha: npt.NDArray[np.uint8] | None = None
 
@@ -119,7 +122,10 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What is loaded. `digest` is sha256 as hex, `variant` the dtype, `vram_bytes` the device's memory (CPU: 0)."""
+    """What is loaded. `digest` is sha256 as hex, `variant` the dtype, `vram_bytes` the device's memory (CPU: 0).
+
+    `loras`: the LoRAs that jobs may use, by id, each with the sha256 of its file.
+    """
 
     model: str
     digest: str
@@ -127,6 +133,7 @@ class ModelInfo:
     served: tuple[Served, ...]
     licence: Licence = field(default_factory=Licence)
     versions: Mapping[str, str] = field(default_factory=dict)
+    loras: Mapping[str, str] = field(default_factory=dict)
     device: str = "cpu"
     vram_bytes: int = 0
 

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Iterator
 from typing import Protocol, cast
 
-from reelnet.errors import NodeError, UnsupportedError
+from reelnet.errors import NodeError
 from runner.backend import ModelInfo, Rendered, Reporter, RunnerJob, SetupError
 from runner.models.digest import ModelFiles, survey
 from runner.settings import RunnerSettings
@@ -53,9 +53,7 @@ class DiffusersBackend:
         return self._model.info
 
     def run(self, job: RunnerJob, report: Reporter) -> Iterator[Rendered]:
-        """Renders the job. Raises UnsupportedError for LoRAs, which this backend does not have."""
-        if getattr(job.params, "loras", None):
-            raise UnsupportedError("LoRAs are not served here", code="loras", loc=("loras",))
+        """Renders the job. Raises UnsupportedError for what the model does not take."""
         return self._loaded().render(job, report)
 
     def recover(self) -> None:

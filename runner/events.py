@@ -35,13 +35,13 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One output begins; its chunks follow."""
+    """One output begins; its chunks follow. `nsfw` None: no safety checker has looked at it."""
 
     event: ClassVar[str] = "output"
     index: int
     media_type: str
     seed: int
-    nsfw: bool
+    nsfw: bool | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from reelnet.clips import ClipLimits
 from reelnet.home import model_dir
-from reelnet.pipelines import PIPELINES, did_you_mean
+from reelnet.pipelines import PIPELINES, SchedulerName, did_you_mean
 from reelnet.settings import ComponentSettings, Listener, Section
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -48,6 +48,19 @@ class LicenceOverride(Section):
     commercial: Literal["yes", "no", "conditional", "unknown"] = Field("unknown", description="Commercial use.")
 
 
+class Lora(Section):
+    """One LoRA that jobs may ask for by its id."""
+
+    folder: str = Field(min_length=1, description="Its folder: an id under the models' folder, or a path (./… or /…).")
+    id: str | None = Field(None, min_length=1, max_length=256, description="Id to advertise; default: the folder.")
+    file: str | None = Field(None, description="Its safetensors file; default: the only one in the folder.")
+
+    @property
+    def advertised_id(self) -> str:
+        """What a job calls it."""
+        return self.id or self.folder
+
+
 class RunnerSettings(ComponentSettings):
     """All that a runner can be told."""
 
@@ -77,6 +90,7 @@ class RunnerSettings(ComponentSettings):
     max_clip_s: float = Field(600, gt=0, description="Most seconds that an input clip may play.")
     max_body_bytes: int = Field(64 * 1024 * 1024, gt=0, description="Most bytes of one request.")
     png_level: int = Field(1, ge=0, le=9, description="zlib level of PNG outputs.")
+    jpeg_quality: int = Field(90, ge=1, le=100, description="Quality of JPEG outputs.")
     crf: int = Field(
         18, ge=0, le=51, description="x264 constant rate factor of MP4 outputs; less is better and larger."
     )
@@ -88,7 +102,32 @@ class RunnerSettings(ComponentSettings):
 
     device: str = Field("auto", description="'auto' (a GPU if there is one), 'cpu', 'cuda' or 'cuda:N'.")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
-        "auto", description="Number format of the weights; auto: float16 on a GPU, float32 on a CPU."
+        "auto",
+        description="Number format of the weights; auto: float32 on a CPU, on a GPU float16, and bfloat16 for "
+        "transformers (SD 3, FLUX).",
+    )
+    offload: Literal["none", "model", "sequential"] = Field(
+        "none",
+        description="What stays in main memory until it is needed: nothing, whole nets (some 30% slower), or single "
+        "layers (many times slower).",
+    )
+    vae_tiling_pixels: int | None = Field(
+        None,
+        gt=0,
+        description="Pixels from which pictures are decoded in tiles: less memory, seams of a few grey levels.",
+    )
+    channels_last: bool = Field(True, description="Memory layout of convolution nets on a GPU that its kernels prefer.")
+    compile: bool = Field(False, description="Compile the denoising net before READY: minutes at first, then faster.")
+    compile_cache: Path | None = Field(None, description="Folder of compiled kernels; default: torch's, lost at exit.")
+    scheduler: SchedulerName | None = Field(None, description="Scheduler of jobs that name none; default: the model's.")
+    loras: tuple[Lora, ...] = Field((), max_length=64, description="LoRAs that jobs may use, and no other.")
+    lora_bytes: int = Field(
+        2 * 1024**3, gt=0, description="Memory of loaded LoRAs, above which the one unused for longest is dropped."
+    )
+    safety: Literal["off", "flag", "blur", "refuse"] = Field(
+        "off",
+        description="What the model's own safety checker is for: nothing, telling, blurring, or failing the job as "
+        "'refused'. blur and refuse check every job, flag those that ask for it.",
     )
     threads: int | None = Field(None, ge=1, description="CPU threads of the model; default: torch's choice.")
     synthetic: Synthetic = Field(Synthetic(), description="Options of the synthetic backend.")
@@ -101,6 +140,25 @@ class RunnerSettings(ComponentSettings):
             if name not in PIPELINES:
                 raise ValueError(f"there is no pipeline {name!r}{did_you_mean(name, PIPELINES)}")
         return names
+
+    @field_validator("loras")
+    @classmethod
+    def _named_once(cls, loras: tuple[Lora, ...]) -> tuple[Lora, ...]:
+        names = [lora.advertised_id for lora in loras]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two LoRAs are called {name!r}; give one of them another id")
+        return loras
+
+    @model_validator(mode="after")
+    def _compiled_alone(self) -> Self:
+        if self.compile and (self.loras or self.offload != "none"):
+            raise ValueError("compile: neither LoRAs nor offload go with it, which change a net after it was compiled")
+        return self
+
+    def lora_folder(self, lora: Lora) -> Path:
+        """Where a LoRA lies."""
+        return model_dir(lora.folder, Path.cwd(), self.models_home)
 
     @property
     def of_clips(self) -> ClipLimits:

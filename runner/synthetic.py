@@ -9,6 +9,7 @@ import platform
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import version
 from statistics import NormalDist
@@ -18,6 +19,7 @@ import numpy as np
 
 from reelnet.errors import NodeError, UserError
 from reelnet.jobs import Licence
+from reelnet.metadata import PNG
 from reelnet.pipelines import PIPELINES, FrameInterpolation, MediaSpec
 from runner import faults
 from runner.backend import Frames, ModelInfo, Pixels, Rendered, Reporter, RunnerJob, Served
@@ -86,13 +88,14 @@ class SyntheticBackend:
                     continue
                 report.step("decode", index + 1, len(promised))
                 seed = job.seed + index
-                yield self._rendered(index, seed, f"{job.pipeline}:{seed}:{prompt}", spec)
+                rendered = self._rendered(index, seed, f"{job.pipeline}:{seed}:{prompt}", spec)
+                yield replace(rendered, media_type=spec.media_type or PNG)
         finally:
             self._finished += 1
 
     def _rendered(self, index: int, seed: int, key: str, spec: MediaSpec) -> Rendered:
         size = self._options.output_bytes
-        if size is None or spec.fps is not None:
+        if size is None or spec.fps is not None or spec.media_type not in (None, PNG):
             return Rendered(index, seed, _bars(key, spec), spec.fps)
         return Rendered(index, seed, *_prepared(spec, size))
 
@@ -200,10 +203,10 @@ def _steps(job: RunnerJob) -> int:
 
 
 @lru_cache(maxsize=8)
-def _prepared(spec: MediaSpec, size: int) -> tuple[Frames, None, bool, bytes]:
+def _prepared(spec: MediaSpec, size: int) -> tuple[Frames, None, None, bytes]:
     """A picture's frames and its file of `size` bytes, made at the first job that asks for them."""
     frames = _bars("prepared", spec)
-    return frames, None, False, padded(png(frames, 1), size)
+    return frames, None, None, padded(png(frames, 1), size)
 
 
 def _bars(key: str, spec: MediaSpec) -> Frames:

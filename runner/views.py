@@ -75,7 +75,8 @@ class InfoView(View):
     variant: str = Field(description="The weights' number format.")
     licence: LicenceView
     pipelines: list[PipelineView]
-    loras: list[str]
+    loras: list[str] = Field(description="Ids of the LoRAs that a job may use.")
+    lora_digests: dict[str, str] = Field(description="sha256 of each LoRA's file, hex, by its id.")
     versions: dict[str, str]
     device: str
     vram_bytes: int = Field(description="The device's memory, 0 for a CPU.")
@@ -92,7 +93,8 @@ class InfoView(View):
                 PipelineView(pipeline=row.pipeline, schema_=PIPELINES[row.pipeline].schema, class_=row.class_name)
                 for row in info.served
             ],
-            loras=[],
+            loras=list(info.loras),
+            lora_digests=dict(info.loras),
             versions=dict(info.versions),
             device=info.device,
             vram_bytes=info.vram_bytes,

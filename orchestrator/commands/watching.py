@@ -84,7 +84,7 @@ def logs(
 ) -> None:
     """Print what the runners say.
 
-    Example: orchestrator logs 0-sdxl-0 --lines 50 --follow
+    Example: orchestrator logs acme-sdxl-1f00aa-0 --lines 50 --follow
     """
     with exit_codes():
         client = client_of(config, name)

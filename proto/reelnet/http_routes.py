@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import structlog
@@ -15,6 +15,23 @@ from reelnet.errors import ReelnetError
 log = structlog.get_logger()
 OnError = Callable[[Request, Any], Awaitable[Response]]
 Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Answer(Response):
+    """A whole body under headers that are bytes already: Starlette takes longer to make them so than to send them."""
+
+    def __init__(self, body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self.status_code, self.background = 200, None
+        self.body = body
+        self.raw_headers = [(b"content-length", str(len(body)).encode()), *headers]
+
+
+def header(scope: Scope, name: bytes) -> str:
+    """A request's header by its name in lower case; empty where there is none."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value, "latin-1")
+    return ""
 
 
 class Direct:

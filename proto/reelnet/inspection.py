@@ -25,9 +25,8 @@ from reelnet.metadata import (
     PNG_SIGNATURE,
     WEBP,
     BrokenPictureError,
-    anatomy,
-    bare,
     claimed_size,
+    dissect,
     open_picture,
     upright,
 )
@@ -198,11 +197,11 @@ def _decode(data: bytes, media_type: str, size: tuple[int, int]) -> tuple[Image.
 
     The decoder never sees the metadata: Pillow's readers of it are as large as those of pixels.
     """
-    found = anatomy(data, media_type)
+    found, kept = dissect(data, media_type)
     if found.animated:
         raise _AnimatedError
     try:
-        picture = open_picture(bare(data, media_type), media_type)
+        picture = open_picture(kept, media_type)
         if picture.size == size:
             picture.load()
             return picture, found.orientation
@@ -219,6 +218,8 @@ def _check_media_type(head: bytes, claimed: str, spec: MediaSpec) -> None:
         )
     if sniffed.split("/")[0] != spec.kind:
         raise NodeError(f"the output is {sniffed}; a job like this gives {spec.kind}s", code="media_type")
+    if spec.media_type not in (None, sniffed):
+        raise NodeError(f"the output is {sniffed}; {spec.media_type} was asked", code="media_type")
 
 
 def _check_size(width: int, height: int, spec: MediaSpec) -> None:

@@ -21,13 +21,15 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pydantic_core import from_json, to_json
+
 from reelnet.clips import ClipFacts, ClipLimits, inspect_clip
 from reelnet.errors import ReelnetError, from_class
-from reelnet.inspection import InputLimits, PictureFacts, check_output, inspect_picture
+from reelnet.inspection import InputLimits, OutputFacts, PictureFacts, check_output, inspect_picture
 from reelnet.lifecycle import settle_memory
 from reelnet.metadata import strip_metadata
 from reelnet.pipelines import MediaSpec
@@ -87,13 +89,15 @@ def output(request: Mapping[str, Any], data: bytes) -> Any:
     return check_output(source, request["media_type"], spec, request["max_bytes"])
 
 
+_FACTS = {kind: tuple(field.name for field in fields(kind)) for kind in (PictureFacts, ClipFacts, OutputFacts)}
 _CHECKS: dict[str, Callable[[Mapping[str, Any], bytes], Any]] = {"picture": picture, "clip": clip, "output": output}
 
 
 def answer(request: Mapping[str, Any], data: bytes = b"") -> dict[str, Any]:
     """The answer to one request. Raises MemoryError when the check needs more than the limits."""
     try:
-        return {"ok": asdict(_CHECKS[request["check"]](request, data))}
+        facts = _CHECKS[request["check"]](request, data)
+        return {"ok": {name: getattr(facts, name) for name in _FACTS[type(facts)]}}
     except ReelnetError as error:
         return {"error": pack_error(error)}
     except OSError as error:
@@ -106,7 +110,7 @@ def serve(requests: BinaryIO, answers: BinaryIO, limits: WorkerLimits, box: int 
     """Answers line after line until the input ends."""
     _say(answers, {"ready": True})
     for line in requests:
-        request = json.loads(line)
+        request = from_json(line)
         _allow_cpu(limits.cpu_s + request.get("more_cpu_s", 0))
         size = request.get("bytes", 0)
         data = os.pread(box, size, 0) if request.get("boxed") else requests.read(size)
@@ -114,7 +118,7 @@ def serve(requests: BinaryIO, answers: BinaryIO, limits: WorkerLimits, box: int 
 
 
 def _say(answers: BinaryIO, value: Mapping[str, Any]) -> None:
-    answers.write(json.dumps(value).encode() + b"\n")
+    answers.write(to_json(value) + b"\n")
     answers.flush()
 
 

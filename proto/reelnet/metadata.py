@@ -9,7 +9,7 @@ import io
 import re
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -65,19 +65,22 @@ def claimed_size(data: bytes, media_type: str) -> tuple[int, int]:
     raise BrokenPictureError("no header with a size")
 
 
-def anatomy(data: bytes, media_type: str) -> Anatomy:
-    """Walks the file up to its end marker. Raises BrokenPictureError when it is cut or a checksum is wrong."""
+def dissect(data: bytes, media_type: str) -> tuple[Anatomy, bytes]:
+    """Walks the file up to its end marker; what was found, and the file with the parts that make pixels and colours.
+
+    Raises BrokenPictureError when it is cut or a checksum is wrong.
+    """
+    parts = tuple(_PARTS[media_type](data))
+    return _anatomy(parts, media_type), _BARE[media_type](parts)
+
+
+def _anatomy(parts: Iterable[Part], media_type: str) -> Anatomy:
     orientation, animated = 1, False
-    for part in _PARTS[media_type](data):
+    for part in parts:
         animated = animated or part.kind in _ANIMATION
         if orientation == 1 and (exif := _exif(part, media_type)):
             orientation = _orientation_of(exif)
     return Anatomy(orientation, animated)
-
-
-def bare(data: bytes, media_type: str) -> bytes:
-    """The file with the parts that make pixels and colours, and no other. Raises BrokenPictureError."""
-    return _BARE[media_type](data)
 
 
 def strip(data: bytes, media_type: str) -> tuple[bytes, str]:
@@ -87,8 +90,10 @@ def strip(data: bytes, media_type: str) -> tuple[bytes, str]:
     colours (ICC, gamma, Adobe's transform) stays. Only a picture whose EXIF orientation is not 1 is decoded: it is
     turned and becomes a PNG, without loss (CMYK becomes RGB, which PNG has).
     """
-    kept, orientation = bare(data, media_type), anatomy(data, media_type).orientation
-    return (kept, media_type) if orientation == 1 else (_upright_png(kept, media_type, orientation), PNG)
+    found, kept = dissect(data, media_type)
+    if found.orientation == 1:
+        return kept, media_type
+    return _upright_png(kept, media_type, found.orientation), PNG
 
 
 def strip_metadata(source: Path, target: Path, media_type: str) -> str:
@@ -178,8 +183,8 @@ def _png_size(part: Part) -> tuple[int, int] | None:
     return _unpack(">II", part.body, 0) if part.kind == b"IHDR" else None
 
 
-def _bare_png(data: bytes) -> bytes:
-    return PNG_SIGNATURE + b"".join(part.whole for part in _png_parts(data) if part.kind in _PNG_KEPT)
+def _bare_png(parts: Iterable[Part]) -> bytes:
+    return PNG_SIGNATURE + b"".join(part.whole for part in parts if part.kind in _PNG_KEPT)
 
 
 # JPEG: segments of 0xFF, marker, big-endian length, body; a scan's coded data runs to the next true marker.
@@ -206,8 +211,8 @@ def _jpeg_size(part: Part) -> tuple[int, int] | None:
     return width, height
 
 
-def _bare_jpeg(data: bytes) -> bytes:
-    return b"".join(_jpeg_kept(part) for part in _jpeg_parts(data))
+def _bare_jpeg(parts: Iterable[Part]) -> bytes:
+    return b"".join(_jpeg_kept(part) for part in parts)
 
 
 def _jpeg_kept(part: Part) -> bytes:
@@ -255,8 +260,8 @@ def _webp_size(part: Part) -> tuple[int, int] | None:
     return None
 
 
-def _bare_webp(data: bytes) -> bytes:
-    kept = b"".join(_webp_kept(part) for part in _webp_parts(data) if part.kind in _WEBP_KEPT)
+def _bare_webp(parts: Iterable[Part]) -> bytes:
+    kept = b"".join(_webp_kept(part) for part in parts if part.kind in _WEBP_KEPT)
     return b"RIFF" + struct.pack("<I", len(kept) + 4) + b"WEBP" + kept
 
 
@@ -295,4 +300,4 @@ def _orientation_of(tiff: bytes) -> int:
 
 _PARTS: dict[str, Callable[[bytes], Iterator[Part]]] = {PNG: _png_parts, JPEG: _jpeg_parts, WEBP: _webp_parts}
 _SIZE: dict[str, Callable[[Part], tuple[int, int] | None]] = {PNG: _png_size, JPEG: _jpeg_size, WEBP: _webp_size}
-_BARE: dict[str, Callable[[bytes], bytes]] = {PNG: _bare_png, JPEG: _bare_jpeg, WEBP: _bare_webp}
+_BARE: dict[str, Callable[[Iterable[Part]], bytes]] = {PNG: _bare_png, JPEG: _bare_jpeg, WEBP: _bare_webp}

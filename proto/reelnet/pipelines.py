@@ -15,7 +15,16 @@ from fractions import Fraction
 from functools import cache
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from reelnet.errors import UserError
 from reelnet.frame_rates import Schedule
@@ -32,6 +41,13 @@ MAX_PROMPT_CHARS = 4096
 UPSCALE_FACTOR = 4
 VIDEO = "video"
 """The name of an input that is a clip; an input of any other name is a picture."""
+SchedulerName = Literal[
+    "ddim", "ddpm", "dpm++-2m", "dpm++-2m-karras", "dpm++-sde", "euler", "euler-ancestral", "heun", "lcm",
+    "pndm", "tcd", "unipc",
+]  # fmt: skip
+"""Schedulers that a job or an operator can ask for by name."""
+PICTURE_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+"""What `output_format` may be, and the media type that it gives. WebP is lossless."""
 
 
 def _json_object(value: object) -> object:
@@ -59,6 +75,15 @@ Loras = Annotated[
     BeforeValidator(_json_object),
 ]
 
+SchedulerChoice = Annotated[
+    SchedulerName | Literal[""],
+    Field(description="Scheduler; empty: the model's own.", json_schema_extra={"since": 2, "neutral": ""}),
+]
+OutputFormat = Annotated[
+    Literal["png", "jpeg", "webp"],
+    Field(description="File format of the pictures.", json_schema_extra={"since": 2, "neutral": "png"}),
+]
+
 
 class Params(BaseModel):
     """Parameters that every pipeline has. Unknown names are refused with the nearest known one."""
@@ -84,6 +109,15 @@ class Params(BaseModel):
         if width * height > MAX_PIXELS:
             raise ValueError(f"{width}×{height} is {width * height} pixels; at most {MAX_PIXELS} are allowed")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_neutral(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves out what a later version brought and this job does not use: an older node knows no such name."""
+        values: dict[str, Any] = dump(self)
+        for name, extra in self._later_fields():
+            if name in values and getattr(self, name) == extra["neutral"]:
+                del values[name]
+        return values
 
     def missing(self) -> list[str]:
         """The parameters of the first schema version that were not given: a complete job names each."""
@@ -140,6 +174,8 @@ class TextToImage(Params):
     num_inference_steps: Steps = 50
     num_images_per_prompt: Count = 1
     loras: Loras = Field(default_factory=dict)
+    scheduler: SchedulerChoice = ""
+    output_format: OutputFormat = "png"
 
 
 class ImageToImage(Params):
@@ -153,6 +189,8 @@ class ImageToImage(Params):
     num_inference_steps: Steps = 100
     num_images_per_prompt: Count = 1
     loras: Loras = Field(default_factory=dict)
+    scheduler: SchedulerChoice = ""
+    output_format: OutputFormat = "png"
 
 
 class ImageToVideo(Params):
@@ -227,7 +265,8 @@ class Work:
 class MediaSpec:
     """One output that a job promises. `frames` and `fps` are None for a picture; a clip's rate is `fps` / `fps_den`.
 
-    `sound`: sha256 (hex) over the packets of the sound that the clip has to have; empty for none.
+    `media_type` None: any of its kind. `sound`: sha256 (hex) over the packets of the sound that the clip has to have;
+    empty for none.
     """
 
     kind: Literal["image", "video"]
@@ -237,6 +276,7 @@ class MediaSpec:
     fps: int | None = None
     fps_den: int = 1
     sound: str = ""
+    media_type: str | None = None
 
     @property
     def rate(self) -> Fraction | None:
@@ -297,7 +337,7 @@ class Pipeline:
 
 def _text_to_image(params: TextToImage, _: Size | None) -> tuple[Work, tuple[MediaSpec, ...]]:
     pixels = params.width * params.height * params.num_images_per_prompt
-    spec = MediaSpec("image", params.width, params.height)
+    spec = MediaSpec("image", params.width, params.height, media_type=PICTURE_TYPES[params.output_format])
     return Work(pixels * params.num_inference_steps, pixels), (spec,) * params.num_images_per_prompt
 
 
@@ -305,7 +345,8 @@ def _image_to_image(params: ImageToImage, source: Size | None) -> tuple[Work, tu
     size = _required(source)
     steps = max(1, int(params.num_inference_steps * params.strength))
     pixels = size.pixels * params.num_images_per_prompt
-    return Work(pixels * steps, pixels), (MediaSpec("image", size.width, size.height),) * params.num_images_per_prompt
+    spec = MediaSpec("image", size.width, size.height, media_type=PICTURE_TYPES[params.output_format])
+    return Work(pixels * steps, pixels), (spec,) * params.num_images_per_prompt
 
 
 def _image_to_video(params: ImageToVideo, _: Size | None) -> tuple[Work, tuple[MediaSpec, ...]]:
@@ -355,8 +396,8 @@ def _required(source: Size | None) -> Size:
 PIPELINES: dict[str, Pipeline] = {
     pipeline.name: pipeline
     for pipeline in (
-        Pipeline("text-to-image", "sd", 1, TextToImage, (), _text_to_image),
-        Pipeline("image-to-image", "sd", 1, ImageToImage, ("image",), _image_to_image, sized_by_input=True),
+        Pipeline("text-to-image", "sd", 2, TextToImage, (), _text_to_image),
+        Pipeline("image-to-image", "sd", 2, ImageToImage, ("image",), _image_to_image, sized_by_input=True),
         Pipeline("image-to-video", "svd", 1, ImageToVideo, ("image",), _image_to_video),
         Pipeline("upscale", "x4", 1, Upscale, ("image",), _upscale, sized_by_input=True, keeps_look=True),
         Pipeline(

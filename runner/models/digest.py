@@ -18,6 +18,8 @@ WEIGHTS = frozenset({".safetensors"})
 CONFIGS = frozenset({".json", ".txt", ".model"})
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 VOCABULARIES = frozenset({"tokenizer.json", "vocab.json", "vocab.txt"})
+UPSCALER = "Spandrel"
+"""The class of a model that is one checkpoint, without an index: an upscaler, by the library that reads it."""
 NEVER_LOADED = frozenset({"safety_checker"})
 """Components that a node may leave out of its download."""
 _BLOCK = 1 << 20
@@ -53,16 +55,23 @@ def survey(folder: Path) -> ModelFiles:
     """The model in `folder`. Raises SetupError when it is missing, has pickled weights only, or is not whole."""
     if not folder.is_dir():
         raise SetupError(f"{folder}: there is no such model folder; download the model or name another")
-    index = read_json(folder / INDEX)
     paths = model_files(folder)
     weights = [path for path in paths if path.suffix in WEIGHTS]
     if not weights:
         raise SetupError(_without_weights(folder))
+    index = _index(folder, weights)
     for path in weights:
         check_whole(path)
     for name in _components(index):
         _check_component(folder / name)
     return ModelFiles(folder, str(index.get("_class_name", "")), _licence(folder), paths)
+
+
+def _index(folder: Path, weights: list[Path]) -> dict[str, object]:
+    """The folder's index; a folder without one that holds one file of weights is an upscaler's."""
+    if not (folder / INDEX).exists() and [path.parent for path in weights] == [folder]:
+        return {"_class_name": UPSCALER}
+    return read_json(folder / INDEX)
 
 
 def check_whole(path: Path) -> None:

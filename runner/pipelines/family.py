@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,12 +16,20 @@ from runner.backend import Frames, Rendered, Reporter, RunnerJob, Served
 StepCallback = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
 """What diffusers calls at the end of each denoising step: (pipeline, step from 0, timestep, tensors) → tensors."""
 
+_TORCH_SEEDS = 2**32
+_STATE_WORDS = slice(24, 24 + 624 * 8)
+"""Where a CPU generator's saved state has its 624 words, 8 bytes each: behind seed, two counts and a position."""
+
 
 class Family(Protocol):
     """One loaded diffusers pipeline and the reelnet pipelines that it serves."""
 
     @property
     def served(self) -> tuple[Served, ...]: ...
+
+    @property
+    def loras(self) -> Mapping[str, str]:
+        """The LoRAs that jobs may use: id → sha256."""
 
     def render(self, job: RunnerJob, report: Reporter) -> Iterator[Rendered]:
         """As Backend.run."""
@@ -70,8 +78,18 @@ class Share:
 
 
 def noise(seed: int) -> torch.Generator:
-    """Noise that depends on the seed alone: made on the CPU, equal on every device."""
-    return torch.Generator("cpu").manual_seed(seed)
+    """Noise that depends on the whole seed and nothing else: made on the CPU, equal on every device.
+
+    A seed below 2³² draws what a plain `manual_seed` does. Torch's CPU generator reads no higher bits, so that a larger
+    seed fills all of its state (a Mersenne Twister, MT19937) with the words that numpy's SeedSequence makes of it.
+    """
+    generator = torch.Generator("cpu").manual_seed(seed % _TORCH_SEEDS)
+    if seed < _TORCH_SEEDS:
+        return generator
+    words = np.random.MT19937(np.random.SeedSequence(seed)).state["state"]["key"]
+    state = generator.get_state().numpy().copy()
+    state[_STATE_WORDS] = words.astype(np.uint64).view(np.uint8)
+    return generator.set_state(torch.from_numpy(state))
 
 
 def as_bytes(pictures: Any) -> Frames:

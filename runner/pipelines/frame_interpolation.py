@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from reelnet.pipelines import VIDEO, FrameInterpolation
 from runner.backend import Rendered, Reporter, RunnerJob, Served
@@ -23,6 +23,11 @@ class Interpolation:
     def served(self) -> tuple[Served, ...]:
         """The pipelines that this family has."""
         return (Served("frame-interpolation", CLASS),)
+
+    @property
+    def loras(self) -> Mapping[str, str]:
+        """None: it has no words to change."""
+        return {}
 
     def render(self, job: RunnerJob, report: Reporter) -> Iterator[Rendered]:
         """The clip with both its end frames as they were, and its sound."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -26,6 +26,11 @@ class StableVideo:
     def served(self) -> tuple[Served, ...]:
         """The pipelines that this family has."""
         return (Served("image-to-video", type(self._pipe).__name__),)
+
+    @property
+    def loras(self) -> Mapping[str, str]:
+        """None: diffusers cannot put LoRAs into this class."""
+        return {}
 
     def render(self, job: RunnerJob, report: Reporter) -> Iterator[Rendered]:
         """One clip that begins with the input, which is cut to the asked aspect."""

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from orchestrator.docker_engine import DockerEngine
-from tests.contract.engine_suite import *  # noqa: F403  (a suite is all of its tests)
+from tests.contract.engine_suite import *  # noqa: F403
 from tests.docker.engines import TestEngine
 from tests.docker.nodes import docker_node
 

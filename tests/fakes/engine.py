@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, repeat
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -66,7 +68,7 @@ class ScriptedEngine:
         ref = str(self.starts)
         handle = RunnerHandle("scripted", spec.slot, ref, spec.folder / "runner.sock", spec.fingerprint)
         self._running[handle.ref] = runner = _Runner(life)
-        await runner.listening(str(handle.socket))
+        await runner.listen(str(handle.socket))
         return handle
 
     async def wait(self, handle: RunnerHandle) -> RunnerExit:
@@ -100,21 +102,18 @@ class _Runner:
         self._answer: Any = None
         self._exit = RunnerExit(0)
         self._web: web.AppRunner | None = None
-        self._listening: asyncio.Task[None] | None = None
+        self._sock = socket.socket(socket.AF_UNIX)
         self.ended = asyncio.Event()
 
-    async def listening(self, path: str) -> None:
-        """Returns when it listens; goes on to that point when the caller is canceled."""
-        self._listening = asyncio.create_task(self._listen(path))
-        await asyncio.shield(self._listening)
-
-    async def _listen(self, path: str) -> None:
+    async def listen(self, path: str) -> None:
         app = web.Application()
         app.router.add_get("/health", self._health)
         app.router.add_get("/info", self._info)
         self._web = web.AppRunner(app, handle_signals=False, shutdown_timeout=0.1)
         await self._web.setup()
-        await web.UnixSite(self._web, path).start()
+        Path(path).unlink(missing_ok=True)
+        self._sock.bind(path)
+        await web.SockSite(self._web, self._sock).start()
 
     async def wait(self) -> RunnerExit:
         await self.ended.wait()
@@ -122,10 +121,9 @@ class _Runner:
 
     async def end(self) -> None:
         self.ended.set()
-        if self._listening:
-            await asyncio.wait((self._listening,))
         if self._web:
             await self._web.cleanup()
+        self._sock.close()
 
     def die(self, code: int) -> None:
         self._exit = RunnerExit(code, self._life.tail)

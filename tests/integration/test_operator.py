@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -19,11 +20,12 @@ import httpx
 import pytest
 import yaml
 
-from orchestrator.control_client import ControlClient
+from orchestrator.control_client import ControlClient, ControlError
 from tests.fakes.pool import broadcaster_settings, ready, running_broadcaster, until
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 60
+ALTERNATE_SCREEN_OFF = b"\x1b[?1049l"
 SMALL = {"prompt": "a fox", "width": 64, "height": 64, "num_inference_steps": 2, "seed": 1}
 BARS = {"model": "synthetic/bars", "backend": {"synthetic": {"unit_s": 0.001}}}
 
@@ -73,8 +75,9 @@ class Operator:
         self.nodes.append(node)
         try:
             async with asyncio.timeout(PATIENCE_S):
-                while not await self._has_runner(file):
+                while not await asyncio.to_thread(self._has_runner, file.stem):
                     assert node.poll() is None, self.log()
+                    await asyncio.sleep(0.02)
         except TimeoutError:
             raise AssertionError(f"no runner became ready: {self.log()}") from None
         return node
@@ -94,16 +97,23 @@ class Operator:
         """What the nodes said."""
         return (self.folder / "serve.log").read_text("utf-8")
 
-    async def _has_runner(self, file: Path) -> bool:
-        answer = await self.run("status", "--config", str(file), "--json")
-        slots = json.loads(answer.out)["slots"] if answer.code == 0 else []
-        return bool(slots) and all(slot["state"] == "ready" for slot in slots)
+    def _has_runner(self, name: str) -> bool:
+        """Asked as the commands do it, without a process for each question."""
+        try:
+            status = ControlClient(name, self.folder / "home", timeout_s=5).status()
+        except ControlError:
+            return False
+        return bool(status.slots) and all(slot.state == "ready" for slot in status.slots)
 
 
 @pytest.fixture
 def operator(tmp_path: Path) -> Iterator[Operator]:
     """An operator, and nothing left of what they started."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("REELNET_")}
+    environ = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("REELNET_", "NO_COLOR", "FORCE_COLOR"))
+    }
     environ |= {"REELNET_HOME": str(tmp_path / "home"), "REELNET_MODELS": str(tmp_path / "models")}
     environ |= {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "proto")]), "COLUMNS": "100"}
     environ |= {"DOCKER_HOST": f"unix://{tmp_path}/no-docker.sock"}
@@ -149,6 +159,38 @@ async def test_look_at_a_node(operator: Operator) -> None:
     assert await end(node) == 0
     assert not list((operator.folder / "home").rglob("control.sock"))
     assert (await operator.run("status", "--config", str(file))).code == 3
+
+
+async def test_watch_a_node_on_a_terminal(operator: Operator) -> None:
+    """In place, on a screen of its own, with colours; Ctrl-C gives the terminal back as it was."""
+    file = operator.write()
+    node = await operator.serve(file)
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "orchestrator.cli", "status", "0.2", "--watch", "--config", str(file)]
+    watching = subprocess.Popen(
+        command, cwd=operator.folder, env={**operator.environ, "TERM": "xterm"}, stdin=theirs, stdout=theirs
+    )
+    os.close(theirs)
+    os.set_blocking(ours, False)
+    seen = b""
+
+    def shown(what: bytes, times: int = 1) -> bool:
+        nonlocal seen
+        with contextlib.suppress(BlockingIOError, OSError):  # an ended program's terminal cannot be read
+            seen += os.read(ours, 65536)
+        return seen.count(what) >= times
+
+    try:
+        await until(lambda: shown(b"synthetic/bars", 3), "three looks")
+        watching.send_signal(signal.SIGINT)
+        await until(lambda: shown(ALTERNATE_SCREEN_OFF) and watching.poll() is not None, "it ends")
+    finally:
+        watching.kill()
+        watching.wait()
+        os.close(ours)
+    assert watching.returncode == 0
+    assert b"\x1b[32mready" in seen
+    assert await end(node) == 0
 
 
 async def test_drain_and_resume(operator: Operator, tmp_path: Path) -> None:
@@ -250,7 +292,8 @@ async def test_several_nodes_on_one_host(operator: Operator) -> None:
 async def test_init_doctor_serve(operator: Operator) -> None:
     """The three commands of a first day, as they stand in the handbook."""
     assert (await operator.run("init", "--synthetic")).code == 0
-    file = operator.folder / "orchestrator.yaml"
+    file = operator.folder / "default.yaml"
+    (operator.folder / "orchestrator.yaml").rename(file)
     values = yaml.safe_load(file.read_text("utf-8"))
     file.write_text(yaml.safe_dump({**values, "grpc": {"port": 0}, "metrics": {"port": 0}}), "utf-8")
     looked = await operator.run("doctor", "--config", str(file))

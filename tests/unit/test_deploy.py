@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from broadcaster.settings import BroadcasterSettings
 from orchestrator.settings import OrchestratorSettings
@@ -95,3 +96,19 @@ def test_the_unit_is_hardened(units: Path, unit: Path) -> None:
     exposure = EXPOSURE.search(run.stdout)
     assert exposure, run.stdout + run.stderr
     assert float(exposure.group(1)) <= MOST_EXPOSED
+
+
+def test_the_compose_file_fits_to_its_programs() -> None:
+    """Its services run what the image has, on the host's network, hardened; the state has one path on both sides."""
+    document = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    for component in SETTINGS:
+        service = document["services"][component]
+        assert service["command"] == [component, "serve", "--config", f"/etc/reelnet/{component}.yaml"]
+        assert (service["network_mode"], service["read_only"], service["cap_drop"]) == ("host", True, ["ALL"])
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        state = service["environment"]["REELNET_HOME"]
+        assert f"{state}:{state}" in service["volumes"]
+        grace_s = 60 * int(service["stop_grace_period"].removesuffix("m"))
+        assert grace_s > SETTINGS[component]().limits.drain_s  # type: ignore[attr-defined]
+    sockets = [name for name, service in document["services"].items() if "docker.sock" in str(service["volumes"])]
+    assert sockets == ["orchestrator"], "nobody else may have the engine's socket"

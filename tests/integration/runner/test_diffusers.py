@@ -35,14 +35,10 @@ VISIBLE = 1.0
 """Mean difference of two pictures, of 255, that nobody calls rounding."""
 
 
-@pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny models, made once."""
-    from runner.models.tiny import make_all
-
-    folder = tmp_path_factory.mktemp("models")
-    make_all(folder)
-    return folder
+@pytest.fixture
+def models(tiny_models: Path) -> Path:
+    """The tiny models."""
+    return tiny_models
 
 
 @contextlib.asynccontextmanager
@@ -132,20 +128,20 @@ async def test_no_word_in_a_prompt_is_a_fault(sd: RunnerClient) -> None:
     assert (await sd.run(params=FOX | {"prompt": "!fail node"})).last["event"] == "done"
 
 
-async def test_loras_are_unsupported(sd: RunnerClient) -> None:
+async def test_loras_are_unsupported_where_there_are_none(sd: RunnerClient) -> None:
     """They are refused, not dropped in silence."""
     assert (await sd.run(params=FOX | {"loras": {"acme/style": 0.8}})).last["class"] == "unsupported"
 
 
 async def test_out_of_memory_is_told_and_survived(sd: RunnerClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """The allocator's error is class `oom`; the runner is ready for the next job."""
-    from runner.pipelines.stable_diffusion import StableDiffusion
+    from runner.pipelines.pictures import Pictures
 
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as patched:
-        patched.setattr(StableDiffusion, "_draw", full)
+        patched.setattr(Pictures, "_draw", full)
         assert (await sd.run(params=FOX)).last["class"] == "oom"
     assert (await sd.run(params=FOX)).last["event"] == "done"
 
@@ -198,7 +194,8 @@ async def test_info_is_the_model_s(sd: RunnerClient) -> None:
     assert info["variant"] == "float32"
     assert info["licence"] == {"id": "Apache-2.0", "commercial": "yes"}
     assert info["pipelines"] == [
-        {"pipeline": "text-to-image", "schema": "text-to-image/sd@1", "class": "StableDiffusionPipeline"}
+        {"pipeline": "text-to-image", "schema": "text-to-image/sd@2", "class": "StableDiffusionPipeline"},
+        {"pipeline": "image-to-image", "schema": "image-to-image/sd@2", "class": "StableDiffusionImg2ImgPipeline"},
     ]
     assert {"torch", "diffusers", "transformers"} <= set(info["versions"])
 
@@ -218,7 +215,7 @@ def test_tiny_models_are_made_once_and_always_the_same(models: Path, tmp_path: P
     broken.write_bytes(broken.read_bytes()[:-1] + b"x")
     make_all(tmp_path)
     assert broken.read_bytes() == weights.read_bytes()
-    assert sum(path.stat().st_size for path in tmp_path.rglob("*")) < 16e6
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*")) < 24e6
 
 
 def _pickled(folder: Path) -> None:
@@ -283,4 +280,4 @@ async def test_a_pipeline_that_the_family_lacks_is_a_failed_setup(models: Path, 
     app = build(_settings(models, "sd", pipelines=["image-to-video"]))
     async with serving(app, tmp_path) as client:
         health = await client.until(State.SETUP_FAILED, State.READY)
-        assert "does not serve image-to-video; it serves text-to-image" in health["reason"]
+        assert "does not serve image-to-video; it serves text-to-image, image-to-image" in health["reason"]

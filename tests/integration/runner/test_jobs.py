@@ -40,7 +40,7 @@ async def test_a_job_s_events_in_their_order(runner: RunnerClient, pipeline: str
     assert end["size"] == len(answer.outputs[0])
     assert end["sha256"] == hashlib.sha256(answer.outputs[0]).hexdigest()
     (output,) = answer.named("output")
-    assert (output["seed"], output["nsfw"], output["index"]) == (1, False, 0)
+    assert (output["seed"], output["nsfw"], output["index"]) == (1, None, 0)
 
 
 async def test_done_says_how_it_was_made(runner: RunnerClient) -> None:

@@ -136,6 +136,8 @@ def test_the_cost_of_a_node() -> None:
     assert cost_s(candidate(own_in_flight=3, slots=2), WANTED, 0) == 25
     assert cost_s(candidate(own_in_flight=3, wait_s=5.0), WANTED, 0) == 40, "not counted twice"
     assert cost_s(candidate(warm=False), WANTED, 0) == 10 + COLD_LOAD_S
+    assert cost_s(candidate(warm=False, wait_s=5.0), WANTED, 0) == 10 + COLD_LOAD_S, "the node's estimate has the load"
+    assert cost_s(candidate(warm=False, wait_s=COLD_LOAD_S + 5), WANTED, 0) == 10 + COLD_LOAD_S + 5
     assert cost_s(candidate(reputation=0.5), WANTED, 0) == 20
     assert cost_s(candidate(rates=Rates(job=2 * NANO)), WANTED, 3) == 16
 

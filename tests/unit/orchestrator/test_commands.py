@@ -81,24 +81,74 @@ def test_the_configuration_names_the_node(home: Path, tmp_path: Path) -> None:
         assert run("status").exit_code == 3
 
 
+class Interrupting(ScriptedNode):
+    """Presses Ctrl-C when it is asked for its status, or for a log, the n-th time."""
+
+    left: int = 4
+
+    def _count(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    def status(self) -> Any:
+        self._count()
+        return super().status()
+
+
 def test_watching_goes_on_until_ctrl_c(home: Path) -> None:
     """A line of JSON for each look; Ctrl-C is no failure."""
-    looks = 0
-
-    class Counting(ScriptedNode):
-        def status(self) -> Any:
-            nonlocal looks
-            looks += 1
-            if looks == 4:
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-            return super().status()
-
-    with served(Counting(), home / "orchestrator" / "default"):
+    with served(Interrupting(), home / "orchestrator" / "default"):
         got = run("status", "0.2", "--watch", "--json")
     assert got.exit_code == 0
     lines = got.stdout.splitlines()
     assert 2 <= len(lines) <= 4
     assert all(json.loads(line)["node_id"] == STATUS.node_id for line in lines)
+
+
+def test_watching_a_node_that_goes_away(home: Path) -> None:
+    """It is waited for: who looks at an upgrade sees both ends of it."""
+    failed = 0
+
+    class Failing(Interrupting):
+        def status(self) -> Any:
+            nonlocal failed
+            self._count()
+            if self.left == 2:
+                failed += 1
+                raise RuntimeError("gone for once")
+            return ScriptedNode.status(self)
+
+    with served(Failing(), home / "orchestrator" / "default"):
+        got = run("status", "0.2", "--watch")
+    assert (got.exit_code, failed) == (0, 1)
+    assert "error: a fault of the node's own; its log has the details; asking again every 0.2 s" in " ".join(
+        got.stdout.split()
+    )
+    assert got.stdout.count("up 1 d 02 h") >= 1
+
+
+def test_following_a_log_until_ctrl_c(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is new is printed once, as it comes."""
+    monkeypatch.setattr("orchestrator.commands.watching.FOLLOW_S", 0.01)
+
+    class Growing(Interrupting):
+        async def logs(self, slot: str, lines: int) -> str:
+            self.text += f"line {self.left}\n"
+            return await super().logs(slot, lines)
+
+    with served(Growing(text="begin\n"), home / "orchestrator" / "default"):
+        got = run("logs", "1-acme-svd-0", "--follow")
+    assert got.exit_code == 0
+    assert got.stdout.splitlines()[:3] == ["begin", "line 3", "line 2"]
+
+
+def test_ctrl_c_ends_the_waiting_and_not_the_draining(home: Path) -> None:
+    """And says so."""
+    with served(Interrupting(polls_to_idle=10_000), home / "orchestrator" / "default") as node:
+        got = run("drain")
+        assert node.state.draining
+    assert (got.exit_code, "the node goes on draining" in got.stderr) == (130, True)
 
 
 def test_drain_waits_for_the_jobs(home: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.estimates import Estimates
+from orchestrator.estimates import Estimates, start_s
 from reelnet.pipelines import Work
 
 JOB = Work(1_000_000, 100)
@@ -44,3 +44,17 @@ def test_an_estimate_lies_among_what_was_seen(jobs: list[tuple[int, float]]) -> 
         estimates.observe("p", "m", Work(steps, 1), seconds)
     speeds = [seconds / max(1, steps) for steps, seconds in jobs]
     assert min(speeds) * 1e6 * (1 - 1e-9) <= estimates.expected_s("p", "m", JOB) <= max(speeds) * 1e6 * (1 + 1e-9)
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=6), st.integers(0, 60), st.floats(0.1, 50))
+def test_a_start_is_that_of_jobs_handed_out_one_by_one(free_in_s: list[float], jobs: int, each_s: float) -> None:
+    """Every job goes to the device that is free first; the last one's start is what is told."""
+    free = sorted(free_in_s)
+    for _ in range(jobs):
+        free = sorted([free[0] + each_s, *free[1:]])
+    assert start_s(free_in_s, jobs, each_s) == pytest.approx(free[0], abs=1e-6)
+
+
+def test_jobs_of_no_known_length_take_no_time() -> None:
+    """Then a job begins when the first device is free."""
+    assert start_s([7, 3, 5], 10, 0.0) == 3

@@ -23,7 +23,7 @@ from orchestrator.runner_state import RunnerState
 from orchestrator.settings import Limits, ModelSettings
 from orchestrator.slots import Reservation, Slot, SlotTable, slot_name
 from orchestrator.supervisor import Supervisor, Surroundings
-from reelnet.errors import TransientError
+from reelnet.errors import NodeError, StartError, TransientError
 from tests.fakes.engine import Life, ScriptedEngine
 
 PATIENCE_S = 3.0
@@ -89,6 +89,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pause is longer than a moment."""
     monkeypatch.setattr(module, "ROUND_S", 0.01)
     monkeypatch.setattr(supervisor, "READY_POLL_S", 0.002)
+    monkeypatch.setattr(supervisor, "LAST_WORD_S", 0.01)
     monkeypatch.setattr(supervisor, "backoff_s", lambda *_: 0.0)
 
 
@@ -333,3 +334,112 @@ async def test_a_load_is_visible(folder: Path) -> None:
     async with bench(folder, model("a", warm=False)) as b:
         await b.until(lambda: b.slot("a").ready)
         assert b.keeper.loading("a") is None
+
+
+async def test_a_model_is_looked_at_though_others_hold_the_memory(folder: Path) -> None:
+    """Or it could never be offered: an idle model on demand gives way for that, once; one that cannot load does not
+    ask again."""
+    a, z = model("a", 20, warm=False), model("z", 20, warm=False)
+    lives = (Life(), Life(health=[{"state": "SETUP_FAILED", "reason": "torn"}]), Life())
+    async with bench(folder, a, z, lives=lives) as b:
+        await b.until(lambda: b.slot("a").ready)
+        b.later(61)
+        await b.until(lambda: b.supervisor("z").restarts == 1)
+        assert b.slot("a").device is None
+        await b.until(lambda: b.slot("z").ready)
+        b.later(61)
+        await b.until(lambda: b.shelf.knows(z))
+        await asyncio.sleep(0.05)
+        assert b.slot("z").ready, "nothing asks for the other"
+
+
+async def test_jobs_do_not_wait_for_a_load_that_failed(folder: Path) -> None:
+    """They fail with the reason, for another node may have the model; a replica that is there keeps them."""
+    broken = Life(health=[{"state": "SETUP_FAILED", "reason": "torn"}])
+    async with bench(folder, model("a"), lives=(broken,)) as b:
+        job = b.ask("a")
+        with pytest.raises(NodeError, match="a could not be loaded: torn"):
+            await job.granted
+        b.table.withdraw(job)
+    async with bench(folder, model("a", replicas=2), lives=(Life(), broken), devices=CARDS) as b:
+        await b.until(lambda: b.keeper.restarts.total() > 0 and len(b.ready) == 1)
+        first, second = b.ask("a"), b.ask("a")
+        await b.until(lambda: b.keeper.restarts.total() > 3)
+        assert first.granted.result().ready
+        assert not second.granted.done()
+        b.table.withdraw(first)
+        await b.until(lambda: second.granted.done())
+
+
+async def test_an_engine_that_is_away_is_no_fault_of_the_node(folder: Path) -> None:
+    """It comes back: the jobs may, too."""
+    async with bench(folder, model("a"), lives=(Life(start_error="no Docker engine answers"),)) as b:
+        job = b.ask("a")
+        with pytest.raises(TransientError, match="no Docker engine"):
+            await job.granted
+        b.table.withdraw(job)
+
+
+async def test_jobs_do_not_wait_for_a_quarantine(folder: Path) -> None:
+    """What waits fails, and what comes is told how long the rest is."""
+    async with bench(folder, model("a"), lives=(Life(),), quarantine_faults=1, quarantine_s=100) as b:
+        await b.until(lambda: b.slot("a").ready)
+        running, waiting = b.ask("a"), b.ask("a")
+        b.engine.kill(-9)
+        with pytest.raises(NodeError, match=r"in quarantine here: the runner ended \(killed by signal 9"):
+            await waiting.granted
+        b.table.withdraw(running)
+        b.table.withdraw(waiting)
+        await b.until(lambda: b.supervisor("a").state is S.QUARANTINED)
+        assert b.keeper.load_left_s("a") == pytest.approx(100 + b.keeper.load_s("a"))
+        b.keeper.resume()
+        assert b.keeper.load_left_s("a") == pytest.approx(b.keeper.load_s("a"))
+
+
+async def test_jobs_do_not_wait_for_the_last_device(folder: Path) -> None:
+    """Where there is another one they do."""
+    async with bench(folder, model("a"), devices=CARDS, lives=(Life(), Life(health=[{"state": "LOADING"}]))) as b:
+        await b.until(lambda: b.slot("a").ready)
+        held, waiting = b.ask("a"), b.ask("a")
+        b.keeper.fault(f"GPU-{b.slot('a').device[-1]}", "XID 79", fatal=True)  # type: ignore[index]
+        await b.until(lambda: b.supervisor("a").state is S.LOADING)
+        assert not waiting.granted.done()
+        b.keeper.fault(f"GPU-{b.slot('a').device[-1]}", "XID 79", fatal=True)  # type: ignore[index]
+        with pytest.raises(NodeError, match="XID 79"):
+            await waiting.granted
+        assert b.keeper.load_left_s("a") >= b.around.limits.quarantine_s
+        b.table.withdraw(held)
+
+
+async def test_what_is_left_of_a_load(folder: Path) -> None:
+    """The estimate, less what it has taken, and never below 0."""
+    async with bench(folder, model("a", warm=False), lives=(Life(health=[{"state": "LOADING"}]),)) as b:
+        await b.until(lambda: b.supervisor("a").state is S.LOADING)
+        whole = b.keeper.load_s("a")
+        b.now[0] += whole / 4
+        assert b.keeper.load_left_s("a") == pytest.approx(whole * 3 / 4)
+        b.now[0] += whole * 2
+        assert b.keeper.load_left_s("a") == 0
+
+
+async def test_a_slot_that_cannot_be_prepared_takes_nothing_down(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its folder or its weights are not there: it says so and waits; the others work, and so does it later."""
+    missing = ["b"]
+    async with bench(folder, model("a"), model("b"), run=False) as b:
+        inner = b.keeper._make_spec
+
+        def make(model: ModelSettings, slot: str, device: Device) -> RunnerSpec:
+            if model.model_id in missing:
+                raise StartError("the weights are gone")
+            return inner(model, slot, device)
+
+        monkeypatch.setattr(b.keeper, "_make_spec", make)
+        b.task = asyncio.create_task(b.keeper.run())
+        await b.until(lambda: b.slot("a").ready and b.supervisor("b").reason == "the weights are gone")
+        assert b.supervisor("b").state is S.STOPPED
+        missing.clear()
+        await b.until(lambda: b.slot("b").ready)
+        missing.append("b")
+        b.keeper.apply([model("a"), model("b", flags={"png_level": "9"})])
+        await b.until(lambda: b.supervisor("b").reason == "the weights are gone")
+        assert b.slot("a").ready

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from orchestrator.slots import Reservation, Slot, SlotTable, slot_name
+from orchestrator.slots import OVERDUE, RETRY_MARGIN, Reservation, Slot, SlotTable, slot_name
 from reelnet.errors import BusyError, TransientError
 
 
@@ -49,13 +49,13 @@ async def test_jobs_get_slots_in_their_order() -> None:
 
 
 async def test_a_full_queue_says_so() -> None:
-    """Slots and queue are the bound; the refusal says when to ask again, a second at least."""
+    """Slots and queue are the bound; the refusal says when a job should have ended, a second at least."""
     t = table(("m", "a"), ("m", "b"), queue=1)
     for _ in range(3):
         complete(t, expected_s=20)
     with pytest.raises(BusyError) as caught:
         t.reserve("m", 5)
-    assert caught.value.retry_after_s == (20 + 20 + 20) / 2
+    assert caught.value.retry_after_s == 20 * RETRY_MARGIN
     idle = table(("m", "a"), queue=0)
     complete(idle, expected_s=0.1)
     with pytest.raises(BusyError) as caught:
@@ -196,9 +196,48 @@ async def test_the_wait_is_the_work_before_it() -> None:
     assert t.wait_s("m") == t.wait_s("n") == 30 - 12 + 10
     assert t.wait_s("o") == 0
     clock.now += 100
-    assert t.wait_s("m") == 10, "a job that takes longer than expected is not negative work"
+    assert t.wait_s("m") == 30 * OVERDUE + 10, "a job that takes longer than expected still takes some time"
     assert t.oldest_wait_s("n") == 112
     assert t.oldest_wait_s("m") == 0
+
+
+async def test_a_job_waits_for_those_before_it_alone() -> None:
+    """What it was told when it came does not count itself, and what it is told later goes by its place."""
+    clock = Clock()
+    t = table(("m", "a"), ("m", "b"), clock=clock)
+    jobs = [complete(t, expected_s=10) for _ in range(6)]
+    assert [job.wait_s for job in jobs] == [0, 0, 10, 10, 20, 20]
+    assert [t.eta_s(job) for job in jobs] == [0, 0, 10, 10, 20, 20]
+    clock.now += 4
+    assert [t.eta_s(job) for job in jobs] == [0, 0, 6, 6, 16, 16]
+    t.withdraw(jobs[0])
+    assert [t.eta_s(job) for job in jobs[2:]] == [0, 6, 10, 16]
+
+
+async def test_refused_jobs_are_told_different_times() -> None:
+    """Each the end of another job; a time that has passed is told again, and there is a longest one."""
+    clock = Clock()
+    t = table(("m", "a"), ("m", "b"), queue=0, clock=clock)
+    for _ in range(2):
+        complete(t, expected_s=20)
+    assert [_told(t) for _ in range(4)] == [20 * RETRY_MARGIN] * 2 + [40 * RETRY_MARGIN] * 2
+    clock.now += 20 * RETRY_MARGIN
+    assert _told(t) == (20 * OVERDUE + 20) * RETRY_MARGIN, "two of the four still have to come"
+    told = [_told(t) for _ in range(100)]
+    assert told[-1] == told[-80] == max(told)
+
+
+async def test_a_load_goes_on_beside_the_jobs_of_others() -> None:
+    """A cold model's job waits for its load or for the device, whichever takes longer."""
+    t = table(("m", "a"))
+    t.slots.append(Slot("cold", "n", "a"))
+    t = SlotTable(t.slots, {"m": 8, "n": 8}, Clock(), lambda model: 30.0)
+    for _ in range(2):
+        complete(t, "m", expected_s=10)
+    assert t.wait_s("n") == 30
+    for _ in range(2):
+        complete(t, "m", expected_s=10)
+    assert t.wait_s("n") == 40
 
 
 async def test_changes_are_announced() -> None:
@@ -260,6 +299,12 @@ async def test_slots_come_and_go_under_their_jobs() -> None:
         t.reserve("m", 1)
     with pytest.raises(TransientError):
         await lost.granted
+
+
+def _told(t: SlotTable) -> float | None:
+    with pytest.raises(BusyError) as caught:
+        t.reserve("m", 20)
+    return caught.value.retry_after_s
 
 
 async def _hold(table: SlotTable, reservation: Reservation) -> None:

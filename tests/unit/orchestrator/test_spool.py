@@ -186,3 +186,20 @@ async def test_erasing_while_a_thread_writes_breaks_nothing(spool: Spool) -> Non
         await asyncio.wait((writing,))
     await gone(spool)
     assert spool._left == budget
+
+
+async def test_what_a_full_disk_took_is_given_back(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that could not be written whole is removed at once: nobody knows its name later."""
+    inner = Path.open
+
+    def full(path: Path, mode: str = "r", *more: Any) -> Any:
+        if mode == "ab":
+            with inner(path, mode) as file:
+                file.write(b"the part that had room")
+            raise OSError(28, "No space left on device")
+        return inner(path, mode, *more)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(NodeError, match="No space left"):
+        await written(spool, NOISE)
+    assert files(spool) == []

@@ -33,6 +33,16 @@ def test_it_fits(width: int) -> None:
     assert "the runner ended (exit code 3): no memory" in got.replace("\n", " ")
 
 
+@pytest.mark.parametrize("width", [60, 80])
+def test_the_whole_name_of_a_slot_can_be_read(width: int) -> None:
+    """`logs` wants it, and names differ at their ends."""
+    long = replace(SLOTS[0], slot="stable-video-diffusion-img2vid-xt-1f00aa-0")
+    cells = [
+        row.split("│")[1] for row in text(StatusView(replace(STATUS, slots=(long,))), width).splitlines() if "│" in row
+    ]
+    assert long.slot in "".join(cell.strip() for cell in cells)
+
+
 def test_what_a_wide_terminal_shows_too() -> None:
     """Memory, pace and power."""
     got = text(StatusView(STATUS), 100)

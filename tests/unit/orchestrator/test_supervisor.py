@@ -79,6 +79,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(module, "backoff_s", short)
     monkeypatch.setattr(module, "READY_POLL_S", 0.002)
+    monkeypatch.setattr(module, "LAST_WORD_S", 0.01)
     return asked
 
 
@@ -184,6 +185,17 @@ async def test_a_restart_has_its_reason(folder: Path, pauses: list[int]) -> None
         w.supervisor.restart("asked twice")
         await w.until(lambda: w.supervisor.state is S.LOADING)
         assert w.supervisor.reason == "a job did not stop"
+
+
+async def test_a_runner_that_dies_of_its_job_is_no_stuck_one(folder: Path, pauses: list[int]) -> None:
+    """Its job notices first and gives it up; how it ended is told all the same, as faults of the kernel are counted."""
+    async with watching(folder, Life()) as w:
+        await w.until(lambda: w.slot.ready)
+        w.supervisor.restart("a job did not stop")
+        await asyncio.sleep(0)
+        w.engine.kill(-9)
+        await w.until(lambda: bool(w.ends))
+        assert w.ends == [End.KILLED]
 
 
 @pytest.mark.parametrize("health", [{"state": "DEFUNCT", "reason": "XID 79"}, "no object", []])
@@ -333,3 +345,44 @@ async def test_the_memory_that_a_runner_takes_is_told(folder: Path, pauses: list
     async with watching(folder, Life(health=[{"state": "READY", "memory_bytes": "much"}])) as w:
         await w.until(lambda: w.slot.ready)
         assert w.memory == []
+
+
+async def test_how_a_runner_ended_says_more_than_its_silence(
+    folder: Path, pauses: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its engine gets a moment to say it; meanwhile no job gets the runner. A true hang stays what it is."""
+    monkeypatch.setattr(module, "LAST_WORD_S", PATIENCE_S)
+    async with watching(folder, Life(tail="bus error")) as w:
+        await w.until(lambda: w.slot.ready)
+        w.supervisor.restart("a job did not stop")
+        assert not w.slot.ready
+        w.engine.kill(-9)
+        await w.until(lambda: w.slot.ready)
+        monkeypatch.setattr(module, "LAST_WORD_S", 0.01)
+        w.supervisor.restart("a job did not stop")
+        await w.until(lambda: len(w.ends) == 2)
+        assert w.ends == [End.KILLED, End.STUCK]
+
+
+async def test_the_kernels_word_is_not_the_engines(folder: Path) -> None:
+    """A runner that was killed for its memory counts as that, though its engine explains it."""
+    explained = RunnerExit(-9, oom_killed=True, why="the kernel killed it at its bound of 1 GiB; raise `memory_bytes`")
+    assert module._kind(explained) is End.MEMORY
+    assert "raise `memory_bytes`" in module.explain(explained)
+    assert module._kind(RunnerExit(-9, why="the Docker engine stopped")) is End.ENGINE
+    assert [module._kind(RunnerExit(code)) for code in (-9, 1, 0)] == [End.KILLED, End.EXITED, End.EXITED]
+
+
+async def test_a_life_says_whether_it_was_ever_ready(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a pause when it is over: who waits for the model wants to know."""
+    monkeypatch.setattr(module, "READY_POLL_S", 0.002)
+    async with watching(folder, Life(), Life(health=[{"state": "LOADING"}], exit_code=1), restart_backoff_s=0.05) as w:
+        await w.until(lambda: w.slot.ready)
+        assert w.supervisor.loaded
+        before = w.supervisor.began
+        w.engine.kill(1)
+        await w.until(lambda: w.supervisor.state is S.BACKOFF)
+        assert w.supervisor.again_at > before
+        await w.until(lambda: w.supervisor.restarts == 2)
+        assert not w.supervisor.loaded
+        assert w.supervisor.began > before

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
-from reelnet.metadata import JPEG, PNG, WEBP, BrokenPictureError, anatomy, claimed_size, strip, strip_metadata
+from reelnet.metadata import JPEG, PNG, WEBP, BrokenPictureError, claimed_size, dissect, strip, strip_metadata
 from tests.fakes.media import encoded, exif, noisy_png, pattern, png_claiming
 
 SECRET = b"SECRETCAMERA"
@@ -120,7 +120,7 @@ def test_every_cut_is_noticed(name: str) -> None:
     data = strip(*FILES[name])[0]
     for end in range(16, len(data)):
         with pytest.raises(BrokenPictureError):
-            anatomy(data[:end], FILES[name][1])
+            dissect(data[:end], FILES[name][1])
 
 
 def test_a_wrong_checksum_is_noticed() -> None:
@@ -128,7 +128,7 @@ def test_a_wrong_checksum_is_noticed() -> None:
     data = bytearray(encoded(pattern(32, 32), "PNG"))
     data[data.index(b"IDAT") + 20] ^= 1
     with pytest.raises(BrokenPictureError, match="checksum"):
-        anatomy(bytes(data), PNG)
+        dissect(bytes(data), PNG)
 
 
 def test_sizes_come_from_the_header() -> None:
@@ -144,7 +144,7 @@ def test_animations_are_known() -> None:
     frames = [pattern(32, 32, shift) for shift in (1, 2)]
     for media_type in (PNG, WEBP):
         data = encoded(pattern(32, 32), media_type.removeprefix("image/"), save_all=True, append_images=frames)
-        assert anatomy(data, media_type).animated
+        assert dissect(data, media_type)[0].animated
 
 
 @given(st.sampled_from(sorted(FILES)), st.data())
@@ -154,6 +154,6 @@ def test_damage_never_crashes(name: str, data: st.DataObject) -> None:
     changed = bytearray(original)
     for _ in range(data.draw(st.integers(1, 4))):
         changed[data.draw(st.integers(16, len(changed) - 1))] = data.draw(st.integers(0, 255))
-    for check in (anatomy, claimed_size):
+    for check in (dissect, claimed_size):
         with contextlib.suppress(BrokenPictureError):
             check(bytes(changed), media_type)

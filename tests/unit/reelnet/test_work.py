@@ -26,7 +26,7 @@ def test_text_to_image() -> None:
     pipeline = PIPELINES["text-to-image"]
     params = TextToImage(prompt="x", width=512, height=256, num_inference_steps=30, num_images_per_prompt=3)
     assert pipeline.work(params) == Work(512 * 256 * 30 * 3, 512 * 256 * 3)
-    assert pipeline.promises(params) == (MediaSpec("image", 512, 256),) * 3
+    assert pipeline.promises(params) == (MediaSpec("image", 512, 256, media_type="image/png"),) * 3
 
 
 def test_image_to_video() -> None:
@@ -44,7 +44,7 @@ def test_image_to_image(strength: float, run: int) -> None:
     pipeline = PIPELINES["image-to-image"]
     params = ImageToImage(prompt="x", strength=strength, num_inference_steps=50, num_images_per_prompt=2)
     assert pipeline.work(params, SOURCE) == Work(SOURCE.pixels * run * 2, SOURCE.pixels * 2)
-    assert pipeline.promises(params, SOURCE) == (MediaSpec("image", 640, 480),) * 2
+    assert pipeline.promises(params, SOURCE) == (MediaSpec("image", 640, 480, media_type="image/png"),) * 2
 
 
 def test_upscale() -> None:

@@ -18,18 +18,18 @@ import torch
 from torch import Tensor, nn
 
 from runner.backend import Frames, SetupError
-from runner.models import film_folder
+from runner.models import film_folder, tiny_film
 from runner.models.digest import survey
-from runner.models.film import Film, FilmShape, layout, warp
+from runner.models.film import Film, layout, warp
 from runner.models.film_folder import CLASS, FilmFrames, check_layout, load_film, padded, read_shape
-from runner.models.tiny import FILM, make_all
+from runner.models.tiny import FILM
 from runner.models.torchscript import read_tensors
 
 pytestmark = pytest.mark.diffusers
 
 PUBLISHED = json.loads((Path(__file__).parents[2] / "fixtures" / "film_layout.json").read_text("utf-8"))
 PARAMETERS = 34_436_667
-NARROW = FilmShape(filters=4, flow_filters=(4, 4, 8, 8))
+NARROW = tiny_film.SHAPE
 CPU = torch.device("cpu")
 
 
@@ -153,10 +153,9 @@ def test_frames_of_different_size_are_refused(film: Film) -> None:
         frames_of(film).between(picture(64, 64), picture(64, 65))
 
 
-def test_the_tiny_model_is_a_model(tmp_path: Path) -> None:
+def test_the_tiny_model_is_a_model(tiny_models: Path) -> None:
     """The folder that make-tiny writes is surveyed, loaded and draws something."""
-    folder = make_all(tmp_path)[2]
-    assert folder == tmp_path / FILM
+    folder = tiny_models / FILM
     assert survey(folder).class_name == CLASS
     film = load_film(folder, CPU, torch.float32)
     made = film.between(picture(48, 80, 1), picture(48, 80, 2)).at(0.5)

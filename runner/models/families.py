@@ -1,0 +1,201 @@
+"""From a model's class to the family that serves it, read from its folder alone."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import diffusers
+import torch
+from diffusers.pipelines.auto_pipeline import AUTO_IMAGE2IMAGE_PIPELINES_MAPPING, AUTO_TEXT2IMAGE_PIPELINES_MAPPING
+from safetensors import SafetensorError
+
+from runner.backend import SetupError
+from runner.models import film_folder
+from runner.models.digest import UPSCALER, WEIGHTS, ModelFiles
+from runner.models.lora import LoraShelf
+from runner.models.lora_files import survey_loras
+from runner.models.memory import compile_net, place
+from runner.models.safety import load_safety
+from runner.models.upscaler import read_upscaler
+from runner.models.warmup import warm_up
+from runner.pipelines.arguments import Arguments
+from runner.pipelines.extras import Extras
+from runner.pipelines.family import Family
+from runner.pipelines.frame_interpolation import Interpolation
+from runner.pipelines.pictures import Pictures
+from runner.pipelines.schedulers import Schedulers
+from runner.pipelines.stable_video import StableVideo
+from runner.pipelines.upscale import DiffusionUpscale, TiledUpscale
+from runner.settings import RunnerSettings
+from runner.video_writer import ClipOutput
+
+UPSCALE_CLASS = "StableDiffusionUpscalePipeline"
+VIDEO_CLASS = "StableVideoDiffusionPipeline"
+_TEXT = "text-to-image"
+_IMAGE = "image-to-image"
+_LOAD_ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, SafetensorError)
+"""What diffusers and transformers raise for a folder that is not as they expect."""
+_EDITORS = ("StableDiffusionInstructPix2PixPipeline",)
+"""Classes that change a picture by words and draw none without one."""
+
+
+def read_family(files: ModelFiles, settings: RunnerSettings, device: torch.device, dtype: torch.dtype) -> Family:
+    """The model's family, on its device, with what the settings add to it. Raises SetupError."""
+    if files.class_name == UPSCALER:
+        _refuse_for_upscaler(settings)
+        output = ClipOutput(settings.crf, settings.clip_window)
+        return TiledUpscale(read_upscaler(files, device, settings.dtype, settings.tile), output)
+    if files.class_name == UPSCALE_CLASS:
+        _refuse_for_upscaler(settings)
+        pipe = _read(diffusers.StableDiffusionUpscalePipeline, files, dtype)
+        _place({"upscale": pipe}, files, settings, device)
+        return DiffusionUpscale(pipe)
+    if files.class_name == film_folder.CLASS:
+        _refuse_for_video(settings)
+        film = film_folder.load_film(files.folder, device, dtype)
+        return Interpolation(film, ClipOutput(settings.crf, settings.clip_window))
+    if files.class_name == VIDEO_CLASS:
+        _refuse_for_video(settings)
+        pipe = _read(diffusers.StableVideoDiffusionPipeline, files, dtype)
+        _place({_TEXT: pipe}, files, settings, device)
+        return StableVideo(pipe)
+    pipes = _picture_pipes(files, dtype)
+    _place(pipes, files, settings, device)
+    family = Pictures(pipes, _extras(pipes, files, settings, (device, dtype)))
+    if settings.compile:
+        compile_net(next(iter(pipes.values())))
+        warm_up(family)
+    return family
+
+
+def _refuse_for_video(settings: RunnerSettings) -> None:
+    for name in ("scheduler", "loras", "compile"):
+        if getattr(settings, name):
+            raise SetupError(f"{name}: not for a model of video; leave the setting out")
+    if settings.safety in ("blur", "refuse"):
+        raise SetupError(f"safety: no checker for video, so {settings.safety!r} cannot be kept; say 'flag' or 'off'")
+
+
+def _refuse_for_upscaler(settings: RunnerSettings) -> None:
+    for name in ("scheduler", "loras", "compile"):
+        if getattr(settings, name):
+            raise SetupError(f"{name}: not for an upscaler; leave the setting out")
+    if settings.safety in ("blur", "refuse"):
+        raise SetupError(
+            f"safety: no checker for upscaling, so {settings.safety!r} cannot be kept; say 'flag' or 'off'"
+        )
+
+
+def _picture_pipes(files: ModelFiles, dtype: torch.dtype) -> dict[str, Any]:
+    """A pipeline for each of the picture pipelines that the model's class has, sharing their nets."""
+    name = files.class_name
+    if name in _EDITORS:
+        return {_IMAGE: _read(getattr(diffusers, name), files, dtype)}
+    if name in _names(AUTO_TEXT2IMAGE_PIPELINES_MAPPING):
+        drawing = _read(diffusers.AutoPipelineForText2Image, files, dtype)
+        changing = _changing(drawing)
+        return {_TEXT: drawing} | ({_IMAGE: changing} if changing is not None else {})
+    if name in _names(AUTO_IMAGE2IMAGE_PIPELINES_MAPPING):
+        return {_IMAGE: _read(diffusers.AutoPipelineForImage2Image, files, dtype)}
+    raise SetupError(f"{files.folder}: no pipeline here serves a {name or 'model without a class'}")
+
+
+def _changing(drawing: Any) -> Any:
+    """The image-to-image pipeline over the same nets; None where the class has none that can be served."""
+    try:
+        pipe = diffusers.AutoPipelineForImage2Image.from_pipe(drawing)
+    except ValueError:
+        return None
+    if Arguments.of(pipe).missing(_IMAGE):
+        return None
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _names(mapping: Any) -> set[str]:
+    return {known.__name__ for known in mapping.values()}
+
+
+def _extras(
+    pipes: dict[str, Any], files: ModelFiles, settings: RunnerSettings, at: tuple[torch.device, torch.dtype]
+) -> Extras:
+    pipe = next(iter(pipes.values()))
+    schedulers = Schedulers(settings.scheduler)
+    schedulers.check(pipe.scheduler)
+    if settings.loras and not hasattr(pipe, "load_lora_weights"):
+        raise SetupError(f"loras: a {files.class_name} takes none; leave the setting out")
+    return Extras(
+        schedulers=schedulers,
+        loras=LoraShelf(pipe, survey_loras(settings), settings.lora_bytes) if settings.loras else None,
+        safety=load_safety(files.folder, settings.safety, *at),
+        tiling_pixels=settings.vae_tiling_pixels,
+    )
+
+
+def _place(pipes: dict[str, Any], files: ModelFiles, settings: RunnerSettings, device: torch.device) -> None:
+    try:
+        place(pipes.values(), settings, device)
+    except torch.OutOfMemoryError:
+        raise SetupError(
+            f"{files.folder}: the model does not fit into the memory of {device}; try offload: model"
+        ) from None
+    except _LOAD_ERRORS as error:  # weights that are missing in the files are found when they are moved
+        raise _unreadable(files, error) from None
+
+
+def _read(kind: Any, files: ModelFiles, dtype: torch.dtype) -> Any:
+    """The diffusers pipeline, from this folder alone: no network, no pickles, no safety checker, no watermark."""
+    try:
+        pipe = _from_single_file(files, dtype) if _single_file(files) else _from_folder(kind, files, dtype)
+    except _LOAD_ERRORS as error:
+        raise _unreadable(files, error) from None
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _unreadable(files: ModelFiles, error: Exception) -> SetupError:
+    reason = " ".join(str(error).split())[:300]
+    return SetupError(f"{files.folder}: the model cannot be read: {type(error).__name__}: {reason}")
+
+
+def _from_folder(kind: Any, files: ModelFiles, dtype: torch.dtype) -> Any:
+    return kind.from_pretrained(
+        files.folder,
+        dtype=dtype,
+        local_files_only=True,
+        use_safetensors=True,
+        variant=_variant(files),
+        **_without_extras(files),
+    )
+
+
+def _single_file(files: ModelFiles) -> Any:
+    """The checkpoint of a folder that has all its weights in one file at its top, or None."""
+    weights = [path for path in files.paths if path.suffix in WEIGHTS]
+    return weights[0] if len(weights) == 1 and weights[0].parent == files.folder else None
+
+
+def _from_single_file(files: ModelFiles, dtype: torch.dtype) -> Any:
+    """A checkpoint in the layout of the original trainers; the folder's own configurations say what its nets are."""
+    kind = getattr(diffusers, files.class_name)
+    return kind.from_single_file(
+        str(_single_file(files)),
+        config=str(files.folder),
+        dtype=dtype,
+        local_files_only=True,
+        **_without_extras(files),
+    )
+
+
+def _variant(files: ModelFiles) -> str | None:
+    """`fp16` where the folder has no other weights."""
+    names = [path.name for path in files.paths if path.suffix == ".safetensors"]
+    return "fp16" if all(".fp16." in name for name in names) else None
+
+
+def _without_extras(files: ModelFiles) -> dict[str, Any]:
+    """The checker is loaded apart; a watermark would depend on what else is installed."""
+    taken = inspect.signature(getattr(diffusers, files.class_name).__init__).parameters
+    wanted = {"safety_checker": None, "requires_safety_checker": False, "add_watermarker": False}
+    return {name: value for name, value in wanted.items() if name in taken}

@@ -1,0 +1,131 @@
+"""LoRAs in a model's memory: loaded once, switched for each job, dropped when memory for them is short."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import structlog
+import torch
+from safetensors import safe_open
+
+from reelnet.errors import UnsupportedError, UserError
+from reelnet.pipelines import did_you_mean
+from runner.models.lora_files import LoraFile
+
+log = structlog.get_logger()
+_MISFITS = (RuntimeError, ValueError, KeyError, AttributeError, TypeError, IndexError)
+"""What diffusers and peft raise for weights whose names or shapes are not the model's."""
+_DOWN = re.compile(r"(?:lora_A|lora_down|lora\.down|lora_linear_layer\.down)(?:\.weight)?$")
+"""The first of a LoRA's two matrices, in the spellings of peft, kohya and older diffusers: one for each layer."""
+
+
+class LoraShelf:
+    """The LoRAs of one model. `pipe` is any of its pipelines: they share the nets that LoRAs are put into.
+
+    Loaded LoRAs stay until together they hold more than `limit_bytes`; then the one unused for longest is dropped.
+    """
+
+    def __init__(self, pipe: Any, files: Iterable[LoraFile], limit_bytes: int) -> None:
+        self._pipe = pipe
+        self._files = {file.id: file for file in files}
+        self._adapters = {name: f"lora_{number}" for number, name in enumerate(self._files)}
+        self._limit_bytes = limit_bytes
+        self._loaded: OrderedDict[str, int] = OrderedDict()
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """id → sha256 of the file, hex."""
+        return {file.id: file.sha256 for file in self._files.values()}
+
+    @property
+    def loaded_bytes(self) -> Mapping[str, int]:
+        """The LoRAs in memory, the one unused for longest first, with the bytes that each holds."""
+        return dict(self._loaded)
+
+    def apply(self, asked: Mapping[str, float]) -> None:
+        """Makes the nets draw with these LoRAs, id → strength, and no others; a strength of 0 is off.
+
+        They are applied in the operator's order, so that one job has one result. Raises UnsupportedError for one
+        that is not served, UserError for one that does not fit the model.
+        """
+        for name in asked:
+            self._check_known(name)
+        wanted = [name for name in self._files if asked.get(name, 0.0) != 0.0]
+        for name in wanted:
+            self._load(name, keep=wanted)
+        self._switch({self._adapters[name]: asked[name] for name in wanted})
+
+    def _check_known(self, name: str) -> None:
+        if name not in self._files:
+            hint = did_you_mean(name, self._files)
+            raise UnsupportedError(f"loras: this node does not serve {name!r}{hint}", code="lora", loc=("loras", name))
+
+    def _switch(self, strengths: Mapping[str, float]) -> None:
+        if not self._loaded:
+            return
+        if not strengths:
+            self._pipe.disable_lora()
+            return
+        self._pipe.enable_lora()
+        self._pipe.set_adapters(list(strengths), list(strengths.values()))
+
+    def _load(self, name: str, keep: list[str]) -> None:
+        if name in self._loaded:
+            self._loaded.move_to_end(name)
+            return
+        file = self._files[name]
+        self._make_room(file.path.stat().st_size, keep)
+        try:
+            self._read(file)
+        except torch.OutOfMemoryError:
+            self._pipe.delete_adapters(self._adapters[name])
+            raise
+        except _MISFITS as error:
+            self._pipe.delete_adapters(self._adapters[name])
+            log.warning("a LoRA does not fit the model", lora=name, error=type(error).__name__)
+            raise UserError(
+                f"loras: {name!r} was made for another kind of model", code="lora_misfit", loc=("loras", name)
+            ) from None
+        self._loaded[name] = self._held_bytes(name)
+
+    def _read(self, file: LoraFile) -> None:
+        """Puts the LoRA into the nets. Raises ValueError when some of its layers are not the model's."""
+        adapter = self._adapters[file.id]
+        self._pipe.load_lora_weights(
+            str(file.path.parent),
+            weight_name=file.path.name,
+            adapter_name=adapter,
+            local_files_only=True,
+            use_safetensors=True,
+        )
+        with safe_open(file.path, "pt") as content:
+            layers = sum(1 for key in content.keys() if _DOWN.search(key))  # noqa: SIM118 - it is no mapping
+        found = sum(1 for key, _ in self._weights(file.id) if ".lora_A." in key)
+        if not found or found < layers:
+            raise ValueError(f"{layers} layers, of which the model has {found}")
+
+    def _make_room(self, size_bytes: int, keep: list[str]) -> None:
+        """Drops what was unused for longest, until `size_bytes` more are within the limit. Raises UnsupportedError."""
+        for name in [name for name in self._loaded if name not in keep]:
+            if sum(self._loaded.values()) + size_bytes <= self._limit_bytes:
+                return
+            self._pipe.delete_adapters(self._adapters[name])
+            del self._loaded[name]
+        if sum(self._loaded.values()) + size_bytes > self._limit_bytes:
+            raise UnsupportedError(
+                f"loras: together they need more than this node's {self._limit_bytes} bytes; use fewer",
+                code="lora_bytes",
+                loc=("loras",),
+            )
+
+    def _held_bytes(self, name: str) -> int:
+        return sum(weights.nbytes for _, weights in self._weights(name))
+
+    def _weights(self, name: str) -> list[tuple[str, Any]]:
+        """The LoRA's tensors in the nets, with their names."""
+        mark = f".{self._adapters[name]}."
+        nets = (getattr(self._pipe, part, None) for part in self._pipe._lora_loadable_modules)
+        return [row for net in nets if net is not None for row in net.named_parameters() if mark in row[0]]

@@ -1,0 +1,87 @@
+"""What a diffusers class takes, and what of a job's parameters it would drop in silence."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from reelnet.errors import UnsupportedError
+from reelnet.pipelines import ImageToImage, Params, TextToImage
+
+_ALWAYS = ("prompt", "num_inference_steps", "generator", "callback_on_step_end")
+"""Arguments without which a class cannot draw what a job asks for, or cannot be stopped."""
+_NEEDED = {"text-to-image": (*_ALWAYS, "height", "width"), "image-to-image": (*_ALWAYS, "image")}
+_OFF: dict[str, tuple[object, ...]] = {
+    "guidance_scale": (0.0, 1.0),
+    "negative_prompt": ("",),
+    "strength": (1.0,),
+    "image_guidance_scale": (0.0, 1.0),
+}
+"""Parameters that a class may lack, and the values, beside the default, that ask nothing of it."""
+_STEERS = ("strength", "image_guidance_scale")
+"""An image-to-image class has one of these; others make pictures of sizes of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """The arguments of a pipeline's call that have an effect with its nets. `owner` is its class's name.
+
+    `counts_left_out`: see `whole_steps`.
+    """
+
+    owner: str
+    names: frozenset[str]
+    counts_left_out: bool = False
+
+    @classmethod
+    def of(cls, pipe: Any) -> Arguments:
+        """What `pipe` takes and uses."""
+        names = set(inspect.signature(type(pipe).__call__).parameters)
+        if "true_cfg_scale" in names:  # guided by one pass: the negative prompt would be read by a second one
+            names.discard("negative_prompt")
+        net = getattr(pipe, "transformer", None)
+        if getattr(getattr(net, "config", None), "guidance_embeds", True) is False:
+            names.discard("guidance_scale")
+        return cls(type(pipe).__name__, frozenset(names), net is not None)
+
+    def missing(self, pipeline: str) -> list[str]:
+        """What the class lacks to serve a pipeline at all."""
+        lacking = [name for name in _NEEDED[pipeline] if name not in self.names]
+        if pipeline == "image-to-image" and not self.names.intersection(_STEERS):
+            lacking.append("strength")
+        return lacking
+
+    def check(self, params: TextToImage | ImageToImage) -> None:
+        """Raises UnsupportedError for the first parameter that the model would not use and that is not neutral."""
+        for name, off in _OFF.items():
+            if name in type(params).model_fields and name not in self.names:
+                value = getattr(params, name)
+                if value not in (_default(params, name), *off):
+                    raise UnsupportedError(
+                        f"{name}: a {self.owner} of this kind does not use it; leave it out", code=name, loc=(name,)
+                    )
+
+    def call(self, params: TextToImage | ImageToImage, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """The keyword arguments of a call: the job's parameters and those `wanted`, as far as the class takes them."""
+        asked = {
+            name: getattr(params, name) for name in (*_OFF, "prompt", "num_inference_steps") if hasattr(params, name)
+        }
+        if isinstance(params, ImageToImage):
+            asked["strength"] = whole_steps(params.strength, params.num_inference_steps, self.counts_left_out)
+        return {name: value for name, value in (asked | dict(wanted)).items() if name in self.names}
+
+
+def whole_steps(strength: float, steps: int, counts_left_out: bool) -> float:
+    """The strength of which a class runs `max(1, int(steps × strength))` steps, as a job's work has it.
+
+    Classes over a UNet round the steps that they run down; those over a transformer round down the ones that they
+    leave out (`counts_left_out`), so that a few-step model would run them all and see nothing of the picture.
+    """
+    run = max(1, int(steps * strength))
+    return min(1.0, (run - 0.5 if counts_left_out else run + 0.5) / steps)
+
+
+def _default(params: Params, name: str) -> object:
+    return type(params).model_fields[name].default

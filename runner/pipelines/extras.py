@@ -1,0 +1,43 @@
+"""What an operator's settings add to the picture pipelines."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from reelnet.errors import UnsupportedError
+from runner.models.lora import LoraShelf
+from runner.models.safety import Safety
+from runner.pipelines.schedulers import Schedulers
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """Schedulers, LoRAs (None: none are served), the safety checker, and the pixels from which the VAE makes tiles."""
+
+    schedulers: Schedulers = field(default_factory=Schedulers)
+    loras: LoraShelf | None = None
+    safety: Safety = field(default_factory=Safety)
+    tiling_pixels: int | None = None
+
+    def apply_loras(self, asked: Mapping[str, float]) -> None:
+        """Makes the nets draw with these LoRAs and no others. Raises UnsupportedError and UserError."""
+        if self.loras is not None:
+            self.loras.apply(asked)
+        elif asked:
+            raise UnsupportedError("this node serves no LoRAs", code="loras", loc=("loras", next(iter(asked))))
+
+    @contextlib.contextmanager
+    def tiling(self, pipe: Any, size: tuple[int, int]) -> Iterator[None]:
+        """While it lasts, the VAE decodes in tiles if the picture is as large as the operator says."""
+        vae: Any = getattr(pipe, "vae", None)
+        if self.tiling_pixels is None or size[0] * size[1] < self.tiling_pixels or not hasattr(vae, "enable_tiling"):
+            yield
+            return
+        vae.enable_tiling()
+        try:
+            yield
+        finally:
+            vae.disable_tiling()

@@ -1,0 +1,88 @@
+"""Text to image and image to image, by every class that diffusers' auto pipelines know, from the same weights."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from reelnet.pipelines import PICTURE_TYPES, ImageToImage, TextToImage
+from runner.backend import Frames, Rendered, Reporter, RunnerJob, Served, SetupError
+from runner.pipelines import canvas
+from runner.pipelines.arguments import Arguments
+from runner.pipelines.extras import Extras
+from runner.pipelines.family import Share, as_bytes, memory_errors, noise
+
+PictureParams = TextToImage | ImageToImage
+
+
+class Pictures:
+    """Serves one or both picture pipelines. The classes share their nets, so that both cost the memory of one."""
+
+    def __init__(self, pipes: Mapping[str, Any], extras: Extras) -> None:
+        """`pipes`: a diffusers pipeline for each pipeline's name. Raises SetupError for a class that cannot serve."""
+        self._pipes = dict(pipes)
+        self._arguments = {name: Arguments.of(pipe) for name, pipe in self._pipes.items()}
+        self._extras = extras
+        for name, pipe in self._pipes.items():
+            if missing := self._arguments[name].missing(name):
+                raise SetupError(f"{type(pipe).__name__} takes no {', '.join(missing)}; serve another class of model")
+
+    @property
+    def served(self) -> tuple[Served, ...]:
+        """The pipelines that this family has."""
+        return tuple(Served(name, type(pipe).__name__) for name, pipe in self._pipes.items())
+
+    @property
+    def loras(self) -> Mapping[str, str]:
+        """The LoRAs that jobs may use: id → sha256."""
+        return self._extras.loras.digests if self._extras.loras else {}
+
+    def render(self, job: RunnerJob, report: Reporter) -> Iterator[Rendered]:
+        """The images one after the other, each with noise of its own: image i of many is the image of seed + i.
+
+        Raises UnsupportedError for a parameter, scheduler or LoRA that the model does not take, RefusedError when the
+        operator's safety checker says so.
+        """
+        params = job.params
+        assert isinstance(params, TextToImage | ImageToImage)
+        self._arguments[job.pipeline].check(params)
+        with self._prepared(job.pipeline, params) as pipe:
+            for index in range(params.num_images_per_prompt):
+                share = Share(index, params.num_images_per_prompt)
+                with memory_errors(), torch.inference_mode():
+                    frames = self._draw(pipe, job, share, report)
+                    frames, nsfw = self._extras.safety.judge(frames, asked=params.safety_check)
+                yield Rendered(
+                    index, job.seed + index, frames, nsfw=nsfw, media_type=PICTURE_TYPES[params.output_format]
+                )
+
+    @contextlib.contextmanager
+    def _prepared(self, pipeline: str, params: PictureParams) -> Iterator[Any]:
+        """The pipeline with the job's scheduler and LoRAs; its own scheduler comes back, whatever happens."""
+        pipe = self._pipes[pipeline]
+        own = pipe.scheduler
+        try:
+            pipe.scheduler = self._extras.schedulers.choose(own, params.scheduler)
+            self._extras.apply_loras(params.loras)
+            yield pipe
+        finally:
+            pipe.scheduler = own
+
+    def _draw(self, pipe: Any, job: RunnerJob, share: Share, report: Reporter) -> Frames:
+        params = job.params
+        assert isinstance(params, TextToImage | ImageToImage)
+        size = job.inputs["image"].size if isinstance(params, ImageToImage) else (params.width, params.height)
+        drawn = canvas.enlarged(size, canvas.factor(pipe))
+        wanted: dict[str, Any] = {"width": drawn[0], "height": drawn[1], "generator": noise(job.seed + share.index)}
+        if isinstance(params, ImageToImage):
+            wanted["image"] = canvas.extended(job.inputs["image"], drawn)
+        with self._extras.tiling(pipe, drawn), share.decoding(report, pipe):
+            result = pipe(
+                **self._arguments[job.pipeline].call(params, wanted),
+                callback_on_step_end=share.denoising(report),
+                output_type="np",
+            )
+        return canvas.cut(as_bytes(result.images), size)
