@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import math
@@ -140,6 +141,16 @@ def test_moments_of_one_pair_share_what_was_compared(film: Film) -> None:
     for t in (0.2, 0.7):
         assert torch.equal(film.at(motion, t), film(first, second, t))
     assert not torch.equal(film.at(motion, 0.2), film.at(motion, 0.7))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_gives_nearly_the_same_frame(film: Film, dtype: torch.dtype) -> None:
+    """What moves where is summed in 32 bits, whatever the layers compute in."""
+    first, second = picture(64, 128, 1), picture(64, 128, 2)
+    exact = frames_of(film).between(first, second).at(0.3)
+    half = FilmFrames(copy.deepcopy(film).to(dtype), CPU, dtype).between(first, second)
+    assert {flow.dtype for flow in (*half.motion.to_first, *half.motion.to_second)} == {torch.float32}
+    assert np.abs(exact.astype(int) - half.at(0.3)).mean() < 4
 
 
 def test_padding_repeats_the_edges() -> None:
