@@ -53,6 +53,9 @@ def list_models(home: Home = None, as_json: Json = False) -> None:
             typer.echo(f"no models in {store.home}; pull one, or make tiny ones: runner models make-tiny {store.home}")
             return
         Console(highlight=False).print(_table(found))
+        for model in found:
+            if model.fault:
+                typer.echo(f"! {model.fault}")
 
 
 @models.command(epilog="Example: runner models pull acme/sdxl --variant fp16 --accept-licence")
@@ -252,6 +255,8 @@ def _print_json(document: Any) -> None:
 def _verified(model: StoredModel) -> dict[str, Any]:
     if model.manifest is not None:
         found = list(differences(model.folder, model.manifest))
+    elif model.fault:
+        found = [model.fault]
     elif model.digest is None:
         found = ["it was neither pulled nor imported, so there is nothing to compare with"]
     else:
@@ -270,6 +275,7 @@ def _row(model: StoredModel) -> dict[str, Any]:
         "class": model.class_name or None,
         "pipelines": list(pipelines_of(model.class_name)),
         "source": dict(model.manifest.source) if model.manifest else None,
+        "fault": model.fault or None,
     }
 
 

@@ -15,10 +15,10 @@ from rich.filesize import decimal
 
 from reelnet.errors import ConfigError, StartError
 from reelnet.jobs import Licence
+from runner.models.checks import GIB, check_licence, check_model, free_bytes
 from runner.models.digest import PICKLES, WEIGHTS, model_files
 from runner.models.manifest import Manifest, files_in, write_manifest
 from runner.models.meter import Meter
-from runner.models.pull import GIB, check_licence, check_model, free_bytes
 from runner.models.store import ModelStore, StoreError
 
 _BLOCK = 4 << 20

@@ -67,6 +67,10 @@ def read_family(files: ModelFiles, settings: RunnerSettings, device: torch.devic
         pipe = _read(diffusers.StableDiffusionUpscalePipeline, files, dtype)
         _place({"upscale": pipe}, files, settings, device)
         return DiffusionUpscale(pipe)
+    if files.class_name == film_folder.CLASS:
+        _refuse_for_video(settings)
+        film = film_folder.load_film(files.folder, device, dtype)
+        return Interpolation(film, ClipOutput(settings.crf, settings.clip_window))
     if files.class_name == VIDEO_CLASS:
         _refuse_for_video(settings)
         pipe = _read(diffusers.StableVideoDiffusionPipeline, files, dtype)

@@ -110,7 +110,8 @@ class Film(nn.Module):
         to_second = [flow * (1 - t) for flow in motion.to_second]
         first = [warp(*level) for level in zip(motion.first, to_first, strict=True)]
         second = [warp(*level) for level in zip(motion.second, to_second, strict=True)]
-        picture: Tensor = self.fuse(_joined(first, second, to_first, to_second))
+        flows = [torch.cat(level, dim=1).to(first[0].dtype) for level in zip(to_first, to_second, strict=True)]
+        picture: Tensor = self.fuse(_joined(first, second, flows))
         return picture
 
 
@@ -152,15 +153,15 @@ class _FlowPredictor(nn.Module):
         self._predictors = nn.ModuleList(reversed(made[:-1]))
 
     def forward(self, own: Pyramid, other: Pyramid) -> Pyramid:
-        """Where each place of `own` is in `other`, as an offset in pixels, level by level."""
+        """Where each place of `own` is in `other`, as an offset in pixels of 32 bits, level by level."""
         flows: Pyramid = []
         for level in reversed(range(len(own))):
             predict = self._of(level)
             if not flows:
-                flows.append(predict(own[level], other[level]))
+                flows.append(predict(own[level], other[level]).float())
                 continue
             guess = _finer(flows[0], own[level])
-            flows.insert(0, guess + predict(own[level], warp(other[level], guess)))
+            flows.insert(0, guess + predict(own[level], warp(other[level], guess)).float())
         return flows
 
     def _of(self, level: int) -> nn.Module:

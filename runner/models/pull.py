@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.filesize import decimal
 
-from reelnet.errors import ConfigError
-from reelnet.jobs import Licence
+from runner.models.checks import GIB, check_licence, check_model, free_bytes
 from runner.models.choice import Wish, choose
-from runner.models.digest import INDEX, WEIGHTS, check_whole, component_names, read_json, survey
+from runner.models.digest import INDEX, component_names, read_json
 from runner.models.download import Downloads, Patience, check_stated
 from runner.models.hub import Hub, InterruptedTransferError, RemoteModel
-from runner.models.licences import YES
 from runner.models.manifest import Manifest, write_manifest
 from runner.models.meter import Meter
 from runner.models.store import ModelStore, StoreError
-
-GIB = 2**30
-
-
-def free_bytes(folder: Path) -> int:
-    """Bytes that may be written below `folder`."""
-    return shutil.disk_usage(folder).free
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,28 +122,6 @@ class Pull:
                 f"{self._store.home}: {decimal(missing)} are to come, {decimal(free)} are free and {decimal(reserve)} "
                 "are to stay free; remove a model, or set REELNET_MODELS or --reserve"
             )
-
-
-def check_licence(model: str, licence: Licence, accepted: bool) -> None:
-    """Raises ConfigError unless the licence is free for every use, or was accepted."""
-    if licence.commercial == YES or accepted:
-        return
-    meaning = {
-        "no": "forbids commercial use",
-        "conditional": "has conditions",
-        "unknown": "is not known to this program",
-    }[licence.commercial]
-    raise ConfigError(f"{model}: its licence {licence.id} {meaning}; read it, then say --accept-licence")
-
-
-def check_model(folder: Path) -> None:
-    """Raises SetupError for weights that are not whole, and for a model that a runner would refuse."""
-    if (folder / INDEX).exists():
-        survey(folder)
-        return
-    for path in folder.rglob("*"):
-        if path.suffix in WEIGHTS:
-            check_whole(path)
 
 
 def _source(hub: Hub, remote: RemoteModel, order: Order) -> dict[str, str]:

@@ -28,7 +28,10 @@ class StoreError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StoredModel:
-    """One model on disk. `size` in bytes; `manifest` is None for a folder that nobody pulled or imported."""
+    """One model on disk. `size` in bytes; `manifest` is None for a folder that nobody pulled or imported.
+
+    `fault` says what is wrong with its reelnet.json; empty for nothing.
+    """
 
     id: str
     folder: Path
@@ -37,6 +40,7 @@ class StoredModel:
     licence: Licence
     digest: str | None
     manifest: Manifest | None
+    fault: str = ""
 
 
 class ModelStore:
@@ -54,7 +58,7 @@ class ModelStore:
         return self.folder(model).is_dir()
 
     def models(self) -> Iterator[StoredModel]:
-        """All models, sorted by id. Raises SetupError for one whose reelnet.json is damaged."""
+        """All models, sorted by id."""
         for folder in sorted(self._folders()):
             yield self._stored(folder)
 
@@ -119,8 +123,7 @@ class ModelStore:
                 yield from (second for second in _folders_in(first) if _is_model(second))
 
     def _stored(self, folder: Path) -> StoredModel:
-        manifest = read_manifest(folder)
-        card = read_json(folder / CARD) if (folder / CARD).exists() else {}
+        manifest, card, fault = _told(folder)
         stated = card.get("digest")
         return StoredModel(
             id=folder.relative_to(self.home).as_posix(),
@@ -130,6 +133,7 @@ class ModelStore:
             licence=manifest.licence if manifest else _licence(card),
             digest=manifest.digest if manifest else stated if isinstance(stated, str) else None,
             manifest=manifest,
+            fault=fault,
         )
 
 
@@ -148,6 +152,16 @@ def _folders_in(folder: Path) -> Iterator[Path]:
 
 def _is_model(folder: Path) -> bool:
     return any(path.name in (INDEX, CARD) or path.suffix in WEIGHTS for path in folder.iterdir())
+
+
+def _told(folder: Path) -> tuple[Manifest | None, dict[str, object], str]:
+    """What a folder's reelnet.json says, and what is wrong with it."""
+    if not (folder / CARD).exists():
+        return None, {}, ""
+    try:
+        return read_manifest(folder), read_json(folder / CARD), ""
+    except SetupError as error:
+        return None, {}, str(error)
 
 
 def _class_name(folder: Path) -> str:

@@ -35,11 +35,10 @@ def make_all(folder: Path) -> list[Path]:
 
     Raises OSError, and StartError when one has to be made and the model libraries are not installed.
     """
-    return [make(folder, name) for name in MODELS]
+    return [_make(folder, name) for name in MODELS]
 
 
-def make(folder: Path, name: str) -> Path:
-    """One tiny model under `folder`, as `make_all`."""
+def _make(folder: Path, name: str) -> Path:
     target = folder / name
     if not _is_whole(target):
         target.parent.mkdir(parents=True, exist_ok=True)

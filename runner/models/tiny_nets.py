@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,22 +39,12 @@ from transformers import (
     T5Tokenizer,
 )
 
-from runner.models import film_folder, tiny, tiny_upscaler
-from runner.models.film import Film, FilmShape
+from runner.models import tiny, tiny_film, tiny_upscaler
 from runner.models.libraries import quiet_libraries
 
 _SEED = 20240917
 _WIDTH = 32
 _NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-
-
-class _Interpolation:
-    """FILM with narrow layers, which saves itself as the others do."""
-
-    def save_pretrained(self, folder: Path, *, safe_serialization: bool) -> None:
-        assert safe_serialization, "there is no other way"
-        shape = FilmShape(filters=4, flow_filters=(4, 4, 8, 8))
-        film_folder.write(folder, shape, _filled(Film(shape)).state_dict())
 
 
 def build(name: str) -> Any:
@@ -68,9 +57,9 @@ def build(name: str) -> Any:
         tiny.SD3: _stable_diffusion_3,
         tiny.FLUX: _flux,
         tiny.PIX2PIX: _instruct_pix2pix,
-        tiny.FILM: _Interpolation,
         tiny.ESRGAN: lambda: tiny_upscaler.esrgan(_filled),
         tiny.UPSCALE_SD: lambda: tiny_upscaler.diffusion(_filled, _text_config(), _tokenizer()),
+        tiny.FILM: lambda: tiny_film.TinyFilm(_filled),
     }
     return builders[name]()
 

@@ -20,14 +20,14 @@ class Interpolation:
         self._output = output
 
     @property
-    def loras(self) -> Mapping[str, str]:
-        """None: see `Family`."""
-        return {}
-
-    @property
     def served(self) -> tuple[Served, ...]:
         """The pipelines that this family has."""
         return (Served("frame-interpolation", CLASS),)
+
+    @property
+    def loras(self) -> Mapping[str, str]:
+        """None: it has no words to change."""
+        return {}
 
     def render(self, job: RunnerJob, report: Reporter) -> Iterator[Rendered]:
         """The clip with both its end frames as they were, and its sound."""

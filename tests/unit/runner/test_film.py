@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import math
@@ -18,18 +19,18 @@ import torch
 from torch import Tensor, nn
 
 from runner.backend import Frames, SetupError
-from runner.models import film_folder
+from runner.models import film_folder, tiny_film
 from runner.models.digest import survey
-from runner.models.film import Film, FilmShape, layout, warp
+from runner.models.film import Film, layout, warp
 from runner.models.film_folder import CLASS, FilmFrames, check_layout, load_film, padded, read_shape
-from runner.models.tiny import FILM, make
+from runner.models.tiny import FILM
 from runner.models.torchscript import read_tensors
 
 pytestmark = pytest.mark.diffusers
 
 PUBLISHED = json.loads((Path(__file__).parents[2] / "fixtures" / "film_layout.json").read_text("utf-8"))
 PARAMETERS = 34_436_667
-NARROW = FilmShape(filters=4, flow_filters=(4, 4, 8, 8))
+NARROW = tiny_film.SHAPE
 CPU = torch.device("cpu")
 
 
@@ -142,6 +143,16 @@ def test_moments_of_one_pair_share_what_was_compared(film: Film) -> None:
     assert not torch.equal(film.at(motion, 0.2), film.at(motion, 0.7))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_gives_nearly_the_same_frame(film: Film, dtype: torch.dtype) -> None:
+    """What moves where is summed in 32 bits, whatever the layers compute in."""
+    first, second = picture(64, 128, 1), picture(64, 128, 2)
+    exact = frames_of(film).between(first, second).at(0.3)
+    half = FilmFrames(copy.deepcopy(film).to(dtype), CPU, dtype).between(first, second)
+    assert {flow.dtype for flow in (*half.motion.to_first, *half.motion.to_second)} == {torch.float32}
+    assert np.abs(exact.astype(int) - half.at(0.3)).mean() < 4
+
+
 def test_padding_repeats_the_edges() -> None:
     """A black margin would be drawn into the picture by the convolutions."""
     assert torch.equal(padded(torch.full((1, 3, 5, 64), 0.5), 64), torch.full((1, 3, 64, 64), 0.5))
@@ -153,10 +164,9 @@ def test_frames_of_different_size_are_refused(film: Film) -> None:
         frames_of(film).between(picture(64, 64), picture(64, 65))
 
 
-def test_the_tiny_model_is_a_model(tmp_path: Path) -> None:
+def test_the_tiny_model_is_a_model(tiny_models: Path) -> None:
     """The folder that make-tiny writes is surveyed, loaded and draws something."""
-    folder = make(tmp_path, FILM)
-    assert folder == tmp_path / FILM
+    folder = tiny_models / FILM
     assert survey(folder).class_name == CLASS
     film = load_film(folder, CPU, torch.float32)
     made = film.between(picture(48, 80, 1), picture(48, 80, 2)).at(0.5)

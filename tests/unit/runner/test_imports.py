@@ -41,6 +41,22 @@ def test_serving_synthetic_jobs_needs_no_model_library(tmp_path: Path) -> None:
     assert found.stdout.splitlines()[-1:] == ["[]"], found.stderr
 
 
+def test_the_command_needs_no_http_client() -> None:
+    """The synthetic image has none: only `models pull` asks for it, and says what to install."""
+    script = "import sys; sys.modules['httpx'] = None; from runner.cli import main; main()"
+    found = subprocess.run(
+        [sys.executable, "-c", script, "models", "pull", "acme/model"],
+        cwd=ROOT,
+        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'proto'}", "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert found.returncode == 3, found.stderr
+    assert "httpx is not installed" in found.stderr
+
+
 def test_model_libraries_stay_in_their_folders() -> None:
     """Only runner/pipelines and runner/models know torch and diffusers."""
     for path in (ROOT / "runner").glob("*.py"):

@@ -168,6 +168,23 @@ def test_a_damaged_manifest_is_said(tmp_path: Path, card: str) -> None:
         read_manifest(tmp_path)
 
 
+def test_a_damaged_manifest_hides_no_other_model(store: ModelStore, model: Path) -> None:
+    """It is listed with what is wrong, fails verify, and can be removed."""
+    brought(Import(model, "acme/good", FREE), store)
+    brought(Import(model, "acme/mine", FREE), store)
+    (store.home / "acme/mine/reelnet.json").write_text("{")
+    good, bad = store.models()
+    assert good.fault == ""
+    assert "cannot be read" in bad.fault
+    done = CliRunner().invoke(cli, ["models", "verify", "--home", str(store.home)])
+    assert done.exit_code == 1
+    assert "acme/good: as stored" in done.stdout
+    assert "acme/mine: DIFFERS" in done.stdout
+    assert "! " in CliRunner().invoke(cli, ["models", "list", "--home", str(store.home)]).stdout
+    store.remove("acme/mine")
+    assert [found.id for found in store.models()] == ["acme/good"]
+
+
 def test_removing_takes_what_pulls_have_left(store: ModelStore, model: Path) -> None:
     """And an organisation's folder when it is empty."""
     brought(Import(model, "acme/mine", FREE), store)

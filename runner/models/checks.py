@@ -1,0 +1,40 @@
+"""What is looked at before a model is stored: licence, space, and whether its files are whole."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from reelnet.errors import ConfigError
+from reelnet.jobs import Licence
+from runner.models.digest import INDEX, WEIGHTS, check_whole, survey
+from runner.models.licences import YES
+
+GIB = 2**30
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that may be written below `folder`."""
+    return shutil.disk_usage(folder).free
+
+
+def check_licence(model: str, licence: Licence, accepted: bool) -> None:
+    """Raises ConfigError unless the licence is free for every use, or was accepted."""
+    if licence.commercial == YES or accepted:
+        return
+    meaning = {
+        "no": "forbids commercial use",
+        "conditional": "has conditions",
+        "unknown": "is not known to this program",
+    }[licence.commercial]
+    raise ConfigError(f"{model}: its licence {licence.id} {meaning}; read it, then say --accept-licence")
+
+
+def check_model(folder: Path) -> None:
+    """Raises SetupError for weights that are not whole, and for a model that a runner would refuse."""
+    if (folder / INDEX).exists():
+        survey(folder)
+        return
+    for path in folder.rglob("*"):
+        if path.suffix in WEIGHTS:
+            check_whole(path)
