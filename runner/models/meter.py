@@ -84,8 +84,9 @@ class Lines:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        pass
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self._total:
+            self.begin("")
 
     def expect(self, total: int) -> None:
         self._total = total
