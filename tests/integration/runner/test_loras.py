@@ -153,6 +153,21 @@ async def test_memory_for_loras_has_a_limit(tiny_models: Path, tmp_path: Path, l
         assert (last["class"], last["code"]) == ("unsupported", "lora_bytes")
 
 
+@pytest.mark.parametrize(
+    ("dtype", "stored"), [("bfloat16", "float32"), ("bfloat16", "float16"), ("float32", "float16")]
+)
+async def test_a_lora_takes_the_model_s_number_format(
+    tiny_models: Path, tmp_path: Path, dtype: str, stored: str
+) -> None:
+    """Whatever it is stored in."""
+    write_lora(tmp_path / "ink", [*UNET_LAYERS, *TEXT_LAYERS], seed=1, dtype=stored)
+    loras = [{"folder": str(tmp_path / "ink"), "id": "ink"}]
+    async with running(tiny_models, "sd", tmp_path, loras=loras, dtype=dtype) as client:
+        base = await draw(client)
+        assert apart((await draw(client, loras={"ink": 1.0})).pixels(), base.pixels()) > VISIBLE / 4
+        assert (await draw(client)).outputs == base.outputs
+
+
 async def test_a_changed_file_is_not_served(runner: RunnerClient, loras: list[dict[str, str]]) -> None:
     """Its digest was told already."""
     write_lora(Path(loras[0]["folder"]), seed=99)
