@@ -16,16 +16,16 @@ TEXT_LAYERS = tuple(f"text_encoder.text_model.encoder.layers.0.self_attn.{name}"
 
 
 def write_lora(
-    folder: Path, layers: Iterable[str] = UNET_LAYERS, width: int = 32, seed: int = 0, file: str = "lora.safetensors"
+    folder: Path, layers: Iterable[str] = UNET_LAYERS, width: int = 32, seed: int = 0, dtype: str = "float32"
 ) -> Path:
     """A LoRA over square layers `width` wide, strong enough to be seen."""
     random = np.random.default_rng(seed)
     weights: dict[str, np.ndarray[Any, Any]] = {}
     for layer in layers:
-        weights[f"{layer}.lora_A.weight"] = random.standard_normal((RANK, width)).astype(np.float32)
-        weights[f"{layer}.lora_B.weight"] = random.standard_normal((width, RANK)).astype(np.float32)
+        weights[f"{layer}.lora_A.weight"] = random.standard_normal((RANK, width)).astype(dtype)
+        weights[f"{layer}.lora_B.weight"] = random.standard_normal((width, RANK)).astype(dtype)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(weights, folder / file)
+    save_file(weights, folder / "lora.safetensors")
     return folder
 
 

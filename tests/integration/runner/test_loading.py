@@ -86,6 +86,23 @@ def test_nets_go_where_the_setting_says(tmp_path: Path, offload: str, called: st
     assert [pipe.told for pipe in pipes] == [[(called, torch.device("cuda", 0))]] * 2
 
 
+@pytest.mark.parametrize("name", ["sdxl", "svd", "sd3"])
+def test_every_family_can_be_laid_out_for_a_gpu(tiny_models: Path, name: str) -> None:
+    """Nets over pictures get channels-last weights; nets over time, which have none, and transformers stay."""
+    import diffusers
+
+    from runner.models.memory import lay_out
+
+    pipe = diffusers.DiffusionPipeline.from_pretrained(tiny_models / f"reelnet/tiny-random-{name}", dtype=torch.float32)
+    lay_out(pipe)
+    laid_out = {
+        part: net.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+        for part, net in pipe.components.items()
+        if part == "unet"
+    }
+    assert laid_out == {"sdxl": {"unet": True}, "svd": {"unet": False}, "sd3": {}}[name]
+
+
 class _Movable:
     """A pipeline that writes down where it was told to go: there is no GPU here."""
 

@@ -154,6 +154,43 @@ async def test_memory_for_loras_has_a_limit(tiny_models: Path, tmp_path: Path, l
 
 
 @pytest.mark.parametrize(
+    ("dtype", "stored"), [("bfloat16", "float32"), ("bfloat16", "float16"), ("float32", "float16")]
+)
+async def test_a_lora_takes_the_model_s_number_format(
+    tiny_models: Path, tmp_path: Path, dtype: str, stored: str
+) -> None:
+    """Whatever it is stored in."""
+    write_lora(tmp_path / "ink", [*UNET_LAYERS, *TEXT_LAYERS], seed=1, dtype=stored)
+    loras = [{"folder": str(tmp_path / "ink"), "id": "ink"}]
+    async with running(tiny_models, "sd", tmp_path, loras=loras, dtype=dtype) as client:
+        base = await draw(client)
+        assert apart((await draw(client, loras={"ink": 1.0})).pixels(), base.pixels()) > VISIBLE / 4
+        assert (await draw(client)).outputs == base.outputs
+
+
+async def test_a_changed_file_is_not_served(runner: RunnerClient, loras: list[dict[str, str]]) -> None:
+    """Its digest was told already."""
+    write_lora(Path(loras[0]["folder"]), seed=99)
+    last = await _refused(runner, {"acme/ink": 1.0})
+    assert (last["class"], last["code"]) == ("node", "lora_changed")
+
+
+async def test_memory_that_is_short_for_a_lora_is_told(runner: RunnerClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As class `oom`; what was half loaded is gone, and the next job gets it."""
+    from diffusers import StableDiffusionPipeline
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    base = await draw(runner)
+    with monkeypatch.context() as patched:
+        patched.setattr(StableDiffusionPipeline, "load_lora_weights", full)
+        assert (await _refused(runner, {"acme/ink": 1.0}))["class"] == "oom"
+    assert (await draw(runner)).outputs == base.outputs
+    assert apart((await draw(runner, loras={"acme/ink": 1.0})).pixels(), base.pixels()) > VISIBLE / 4
+
+
+@pytest.mark.parametrize(
     ("files", "reason"),
     [
         ((), "there is no such folder"),

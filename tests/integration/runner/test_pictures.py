@@ -66,6 +66,17 @@ async def test_every_family_changes_a_picture(changing: RunnerClient) -> None:
     assert steps[-1]["step"] == steps[-1]["total"] > 0
 
 
+@pytest.mark.parametrize("name", CHANGING)
+async def test_every_family_draws_in_sixteen_bits(tiny_models: Path, tmp_path: Path, name: str) -> None:
+    """As on a GPU: near the picture of full precision, and the same bytes again."""
+    async with running(tiny_models, name, tmp_path) as client:
+        full = await change(client)
+    async with running(tiny_models, name, tmp_path, dtype="bfloat16") as client:
+        short = await change(client)
+        assert (await change(client)).outputs == short.outputs
+    assert 0 < apart(short.pixels(), full.pixels()) < full.pixels().std() / 2
+
+
 @pytest.mark.parametrize(("width", "height"), [(161, 123), (64, 200), (24, 90)])
 async def test_an_odd_size_is_kept(changing: RunnerClient, width: int, height: int) -> None:
     """Whatever the model's factor is, the output has the input's size to the pixel."""
