@@ -3,10 +3,12 @@ SHELL := /bin/bash
 PY := $(or $(PYTHON),.venv/bin/python)
 NODES ?= 2
 BACKEND ?= tiny
+JOBS ?= 1000
 ENGINE ?= process
+SEED ?= 1
 TARGET ?= full
 
-.PHONY: demo pool image test check bench proto openapi configuration metrics format lock gpu-test clean
+.PHONY: demo pool image test check bench soak proto openapi configuration metrics format lock gpu-test clean
 
 demo: ## The main job on tiny models: a picture becomes a video (no Docker, no GPU); ENGINE=docker: in containers
 	@scripts/bootstrap full
@@ -29,9 +31,15 @@ check: ## Format, lint, types, import contracts, drift of generated files
 	@scripts/bootstrap codegen
 	@scripts/check
 
-bench: ## What the control plane costs, beside two floors, and where the time goes
+bench: ## What the control plane costs, beside two floors; a soak under faults; whether a node's ETAs are true
 	@scripts/bootstrap full
 	@$(PY) -m benchmark.overhead --profile
+	@$(PY) -m benchmark.soak
+	@$(PY) -m benchmark.eta
+
+soak: ## 1,000 jobs under faults: make soak JOBS=1000 ENGINE=process|docker SEED=1
+	@scripts/bootstrap full
+	@$(PY) -m benchmark.soak --jobs $(JOBS) --engine $(ENGINE) --seed $(SEED)
 
 gpu-test: ## Tests that need a CUDA device
 	@scripts/bootstrap full

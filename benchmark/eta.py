@@ -199,6 +199,7 @@ def show(found: Etas, console: Console) -> None:
         f"(≤ {MAX_FACTOR:g}); {refused} were refused and came again {returns} times, "
         f"{found.let_in:.0%} found a place (> {MIN_LET_IN:.0%}).",
         highlight=False,
+        soft_wrap=True,
     )
 
 

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -45,7 +45,10 @@ JOB_S = 0.06
 SLOTS, QUEUE = 2, 32
 SHAKEN, STEADY = 1, 0
 """The node that is killed, and the one that is not, and whose memory is followed to the end."""
-IDLE_S = 60.0
+IDLE_S = 30.0
+"""So long the nodes get to be as they were before the first job."""
+LIMIT_S, LIMIT_JOB_S = 60.0, 0.2
+"""A soak may take so long, and so much longer for each job: then those that have not ended are given up."""
 WARM_UP_SHARE = 5
 """Of a short soak, that part is the warm-up."""
 LIMITS = {
@@ -234,7 +237,7 @@ async def _use(plan: Plan, pool: LocalPool, home: Path, runners: Runners) -> _Us
     watch = Watch(lambda: {m.name: m.pid for m in pool.members}, lambda: len(crowd.seen))
     seconds = await _timed(crowd, watch)
     members = list(pool.members)
-    nodes = [await until_idle(member, IDLE_S) for member in members[1:]]
+    nodes = await asyncio.gather(*(until_idle(member, IDLE_S) for member in members[1:]))
     counted = sums(await scrape(members[0]), "reelnet_jobs_total", "class")
     return _Used(crowd, watch, seconds, vandal.struck, members, nodes, counted, await asyncio.to_thread(_spooled, home))
 
@@ -248,7 +251,9 @@ async def _timed(crowd: Crowd, watch: Watch) -> float:
     began = time.monotonic()
     watching = asyncio.create_task(watch.run(), name="watch")
     try:
-        await crowd.run()
+        with suppress(TimeoutError):  # who is missing then is seen in the account
+            async with asyncio.timeout(LIMIT_S + LIMIT_JOB_S * crowd.jobs):
+                await crowd.run()
     finally:
         watching.cancel()
     return time.monotonic() - began

@@ -83,6 +83,7 @@ class Keeper:
         self._make_spec = make_spec
         self._clock = clock
         self._wards: dict[str, Ward] = {}
+        self._orphans: dict[str, RunnerHandle] = {}
         self._news = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
         self._attentive = True
@@ -213,6 +214,8 @@ class Keeper:
         ward = self._wards[name] = Ward(slot, model, supervisor)
         self.supervisors[name] = supervisor
         self.table.slots.append(slot)
+        if (orphan := self._orphans.get(name)) and self._adopted(orphan):
+            del self._orphans[name]
         if self._tasks:
             self._start(ward)
 
@@ -269,12 +272,14 @@ class Keeper:
                 await self._end(handle)
 
     async def _orphan(self, handle: RunnerHandle) -> None:
-        """Ends an orphan after the grace, or with the node."""
+        """Ends an orphan after the grace, or with the node, unless a reload has brought its slot back."""
         log.info("orphan found", slot=handle.slot, ref=handle.ref, ends_in_s=self._around.limits.orphan_s)
+        self._orphans[handle.slot] = handle
         try:
             await asyncio.sleep(self._around.limits.orphan_s)
         finally:
-            await asyncio.shield(self._end(handle))
+            if self._orphans.pop(handle.slot, None):
+                await asyncio.shield(self._end(handle))
 
     async def _end(self, handle: RunnerHandle) -> None:
         log.info("runner of an earlier start ends", slot=handle.slot, ref=handle.ref)

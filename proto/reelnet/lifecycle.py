@@ -32,6 +32,7 @@ MMAP_THRESHOLD_BYTES = 16 * 2**20
 KEPT_BYTES = 64 * 2**20
 GC_THRESHOLDS = (20_000, 20, 50)
 READY_FILE = "ready.json"
+STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 Main = Callable[[asyncio.Event], Awaitable[None]]
 
@@ -72,11 +73,15 @@ async def _main(main: Main) -> None:
         stopping.set()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOPPING:
         loop.add_signal_handler(number, on_signal)
     if (interval_s := notify.watchdog_interval_s()) is not None:
         _feed_watchdog(loop, interval_s)
-    await main(stopping)
+    try:
+        await main(stopping)
+    finally:
+        for number in STOPPING:  # while the loop is open: once it is closed, its handler would stay and do nothing
+            loop.remove_signal_handler(number)
 
 
 def _feed_watchdog(loop: asyncio.AbstractEventLoop, interval_s: float) -> None:

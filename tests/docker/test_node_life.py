@@ -16,7 +16,7 @@ import pytest
 from orchestrator.runner_state import RunnerState
 from tests.docker.engines import TestEngine
 from tests.docker.inside import seen
-from tests.docker.processes import QUICK, NodeProcess, bars, client, node, slot_of
+from tests.docker.processes import PATIENCE_S, QUICK, NodeProcess, bars, client, node, slot_of
 from tests.docker.test_gpu_mapping import ENVIRONMENT
 
 BARS = "synthetic/bars"
@@ -37,7 +37,8 @@ async def test_a_killed_node_finds_its_runners_again(
     at = home / deep
     at.mkdir(exist_ok=True)
     models = [bars(BARS), bars("synthetic/other"), bars("synthetic/gone")]
-    async with node(at, docker_engine, synthetic_image, models=models) as n, client(at, n) as app:
+    limits = {**QUICK, "orphan_s": 0.2}
+    async with node(at, docker_engine, synthetic_image, models=models, limits=limits) as n, client(at, n) as app:
         await n.until_ready()
         before, began = await n.containers(), await n.began()
         cut_off = app.long()
@@ -53,7 +54,10 @@ async def test_a_killed_node_finds_its_runners_again(
         await app.until_known()
         assert (await app.draw()).status_code == 200
         assert (await app.draw(model="synthetic/other")).status_code == 200
-        assert await n.containers() == {slot: ref for slot, ref in before.items() if slot not in gone}
+        async with asyncio.timeout(PATIENCE_S):
+            while gone & (left := await n.containers()).keys():
+                await asyncio.sleep(0.05)  # between polls of the engine
+        assert left == {slot: ref for slot, ref in before.items() if slot not in gone}
         assert (await n.left()).split() == list((await n.containers()).values()), "no orphan, running or not"
         assert await n.began() == {slot: at for slot, at in began.items() if slot not in gone}
         told = await n.metrics()

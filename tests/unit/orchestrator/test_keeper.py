@@ -242,6 +242,22 @@ async def test_an_orphan_has_a_grace(folder: Path) -> None:
         assert engine.alive == set()
 
 
+async def test_a_reload_takes_an_orphan_back(folder: Path) -> None:
+    """Within the grace, as it runs: the mistake in the configuration cost nothing, and the grace's end does nothing."""
+    engine = ScriptedEngine([Life()])
+    name = slot_name("a", 0)
+    spec = RunnerSpec(name, "a", "a", "synthetic", "cpu/0", folder / name)
+    spec.folder.mkdir()
+    engine.left.append(await engine.start(spec))
+    async with bench(folder, model("b"), engine=engine, orphan_s=0.1) as b:
+        await b.until(lambda: len(b.ready) == 1)
+        b.keeper.apply([model("a"), model("b")])
+        await b.until(lambda: b.slot("a").ready)
+        assert b.supervisor("a").adopted
+        await asyncio.sleep(0.2)  # the grace itself
+        assert (engine.stops, b.slot("a").ready) == ([], True)
+
+
 async def test_a_lost_device_is_left(folder: Path) -> None:
     """Its models go where there is room, or wait in quarantine with the reason, until a device is back."""
     async with bench(folder, model("a", 20), model("b", 4), devices=CARDS) as b:
