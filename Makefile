@@ -8,7 +8,7 @@ ENGINE ?= process
 SEED ?= 1
 TARGET ?= full
 
-.PHONY: demo pool image test check bench soak proto openapi configuration metrics format lock gpu-test clean
+.PHONY: demo pool image test check bench soak proto openapi configuration runner-pages metrics format lock gpu-test clean
 
 demo: ## The main job on tiny models: a picture becomes a video (no Docker, no GPU); ENGINE=docker: in containers
 	@scripts/bootstrap full
@@ -56,6 +56,10 @@ openapi: ## Write docs/openapi/*.json from the code
 configuration: ## Write docs/configuration.md from the settings
 	@scripts/bootstrap full
 	@$(PY) scripts/configuration.py
+
+runner-pages: ## Write the parameters in docs/runner.md from the pipelines
+	@scripts/bootstrap full
+	@$(PY) scripts/runner_pages.py
 
 metrics: ## Write docs/metrics.md from the definitions of the metrics
 	@scripts/bootstrap full

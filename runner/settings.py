@@ -51,7 +51,10 @@ class LicenceOverride(Section):
 class Lora(Section):
     """One LoRA that jobs may ask for by its id."""
 
-    folder: str = Field(min_length=1, description="Its folder: an id under the models' folder, or a path (./… or /…).")
+    folder: str = Field(
+        min_length=1,
+        description="Its folder: below `loras` in the model's folder, else an id under the models' folder, or a path.",
+    )
     id: str | None = Field(None, min_length=1, max_length=256, description="Id to advertise; default: the folder.")
     file: str | None = Field(None, description="Its safetensors file; default: the only one in the folder.")
 
@@ -157,8 +160,9 @@ class RunnerSettings(ComponentSettings):
         return self
 
     def lora_folder(self, lora: Lora) -> Path:
-        """Where a LoRA lies."""
-        return model_dir(lora.folder, Path.cwd(), self.models_home)
+        """Where a LoRA lies: in the model's own `loras`, which a container can see, else below the models' folder."""
+        own = self.folder / "loras" / lora.folder
+        return own if own.is_dir() else model_dir(lora.folder, Path.cwd(), self.models_home)
 
     @property
     def of_clips(self) -> ClipLimits:

@@ -60,15 +60,21 @@ def _json_object(value: object) -> object:
 
 
 Prompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARS, description="What to draw.")]
+NegativePrompt = Annotated[
+    str, Field(max_length=MAX_PROMPT_CHARS, description="What not to draw; needs guidance over 1.")
+]
 Side = Annotated[int, Field(ge=64, le=4096, multiple_of=8, description="Pixels; a multiple of 8.")]
 Steps = Annotated[int, Field(ge=1, le=200, description="Denoising steps.")]
 Guidance = Annotated[float, Field(ge=0, le=30, allow_inf_nan=False, description="Classifier-free guidance.")]
+ImageGuidance = Annotated[
+    float, Field(ge=0, le=30, allow_inf_nan=False, description="Pull towards the picture, for InstructPix2Pix alone.")
+]
 Count = Annotated[int, Field(ge=1, le=MAX_IMAGES, description="Images; image i uses seed + i.")]
 Seed = Annotated[int | None, Field(ge=0, le=MAX_SEED, description="Random when absent.")]
 Strength = Annotated[float, Field(allow_inf_nan=False)]
 Loras = Annotated[
     dict[Annotated[str, Field(min_length=1, max_length=256)], Strength],
-    Field(max_length=8, description="Repository or path → strength."),
+    Field(max_length=8, description="A LoRA's id → strength, several at once; 0 is off."),
     BeforeValidator(_json_object),
 ]
 
@@ -164,7 +170,7 @@ class TextToImage(Params):
     """A picture from words."""
 
     prompt: RequiredPrompt
-    negative_prompt: Prompt = ""
+    negative_prompt: NegativePrompt = ""
     height: Side = 576
     width: Side = 1024
     guidance_scale: Guidance = 7.5
@@ -179,10 +185,10 @@ class ImageToImage(Params):
     """A picture from a picture and words; it keeps the input's size."""
 
     prompt: RequiredPrompt
-    negative_prompt: Prompt = ""
+    negative_prompt: NegativePrompt = ""
     strength: float = Field(0.8, gt=0, le=1, allow_inf_nan=False, description="Share of the steps that is run.")
     guidance_scale: Guidance = 7.5
-    image_guidance_scale: Guidance = 1.5
+    image_guidance_scale: ImageGuidance = 1.5
     num_inference_steps: Steps = 100
     num_images_per_prompt: Count = 1
     loras: Loras = Field(default_factory=dict)

@@ -20,6 +20,8 @@ PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 VOCABULARIES = frozenset({"tokenizer.json", "vocab.json", "vocab.txt"})
 UPSCALER = "Spandrel"
 """The class of a model that is one checkpoint, without an index: an upscaler, by the library that reads it."""
+LORAS = "loras"
+"""A folder in a model's folder, for LoRAs that lie with it: they have digests of their own."""
 NEVER_LOADED = frozenset({"safety_checker"})
 """Components that a node may leave out of its download."""
 _BLOCK = 1 << 20
@@ -116,8 +118,9 @@ def _has_vocabulary(path: Path) -> bool:
 
 def _model_files(folder: Path) -> Iterator[Path]:
     for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix in WEIGHTS | CONFIGS and path.name != CARD and not hidden and path.is_file():
+        parts = path.relative_to(folder).parts
+        apart = parts[0] == LORAS or any(part.startswith(".") for part in parts)
+        if path.suffix in WEIGHTS | CONFIGS and path.name != CARD and not apart and path.is_file():
             yield path
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import diffusers
 import torch
+from diffusers.loaders.single_file_utils import SingleFileComponentError
 from diffusers.pipelines.auto_pipeline import AUTO_IMAGE2IMAGE_PIPELINES_MAPPING, AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 from safetensors import SafetensorError
 
@@ -32,7 +33,17 @@ UPSCALE_CLASS = "StableDiffusionUpscalePipeline"
 VIDEO_CLASS = "StableVideoDiffusionPipeline"
 _TEXT = "text-to-image"
 _IMAGE = "image-to-image"
-_LOAD_ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, SafetensorError)
+_LOAD_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    RuntimeError,
+    ImportError,
+    SafetensorError,
+    SingleFileComponentError,
+)
 """What diffusers and transformers raise for a folder that is not as they expect."""
 _EDITORS = ("StableDiffusionInstructPix2PixPipeline",)
 """Classes that change a picture by words and draw none without one."""

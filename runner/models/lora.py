@@ -11,8 +11,9 @@ import structlog
 import torch
 from safetensors import safe_open
 
-from reelnet.errors import UnsupportedError, UserError
+from reelnet.errors import NodeError, UnsupportedError, UserError
 from reelnet.pipelines import did_you_mean
+from runner.models.digest import sha256_of
 from runner.models.lora_files import LoraFile
 
 log = structlog.get_logger()
@@ -34,6 +35,7 @@ class LoraShelf:
         self._adapters = {name: f"lora_{number}" for number, name in enumerate(self._files)}
         self._limit_bytes = limit_bytes
         self._loaded: OrderedDict[str, int] = OrderedDict()
+        self._active: Mapping[str, float] | None = {}  # None: not known
 
     @property
     def digests(self) -> Mapping[str, str]:
@@ -49,7 +51,7 @@ class LoraShelf:
         """Makes the nets draw with these LoRAs, id → strength, and no others; a strength of 0 is off.
 
         They are applied in the operator's order, so that one job has one result. Raises UnsupportedError for one
-        that is not served, UserError for one that does not fit the model.
+        that is not served, UserError for one that does not fit the model, NodeError for a file that has changed.
         """
         for name in asked:
             self._check_known(name)
@@ -64,20 +66,24 @@ class LoraShelf:
             raise UnsupportedError(f"loras: this node does not serve {name!r}{hint}", code="lora", loc=("loras", name))
 
     def _switch(self, strengths: Mapping[str, float]) -> None:
-        if not self._loaded:
+        if strengths == self._active:
             return
-        if not strengths:
+        self._active = None
+        if strengths:
+            self._pipe.enable_lora()
+            self._pipe.set_adapters(list(strengths), list(strengths.values()))
+        else:
             self._pipe.disable_lora()
-            return
-        self._pipe.enable_lora()
-        self._pipe.set_adapters(list(strengths), list(strengths.values()))
+        self._active = dict(strengths)
 
     def _load(self, name: str, keep: list[str]) -> None:
         if name in self._loaded:
             self._loaded.move_to_end(name)
             return
         file = self._files[name]
+        _check_unchanged(file)
         self._make_room(file.path.stat().st_size, keep)
+        self._active = None  # a LoRA that is loaded is switched on by that
         try:
             self._read(file)
         except torch.OutOfMemoryError:
@@ -112,6 +118,7 @@ class LoraShelf:
         for name in [name for name in self._loaded if name not in keep]:
             if sum(self._loaded.values()) + size_bytes <= self._limit_bytes:
                 return
+            self._active = None
             self._pipe.delete_adapters(self._adapters[name])
             del self._loaded[name]
         if sum(self._loaded.values()) + size_bytes > self._limit_bytes:
@@ -129,3 +136,9 @@ class LoraShelf:
         mark = f".{self._adapters[name]}."
         nets = (getattr(self._pipe, part, None) for part in self._pipe._lora_loadable_modules)
         return [row for net in nets if net is not None for row in net.named_parameters() if mark in row[0]]
+
+
+def _check_unchanged(file: LoraFile) -> None:
+    """Raises NodeError when the file is not the one whose digest the runner tells."""
+    if not file.path.is_file() or sha256_of(file.path) != file.sha256:
+        raise NodeError(f"loras: the file of {file.id!r} has changed; restart the runner", code="lora_changed")

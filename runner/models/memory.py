@@ -27,7 +27,7 @@ def place(pipes: Iterable[Any], settings: RunnerSettings, device: torch.device) 
         else:
             pipe.to(device)
         if settings.channels_last and device.type == "cuda" and settings.offload == "none":
-            _lay_out(pipe)
+            lay_out(pipe)
 
 
 def compile_net(pipe: Any) -> None:
@@ -35,7 +35,7 @@ def compile_net(pipe: Any) -> None:
     for name in NETS:
         net = getattr(pipe, name, None)
         if net is not None:
-            net.compile(dynamic=False)
+            net.compile()
 
 
 def keep_kernels(settings: RunnerSettings) -> None:
@@ -45,8 +45,9 @@ def keep_kernels(settings: RunnerSettings) -> None:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(settings.compile_cache.resolve())
 
 
-def _lay_out(pipe: Any) -> None:
+def lay_out(pipe: Any) -> None:
+    """Lays out the convolution nets as the GPU's kernels prefer. Nets over time have no such layout, and stay."""
     for name in ("unet", "vae"):
         net = getattr(pipe, name, None)
-        if net is not None:
+        if net is not None and all(weights.dim() < 5 for weights in net.parameters()):
             net.to(memory_format=torch.channels_last)

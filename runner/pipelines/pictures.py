@@ -66,7 +66,8 @@ class Pictures:
         own = pipe.scheduler
         try:
             pipe.scheduler = self._extras.schedulers.choose(own, params.scheduler)
-            self._extras.apply_loras(params.loras)
+            with memory_errors():
+                self._extras.apply_loras(params.loras)
             yield pipe
         finally:
             pipe.scheduler = own

@@ -16,8 +16,12 @@ from runner.settings import RunnerSettings
 
 pytestmark = pytest.mark.gpu
 
+SMALL = {"prompt": "a boat", "width": 128, "height": 128, "num_inference_steps": 4}
+EDIT = {"prompt": "a boat", "num_inference_steps": 4}
 CASES = [
-    ("tiny-random-sd", "text-to-image", {"prompt": "a boat", "width": 128, "height": 128, "num_inference_steps": 4}),
+    ("tiny-random-sd", "text-to-image", SMALL),
+    *((f"tiny-random-{name}", "text-to-image", SMALL) for name in ("sdxl", "sd3", "flux")),
+    *((f"tiny-random-{name}", "image-to-image", EDIT) for name in ("sd", "sdxl", "sd3", "flux", "instruct-pix2pix")),
     ("tiny-random-svd", "image-to-video", {"width": 128, "height": 128, "num_inference_steps": 2}),
     ("tiny-random-esrgan", "upscale", {}),
     ("tiny-random-sd-x4", "upscale", {"num_inference_steps": 2}),
@@ -48,3 +52,19 @@ def test_a_model_computes_on_the_card(tiny_models: Path, model: str, pipeline: s
     assert np.array_equal(first, second)
     backend.recover()
     backend.close()
+
+
+@pytest.mark.parametrize("offload", ["model", "sequential"])
+@pytest.mark.parametrize("pipeline", ["text-to-image", "image-to-image"])
+def test_an_offloaded_model_draws_the_same(tiny_models: Path, offload: str, pipeline: str) -> None:
+    """Where its nets wait is no matter for the picture."""
+    frames = []
+    for where in ("none", offload):
+        options = {"model": str(tiny_models / "reelnet/tiny-random-sdxl"), "offload": where, "channels_last": False}
+        backend = DiffusersBackend(RunnerSettings.model_validate(options))
+        backend.load()
+        inputs = {"image": Image.radial_gradient("L").convert("RGB")} if pipeline == "image-to-image" else {}
+        params = PIPELINES[pipeline].parse({**(EDIT if inputs else SMALL), "seed": 1})
+        frames.append(next(iter(backend.run(RunnerJob("job", 1, pipeline, params, inputs), Steps()))).frames)
+        backend.close()
+    assert np.abs(frames[0].astype(int) - frames[1].astype(int)).mean() < 1

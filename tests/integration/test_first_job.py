@@ -40,6 +40,15 @@ async def test_a_picture_comes_back(pool: Pool, tmp_path: Path) -> None:
     assert image["url"].startswith(pool.broadcaster.url)
 
 
+@pytest.mark.parametrize(("asked", "ending"), [("jpeg", "jpg"), ("webp", "webp")])
+async def test_a_picture_comes_in_the_format_that_was_asked(pool: Pool, asked: str, ending: str) -> None:
+    """Through the whole chain, named and served as what it is."""
+    answer = await pool.job("text-to-image", {**SMALL, "output_format": asked})
+    (data,) = await pool.outputs(answer)
+    check_output(data, f"image/{asked}", MediaSpec("image", 128, 64, media_type=f"image/{asked}"), 10**7)
+    assert answer.json()["images"][0]["url"].endswith(f".{ending}")
+
+
 async def test_a_picture_becomes_a_clip(pool: Pool, tmp_path: Path) -> None:
     """An image-to-video job gives an MP4 with the asked frames, rate and size."""
     params = {"width": 128, "height": 64, "num_inference_steps": 2, "fps": 9}

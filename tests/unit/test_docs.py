@@ -12,6 +12,7 @@ import pytest
 
 from broadcaster.settings import BroadcasterSettings
 from orchestrator.settings import OrchestratorSettings
+from reelnet.pipelines import PIPELINES
 from reelnet.settings import ComponentSettings, load
 from runner.settings import RunnerSettings
 
@@ -62,6 +63,16 @@ def test_the_configuration_reference_is_up_to_date() -> None:
     """docs/configuration.md is what scripts/configuration.py writes."""
     script = configuration_script()
     assert script.FILE.read_text("utf-8") == script.document(), "run scripts/configuration.py"
+
+
+def test_the_runner_page_has_every_parameter() -> None:
+    """The generated part of docs/runner.md is what scripts/runner_pages.py writes, and names each parameter."""
+    script = script_module("runner_pages")
+    page = script.FILE.read_text("utf-8")
+    assert page == script.document(page), "run scripts/runner_pages.py"
+    for pipeline in PIPELINES.values():
+        chapter = page.split(f"### {pipeline.name}\n")[1].split("\n### ")[0]
+        assert all(f"| `{name}` |" in chapter for name in pipeline.params.model_fields)
 
 
 def test_the_configuration_reference_has_every_key() -> None:
@@ -116,8 +127,13 @@ def anchors(page: Path) -> set[str]:
 
 
 def configuration_script() -> ModuleType:
-    """scripts/configuration.py as a module; scripts are no package."""
-    spec = importlib.util.spec_from_file_location("configuration_script", ROOT / "scripts" / "configuration.py")
+    """scripts/configuration.py as a module."""
+    return script_module("configuration")
+
+
+def script_module(name: str) -> ModuleType:
+    """A script as a module; scripts are no package."""
+    spec = importlib.util.spec_from_file_location(f"{name}_script", ROOT / "scripts" / f"{name}.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)

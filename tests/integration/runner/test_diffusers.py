@@ -218,6 +218,19 @@ def test_tiny_models_are_made_once_and_always_the_same(models: Path, tmp_path: P
     assert sum(path.stat().st_size for path in tmp_path.rglob("*")) < 28e6
 
 
+def test_tiny_models_of_an_older_maker_are_made_anew(tmp_path: Path) -> None:
+    """Their card says which maker wrote them; nothing else has to differ."""
+    from runner.models import tiny
+
+    (folder,) = [path for path in tiny.make_all(tmp_path) if path.name == "tiny-random-flux"]
+    card = json.loads((folder / "reelnet.json").read_text())
+    (folder / "reelnet.json").write_text(json.dumps(card | {"generator": tiny.GENERATOR - 1}))
+    (folder / "leftover.txt").write_text("of the older maker")
+    tiny.make_all(tmp_path)
+    assert json.loads((folder / "reelnet.json").read_text()) == card
+    assert not (folder / "leftover.txt").exists()
+
+
 def _pickled(folder: Path) -> None:
     for path in folder.rglob("*.safetensors"):
         path.rename(path.with_suffix(".bin"))

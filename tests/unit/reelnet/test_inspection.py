@@ -179,6 +179,7 @@ def test_a_good_picture_is_delivered(file: Path, kind: str) -> None:
         (b"", "image/png", STILL, "media_type"),
         (PNG_BYTES, "image/jpeg", STILL, "media_type"),
         (PNG_BYTES, "image/png", CLIP_SPEC, "media_type"),
+        (PNG_BYTES, "image/png", MediaSpec("image", 64, 48, media_type="image/webp"), "media_type"),
         (CLIP_BYTES, "video/mp4", STILL, "media_type"),
         (PNG_BYTES, "image/png", MediaSpec("image", 48, 64), "size"),
         (png_claiming(14143, 14143), "image/png", STILL, "size"),

@@ -230,3 +230,23 @@ def test_todays_parameters_are_version_one(pipeline: Any) -> None:
 def _since(field: FieldInfo) -> int:
     extra = field.json_schema_extra
     return int(str(extra["since"])) if isinstance(extra, dict) else 1
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES.values(), ids=lambda p: p.name)
+def test_a_neutral_parameter_of_a_later_version_is_left_out(pipeline: Any) -> None:
+    """An older node would refuse its name; its default is its neutral value, so that leaving it out asks the same."""
+    raw = {"prompt": "x"} if "prompt" in pipeline.params.model_fields else {}
+    params = pipeline.parse(raw)
+    later = {name for name, field in pipeline.params.model_fields.items() if _since(field) > 1}
+    assert params.required_version() == 1
+    assert not later & params.model_dump().keys()
+    assert not later & json.loads(params.model_dump_json()).keys()
+    assert pipeline.parse(params.model_dump()) == params
+
+
+def test_a_later_parameter_that_is_used_is_kept() -> None:
+    """And asks for a node of that version."""
+    params = PIPELINES["text-to-image"].parse({"prompt": "x", "scheduler": "euler"})
+    assert params.required_version() == 2
+    assert params.model_dump()["scheduler"] == "euler"
+    assert "output_format" not in params.model_dump()

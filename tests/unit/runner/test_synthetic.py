@@ -145,3 +145,12 @@ def test_a_spread_is_lognormal_and_a_seeds_own() -> None:
     assert spread_factor(options, 7) == spread_factor(options, 7)
     assert spread_factor(options, 7) != spread_factor(Synthetic(spread=0.5, spread_seed=1), 7)
     assert spread_factor(Synthetic(), 7) == 1.0
+
+
+@pytest.mark.parametrize("asked", ["jpeg", "webp"])
+def test_a_prepared_file_is_a_png_alone(asked: str) -> None:
+    """Another format is encoded, as it would be by a model's runner."""
+    (rendered,), _ = _run(
+        SyntheticBackend("m", Synthetic(output_bytes=9000)), _job("text-to-image", output_format=asked)
+    )
+    assert (rendered.media_type, rendered.file) == (f"image/{asked}", None)
