@@ -46,7 +46,7 @@ class InspectionSettings(Section):
     memory_bytes: int = Field(2**30, ge=2**29, description="Address space of one child, libraries (0.3 GiB) included.")
     cpu_s: int = Field(20, ge=1, description="CPU seconds of one check.")
     timeout_s: float = Field(30.0, gt=0, description="Seconds of one check, waiting for a free child not included.")
-    clip_s: float = Field(
+    clip_gpix_s: float = Field(
         40.0, ge=0, description="Seconds more, of CPU and in all, for every 10⁹ pixels that a clip may have."
     )
     file_bytes: int = Field(2**28, ge=2**20, description="Most bytes of a file that a child writes.")
@@ -287,7 +287,7 @@ class Inspector:
         self, request: Mapping[str, Any], over: ReelnetError, data: bytes = b"", pixels: int = 0
     ) -> dict[str, Any]:
         """The answer to a request. `pixels` are those of all frames of a clip, 0 for a picture."""
-        more_s = math.ceil(self._settings.clip_s * pixels / 1e9)
+        more_s = math.ceil(self._settings.clip_gpix_s * pixels / 1e9)
         try:
             async with self._lease() as child:
                 answer = await child.ask({**request, "more_cpu_s": more_s}, data, self._settings.timeout_s + more_s)

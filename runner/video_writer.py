@@ -110,7 +110,8 @@ class ClipWriter:
     def _write(self) -> None:
         with av.open(str(self._path), "w", format="mp4", options=_CONTAINER) as container:
             video = self._video(container)
-            sound = container.add_stream_from_template(self._layout.sound) if self._layout.sound else None
+            given = self._layout.sound
+            sound = container.add_stream_from_template(given, opaque=True) if given else None
             while (item := self._next()) is not None:
                 if isinstance(item, Frame):
                     container.mux(video.encode(self._picture(item)))

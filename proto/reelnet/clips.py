@@ -206,7 +206,9 @@ def _copy(container: InputContainer, target: Path, limits: ClipLimits) -> None:
     video, sound = video_stream(container), sound_stream(container)
     copied = Counter[int]()
     with av.open(str(target), "w", format="mp4", options=_WRITE_OPTIONS) as copy:
-        kept = {stream.index: copy.add_stream_from_template(stream) for stream in filter(None, (video, sound))}
+        kept = {
+            stream.index: copy.add_stream_from_template(stream, opaque=True) for stream in filter(None, (video, sound))
+        }
         for packet in _packets(container, limits):
             copied[packet.stream.index] += 1
             packet.stream = kept[packet.stream.index]

@@ -13,7 +13,7 @@ from spandrel import ImageModelDescriptor, ModelLoader, ModelTiling, Unsupported
 
 from reelnet.errors import NodeError
 from reelnet.pipelines import UPSCALE_FACTOR
-from runner.backend import SetupError
+from runner.backend import Pixels, SetupError
 from runner.models.digest import ModelFiles
 from runner.upscale_tiles import Floats
 
@@ -46,17 +46,28 @@ class Upscaler:
 
     def enlarge(self, picture: Floats) -> Floats:
         """The picture at four times its sides. Raises torch's OutOfMemoryError, NodeError for what is no number."""
-        planes = torch.from_numpy(picture).permute(2, 0, 1)[None].to(self._model.device, self._model.dtype)
         with torch.inference_mode():
-            if self._model.input_channels == 1:
-                large = torch.cat([self._model(planes[:, n : n + 1]) for n in range(3)], 1)
-            else:
-                large = self._model(planes)
-            if not bool(torch.isfinite(large).all()):
-                message = f"the upscaler's numbers overflow in {self._model.dtype}; its operator can set dtype: float32"
-                raise NodeError(message, code="not_finite")
-            enlarged: Floats = large[0].float().permute(1, 2, 0).cpu().numpy()
+            enlarged: Floats = self._run(torch.from_numpy(picture).to(self._model.device)).cpu().numpy()
         return enlarged
+
+    def enlarge_bytes(self, pixels: Pixels) -> Pixels:
+        """As `enlarge` for a whole picture, from bytes to bytes: the device does the arithmetic, and less is moved."""
+        with torch.inference_mode():
+            large = self._run(torch.from_numpy(pixels).to(self._model.device).float() / 255)
+            enlarged: Pixels = (large * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+        return enlarged
+
+    def _run(self, picture: torch.Tensor) -> torch.Tensor:
+        """Floats in, floats out, shape (height, width, 3), on the device."""
+        planes = picture.permute(2, 0, 1)[None].to(self._model.dtype)
+        if self._model.input_channels == 1:
+            large = torch.cat([self._model(planes[:, n : n + 1]) for n in range(3)], 1)
+        else:
+            large = self._model(planes)
+        if not bool(torch.isfinite(large).all()):
+            message = f"the upscaler's numbers overflow in {self._model.dtype}; its operator can set dtype: float32"
+            raise NodeError(message, code="not_finite")
+        return large[0].float().permute(1, 2, 0)
 
     def free(self) -> None:
         """Gives what the allocator keeps back to the device."""
@@ -73,8 +84,13 @@ class Upscaler:
         self.enlarge(np.zeros((_PROBE, _PROBE, 3), np.float32))
         each = max(1.0, (torch.cuda.max_memory_allocated(device) - before) / _PROBE**2)
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        side = math.sqrt((torch.cuda.mem_get_info(device)[0] + kept) * _SHARE / each)
-        return next((tile for tile in AUTO_TILES if tile <= side), AUTO_TILES[-1])
+        return tile_for(torch.cuda.mem_get_info(device)[0] + kept, each)
+
+
+def tile_for(free_bytes: int, bytes_per_pixel: float) -> int:
+    """The largest side of a tile that takes at most half of the memory that is free."""
+    side = math.sqrt(free_bytes * _SHARE / bytes_per_pixel)
+    return next((tile for tile in AUTO_TILES if tile <= side), AUTO_TILES[-1])
 
 
 def read_upscaler(files: ModelFiles, device: torch.device, dtype: str, tile: int) -> Upscaler:

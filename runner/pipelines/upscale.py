@@ -55,7 +55,7 @@ class TiledUpscale:
             yield self._clip(job, report)
             return
         picture = job.inputs["image"]
-        pixels = np.asarray(picture.convert("RGB"))
+        pixels = np.array(picture.convert("RGB"))
         large = _Enlarging(self._model, report).picture(pixels)
         yield Rendered(0, job.seed, _grey(large)[None] if _is_grey(pixels) else large[None], alpha=_alpha(picture))
 
@@ -102,6 +102,10 @@ class _Enlarging:
         def ticked(done: int, _: int) -> None:
             self.report.step("upscale", self.done * tiles + done, self.pictures * tiles)
 
+        if tiles == 1:
+            large = self.model.enlarge_bytes(pixels)
+            ticked(1, 1)
+            return large
         return enlarged(pixels, self.model.enlarge, self.model.factor, sides, ticked)
 
 

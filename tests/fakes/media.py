@@ -87,6 +87,8 @@ class Clip:
     uneven: bool = False
     place: str = ""
     space: int = 2
+    sound_codec: str = "aac"
+    pixels: str = "yuv420p"
 
     def encode(self) -> bytes:
         """The clip as a file, its index in front where the container can."""
@@ -95,12 +97,12 @@ class Clip:
             if self.place:
                 container.metadata["title"] = self.place
             stream = container.add_stream(self.codec, rate=self.fps, options={"threads": "1"})
-            stream.width, stream.height, stream.pix_fmt = self.width, self.height, "yuv420p"
+            stream.width, stream.height, stream.pix_fmt = self.width, self.height, self.pixels
             if self.space != 2:
                 stream.codec_context.colorspace = self.space
             if self.rotation:
                 stream.set_display_rotation(self.rotation)
-            tone = container.add_stream("aac", rate=48000, layout="mono") if self.sound else None
+            tone = container.add_stream(self.sound_codec, rate=48000, layout="mono") if self.sound else None
             ticks = 0
             for index in range(self.frames):
                 frame = av.VideoFrame.from_image(pattern(self.width, self.height, index if self.moving else 0))

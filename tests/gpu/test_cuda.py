@@ -23,6 +23,8 @@ CASES = [
     *((f"tiny-random-{name}", "text-to-image", SMALL) for name in ("sdxl", "sd3", "flux")),
     *((f"tiny-random-{name}", "image-to-image", EDIT) for name in ("sd", "sdxl", "sd3", "flux", "instruct-pix2pix")),
     ("tiny-random-svd", "image-to-video", {"width": 128, "height": 128, "num_inference_steps": 2}),
+    ("tiny-random-esrgan", "upscale", {}),
+    ("tiny-random-sd-x4", "upscale", {"num_inference_steps": 2}),
 ]
 
 
@@ -43,7 +45,7 @@ def test_a_model_computes_on_the_card(tiny_models: Path, model: str, pipeline: s
     info = backend.load()
     assert info.device.startswith("cuda")
     assert info.vram_bytes > 0
-    inputs = {"image": Image.radial_gradient("L").convert("RGB")} if pipeline != "text-to-image" else {}
+    inputs = {"image": Image.radial_gradient("L").convert("RGB")} if PIPELINES[pipeline].inputs else {}
     job = RunnerJob("job", 1, pipeline, PIPELINES[pipeline].parse({**params, "seed": 1}), inputs)
     first, second = [next(iter(backend.run(job, Steps()))).frames for _ in range(2)]
     assert first.std() > 1

@@ -148,7 +148,7 @@ async def test_short_memory_halves_the_tiles_once(
     """Tiles of half the side are tried once; when these do not fit either the job is oom, and the runner lives."""
     from runner.models.upscaler import Upscaler
 
-    true = Upscaler.enlarge
+    true = Upscaler._run
 
     def limited(self: Upscaler, picture: Any) -> Any:
         if max(picture.shape) > fits:
@@ -156,7 +156,7 @@ async def test_short_memory_halves_the_tiles_once(
         return true(self, picture)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Upscaler, "enlarge", limited)
+        patch.setattr(Upscaler, "_run", limited)
         answer = await enlarge(esrgan, PICTURE)
     assert answer.last["event"] == ending
     if tiles:
@@ -271,3 +271,21 @@ class Evil:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return exec, (f"open({self._path!r}, 'w').close()",)
+
+
+@pytest.mark.parametrize(("free_gib", "side"), [(100, 1024), (8, 512), (1, 192), (0.01, 64)])
+def test_automatic_tiles_take_half_of_the_free_memory(free_gib: float, side: int) -> None:
+    """At 12 KiB a pixel; never below the smallest side, which is tried whatever happens."""
+    from runner.models.upscaler import tile_for
+
+    assert tile_for(int(free_gib * 2**30), 12 * 2**10) == side
+
+
+async def test_a_model_of_one_channel_takes_each_colour_by_itself(tmp_path: Path) -> None:
+    """It is served like any other."""
+    from spandrel.architectures import ESRGAN as architecture  # noqa: N811 - a module's name
+
+    net = architecture.ESRGAN(in_nc=1, out_nc=1, num_filters=8, num_blocks=1, scale=4)
+    folder = saved(tmp_path / "grey", net.state_dict())
+    async with running(configured(str(folder)), tmp_path) as runner:
+        assert (await enlarge(runner, PICTURE)).pixels().shape == (240, 400, 3)

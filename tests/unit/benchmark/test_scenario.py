@@ -80,6 +80,7 @@ def test_an_upscaled_picture_is_as_large_as_its_input_says() -> None:
         (Request(UPSCALE, size=Size(0, 0)), "--size"),
         (Request(UPSCALE, size=Size(99_999, 99_999)), "--size"),
         (Request(TEXT, seed=MAX_SEED), "--seed"),
+        (Request(PIPELINES["upscale-video"]), "take a clip"),
     ],
 )
 def test_what_a_pipeline_does_not_allow_is_a_usage_error(request_: Request, message: str) -> None:

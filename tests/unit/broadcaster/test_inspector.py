@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from broadcaster.inspector import InspectionSettings, Inspector
+from reelnet.clips import ClipLimits
 from reelnet.errors import NodeError, StartError, TransientError, UserError
 from reelnet.inspection import InputLimits
 from reelnet.pipelines import MediaSpec
@@ -268,3 +269,27 @@ async def test_a_child_sees_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
         limits = Path(f"/proc/{child}/limits").read_text()
     for line in ("Max core file size 0 0", "Max address space 1073741824 1073741824", "Max open files 32 32"):
         assert line in " ".join(limits.split())
+
+
+async def test_an_app_s_clip_is_looked_at_in_the_child(tmp_path: Path) -> None:
+    """Its facts and its copy come back; a refused one leaves no copy."""
+    given, kept = tmp_path / "given", tmp_path / "kept"
+    given.write_bytes(Clip(frames=5, sound=True).encode())
+    async with Inspector() as inspector:
+        facts = await inspector.clip(given, stripped_to=kept)
+        assert (facts.frames, facts.fps, facts.fps_den, facts.size) == (5, 6, 1, kept.stat().st_size)
+        with pytest.raises(UserError) as caught:
+            await inspector.clip(given, stripped_to=kept, limits=ClipLimits(max_frames=4))
+    assert (caught.value.code, caught.value.http_status, caught.value.loc) == ("too_long", 413, ("video",))
+    assert not kept.exists()
+
+
+async def test_a_clip_that_hangs_its_child_is_over_the_limits(tmp_path: Path) -> None:
+    """A larger clip may take longer, and no clip for ever."""
+    given, kept = tmp_path / "given", tmp_path / "kept"
+    await stalled(given)
+    async with Inspector(InspectionSettings(timeout_s=0.2, clip_gpix_s=0)) as inspector:
+        with pytest.raises(UserError) as caught:
+            await inspector.clip(given, stripped_to=kept)
+    assert caught.value.code == "over_limits"
+    assert not kept.exists()

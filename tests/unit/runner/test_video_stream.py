@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from reelnet.clips import probe_clip
+from reelnet.clips import inspect_clip, probe_clip
 from reelnet.errors import CanceledError, NodeError, UserError
 from runner.backend import ClipFile, InputClip, Pixels
 from runner.video_stream import Window, remade
@@ -131,3 +131,49 @@ def test_a_clip_with_damaged_pictures_is_the_user_s_fault() -> None:
     damaged = given.data[:start] + b"\xff" * 200 + given.data[start + 200 :]
     with pytest.raises(UserError, match="damaged"):
         run(InputClip(damaged, given.source))
+
+
+@pytest.mark.parametrize("codec", ["aac", "libmp3lame", "ac3", "eac3", "alac", "libopus", "flac"])
+def test_sound_of_every_codec_is_carried_over(codec: str) -> None:
+    """The packets of the sound are those of the input, whatever they are coded as."""
+    given = opened(Clip(frames=6, sound=True, sound_codec=codec))
+    assert given.source.sound
+    assert probe_clip(bytes(run(given).data)).sound == given.source.sound
+
+
+@pytest.mark.parametrize(
+    ("codec", "pixels"),
+    [("libx264", "yuv444p"), ("libx264", "yuv420p10le"), ("libx265", "yuv420p"), ("libvpx-vp9", "yuv420p"),
+     ("libsvtav1", "yuv420p"), ("mpeg4", "yuv420p")],
+)  # fmt: skip
+def test_clips_of_every_codec_are_taken(tmp_path: Path, codec: str, pixels: str) -> None:
+    """From the app's file through the copy without metadata to the runner's frames."""
+    (tmp_path / "given").write_bytes(Clip(64, 64, frames=6, fps=25, codec=codec, pixels=pixels).encode())
+    facts = inspect_clip(tmp_path / "given", tmp_path / "kept")
+    clip = run(InputClip((tmp_path / "kept").read_bytes(), facts.source))
+    assert clip.shape == (6, 128, 128, 3)
+
+
+def test_a_clip_that_was_cut_without_being_encoded_again_keeps_its_cut(tmp_path: Path) -> None:
+    """What an edit list hides is not shown, counted or enlarged; the sound stays in step."""
+    (tmp_path / "given").write_bytes(trimmed(Clip(frames=14, fps=10, sound=True).encode(), 0.5))
+    facts = inspect_clip(tmp_path / "given", tmp_path / "kept")
+    kept = (tmp_path / "kept").read_bytes()
+    assert facts.frames == probe_clip(kept).frames == 9
+    clip = run(InputClip(kept, facts.source))
+    assert clip.shape[0] == 9
+    assert probe_clip(bytes(clip.data)).sound == facts.sound != ""
+
+
+def trimmed(data: bytes, seconds: float) -> bytes:
+    """The clip from a moment on, packet for packet: an edit list hides the ones before."""
+    out = io.BytesIO()
+    with av.open(io.BytesIO(data)) as given, av.open(out, "w", format="mp4") as container:
+        kept = {stream.index: container.add_stream_from_template(stream, opaque=True) for stream in given.streams}
+        for packet in given.demux():
+            if packet.size:
+                before = int(Fraction(seconds) / packet.time_base)
+                packet.pts, packet.dts = (packet.pts or 0) - before, (packet.dts or 0) - before
+                packet.stream = kept[packet.stream.index]
+                container.mux(packet)
+    return out.getvalue()
