@@ -19,7 +19,7 @@ from orchestrator.runner_client import JobStream, RunnerClient, RunnerJob
 from orchestrator.runner_events import RunnerDone
 from reelnet.errors import PoisonError
 from reelnet.jobs import Started
-from reelnet.pipelines import TextToImage
+from reelnet.pipelines import PIPELINES, TextToImage
 from tests.fakes.pool import PATIENCE_S
 
 MakeSpec = Callable[..., RunnerSpec]
@@ -90,7 +90,7 @@ async def test_a_started_runner_does_jobs(engine: RunnerEngine, spec: MakeSpec) 
     """Start returns before the runner is ready; then it answers, says what it serves, and works."""
     client = await ready(await engine.start(spec()))
     info = await client.info()
-    assert set(info.schemas) == {"text-to-image", "image-to-image", "image-to-video", "upscale"}
+    assert set(info.schemas) == set(PIPELINES)
     async with client.run(job(), stuck) as stream:
         events = await whole(stream)
     assert isinstance(events[0], Started)
