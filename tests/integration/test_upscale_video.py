@@ -138,5 +138,6 @@ async def test_a_client_that_leaves_stops_the_clip_at_a_frame(tmp_path: Path) ->
 async def test_an_output_that_looks_like_its_input_is_no_replay(pool: Pool) -> None:
     """That is what upscaling is: no mark for an audit."""
     with capture_logs() as logs:
-        assert (await pool.job("upscale-video", {}, FILM.encode(), "video")).status_code == 200
+        answer = await pool.job("upscale-video", {}, Clip(frames=4, smooth=True).encode(), "video")
+    assert answer.status_code == 200
     assert not [row for row in logs if row["event"] == "audit"]
