@@ -89,6 +89,7 @@ class Clip:
     space: int = 2
     sound_codec: str = "aac"
     pixels: str = "yuv420p"
+    smooth: bool = False
 
     def encode(self) -> bytes:
         """The clip as a file, its index in front where the container can."""
@@ -105,7 +106,7 @@ class Clip:
             tone = container.add_stream(self.sound_codec, rate=48000, layout="mono") if self.sound else None
             ticks = 0
             for index in range(self.frames):
-                frame = av.VideoFrame.from_image(pattern(self.width, self.height, index if self.moving else 0))
+                frame = av.VideoFrame.from_image(self._picture(index if self.moving else 0))
                 if self.space != 2:
                     frame = frame.reformat(format="yuv420p", dst_colorspace=self.space)
                 if self.uneven:
@@ -118,6 +119,12 @@ class Clip:
                     container.mux(tone.encode(frame))
                 container.mux(tone.encode())
         return out.getvalue()
+
+    def _picture(self, index: int) -> Image.Image:
+        if not self.smooth:
+            return pattern(self.width, self.height, index)
+        turned = Image.linear_gradient("L").rotate(30 + 20 * index)
+        return turned.resize((self.width, self.height)).convert("RGB")
 
 
 def _tone(seconds: float | Fraction) -> Iterator[av.AudioFrame]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from reelnet.clips import inspect_clip, probe_clip
 from tests.fakes.media import Clip, encoded, pattern
@@ -132,3 +133,11 @@ async def test_a_client_that_leaves_stops_the_clip_at_a_frame(tmp_path: Path) ->
         await until(lambda: worker.current is None, "the job ends")
         await until(lambda: pool.slot().holder is None, "the slot is free")
         assert (await pool.job("upscale-video", {}, FILM.encode(), "video")).status_code == 200
+
+
+async def test_an_output_that_looks_like_its_input_is_no_replay(pool: Pool) -> None:
+    """That is what upscaling is: no mark for an audit."""
+    with capture_logs() as logs:
+        answer = await pool.job("upscale-video", {}, Clip(frames=4, smooth=True).encode(), "video")
+    assert answer.status_code == 200
+    assert not [row for row in logs if row["event"] == "audit"]
