@@ -8,7 +8,7 @@ for them, and keeps away from a device, or from a slot, that failed too often. W
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,6 +20,7 @@ from orchestrator.engine import EngineError, RunnerHandle, RunnerSpec
 from orchestrator.model_facts import need_bytes
 from orchestrator.model_shelf import ModelShelf
 from orchestrator.placement import Homeless, Plan, Resident, Room, plan
+from orchestrator.quarantine import Quarantine
 from orchestrator.runner_state import RunnerState
 from orchestrator.settings import ModelSettings
 from orchestrator.slots import Slot, SlotTable, slot_name
@@ -29,15 +30,15 @@ from reelnet.errors import NodeError, ReelnetError, StartError, TransientError
 ROUND_S = 1.0
 """Without news, placement looks again after this long: a minimum stay may be over."""
 JUST_NOW_S = 1e-6
-FAULTS = (End.KILLED, End.MEMORY, End.DEVICE)
-"""Ends that are the kernel's or the device's doing: too many of them lead to quarantine."""
+KERNELS = (End.KILLED, End.MEMORY)
+"""Ends that are the kernel's doing: too many of them lead to a slot's quarantine; a device's count for the device."""
 SpecMaker = Callable[[ModelSettings, str, Device], RunnerSpec]
 log = structlog.get_logger()
 
 
 @dataclass(slots=True)
 class Ward:
-    """A slot in the keeper's care. Times are the clock's; `quarantined_until` 0: it is not.
+    """A slot in the keeper's care. Times are the clock's.
 
     `taken`: its runner has been taken from its device, and is not gone yet. `told`: why it waits for one.
     """
@@ -50,8 +51,7 @@ class Ward:
     wanted: bool = True
     taken: bool = False
     told: str = ""
-    quarantined_until: float = 0.0
-    faults: deque[float] = field(default_factory=lambda: deque(maxlen=64))
+    quarantine: Quarantine = field(default_factory=Quarantine)
 
 
 @dataclass(slots=True)
@@ -60,8 +60,7 @@ class Berth:
 
     device: Device
     problem: str = ""
-    quarantined_until: float = 0.0
-    faults: deque[float] = field(default_factory=lambda: deque(maxlen=64))
+    quarantine: Quarantine = field(default_factory=Quarantine)
 
 
 class Keeper:
@@ -144,7 +143,7 @@ class Keeper:
         """A device reports a fault: its runners start anew; after a fatal one, or too many, they stay away from it."""
         for berth in (b for b in self.berths.values() if b.device.uuid == uuid):
             log.error("device fault", device=berth.device.name, uuid=uuid, reason=reason, fatal=fatal)
-            if fatal or self._too_many(berth.faults):
+            if fatal or berth.quarantine.too_many(self._clock(), self._around.limits):
                 self._shut(berth, reason)
             else:
                 for ward in self._on(berth):
@@ -161,8 +160,7 @@ class Keeper:
         for berth in self.berths.values():
             self._open(berth)
         for ward in self._wards.values():
-            ward.quarantined_until = 0.0
-            ward.faults.clear()
+            ward.quarantine.end()
         self.wake()
 
     def load_s(self, model_id: str) -> float:
@@ -182,8 +180,8 @@ class Keeper:
         """Seconds until a runner of the model, and a device, may be tried again."""
         now = self._clock()
         wards = [w for w in self._wards.values() if w.slot.model == model_id]
-        tried_at = min((max(w.quarantined_until, w.supervisor.again_at) for w in wards), default=0.0)
-        opened_at = min((b.quarantined_until if b.problem else 0.0 for b in self.berths.values()), default=0.0)
+        tried_at = min((max(w.quarantine.until, w.supervisor.again_at) for w in wards), default=0.0)
+        opened_at = min((b.quarantine.until if b.problem else 0.0 for b in self.berths.values()), default=0.0)
         return max(0.0, tried_at - now, opened_at - now)
 
     def loading(self, model_id: str) -> tuple[float, float] | None:
@@ -310,7 +308,7 @@ class Keeper:
         """One round: lifts quarantines that are over, ends who leaves, puts who can be put."""
         now = self._clock()
         for berth in self.berths.values():
-            if berth.problem and now >= berth.quarantined_until:
+            if berth.problem and now >= berth.quarantine.until:
                 self._open(berth)
         self._let_go()
         decided = plan(self._rooms(), self._residents(now), self._homeless(now))
@@ -370,7 +368,7 @@ class Keeper:
         """Who wants a device: warm models, models that jobs wait for, and models of which nothing is known yet."""
         found = []
         for ward in self._wards.values():
-            if ward.slot.device or not ward.wanted or now < ward.quarantined_until:
+            if ward.slot.device or not ward.wanted or now < ward.quarantine.until:
                 continue
             wanted_now = self._asked_for(ward) or self._to_look_at(ward)
             waits_s = max(JUST_NOW_S, self.table.oldest_wait_s(ward.slot.model)) if wanted_now else 0.0
@@ -421,11 +419,12 @@ class Keeper:
     # Faults
 
     def _ended(self, slot: Slot, ended: Ended) -> None:
-        """A runner failed. Of the kernel's and the device's faults only so many are taken."""
+        """A runner failed. Of the kernel's faults only so many are taken."""
         self.restarts[slot.model, ended.kind] += 1
         ward = self._wards[slot.name]
-        if ended.kind in FAULTS and ended.kind is not End.DEVICE and self._too_many(ward.faults):
-            ward.quarantined_until = self._clock() + self._around.limits.quarantine_s
+        now, limits = self._clock(), self._around.limits
+        if ended.kind in KERNELS and ward.quarantine.too_many(now, limits):
+            ward.quarantine.begin(now, limits)
             log.error("slot in quarantine", slot=slot.name, reason=ended.text)
             self._take(ward, ended.text, quarantine=True)
             self._give_up(slot.model, NodeError(f"{slot.model} is in quarantine here: {ended.text}", code="quarantine"))
@@ -445,15 +444,9 @@ class Keeper:
         self.cold_starts[slot.model] += 1
         self._shelf.loaded(self._wards[slot.name].model, seconds)
 
-    def _too_many(self, faults: deque[float]) -> bool:
-        """Counts a fault; whether it is one more than the limits allow."""
-        now, limits = self._clock(), self._around.limits
-        faults.append(now)
-        return sum(1 for at in faults if now - at <= limits.quarantine_window_s) >= limits.quarantine_faults
-
     def _shut(self, berth: Berth, reason: str) -> None:
         berth.problem = f"{berth.device.name} is in quarantine: {reason}"
-        berth.quarantined_until = self._clock() + self._around.limits.quarantine_s
+        berth.quarantine.begin(self._clock(), self._around.limits)
         for ward in self._on(berth):
             self._take(ward, berth.problem, quarantine=True)
         if all(b.problem for b in self.berths.values()):
@@ -464,7 +457,7 @@ class Keeper:
         if berth.problem:
             log.info("device is tried again", device=berth.device.name)
         berth.problem = ""
-        berth.faults.clear()
+        berth.quarantine.end()
         self.wake()
 
     def _on(self, berth: Berth) -> list[Ward]:
