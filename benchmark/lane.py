@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from benchmark.client import JobSpec
-from reelnet.pipelines import Params
+from reelnet.parameters import Params
 
 Kind = Literal["broadcaster", "orchestrator", "runner"]
 Clock = Literal["benchmark", "broadcaster", "node"]

@@ -13,18 +13,8 @@ from pydantic import ValidationError
 from benchmark.client import JobSpec, Offer
 from reelnet.errors import ConfigError, StartError, UserError, printable
 from reelnet.inspection import InputLimits
-from reelnet.pipelines import (
-    MAX_SEED,
-    VIDEO,
-    MediaSpec,
-    Params,
-    Pipeline,
-    Size,
-    Work,
-    did_you_mean,
-    explain,
-    pipeline_named,
-)
+from reelnet.parameters import MAX_SEED, VIDEO, Params
+from reelnet.pipelines import MediaSpec, Pipeline, Size, Work, did_you_mean, explain, pipeline_named
 
 SUBJECTS = (
     *("a lighthouse on a cliff", "a red fox in snow", "a city street in rain", "an old clock", "a mountain lake"),

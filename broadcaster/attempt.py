@@ -121,6 +121,7 @@ def make_ticket(context: AttemptContext, record: NodeRecord, candidate: Candidat
         ceiling_nano=quote if request.ceiling_nano is None else request.ceiling_nano,
         deadline_ms=request.deadline_ms,
         expires_ms=min(request.deadline_ms, now_ms() + int(context.limits.ticket_s * 1000)),
+        lora_digests={name: capability.loras[name] for name in request.loras},
     )
 
 

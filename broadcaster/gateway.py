@@ -248,6 +248,8 @@ class Gateway:
             ceiling_nano=request.ceiling_nano,
             digests=request.digests,
             min_memory_bytes=failover.min_memory_bytes,
+            features=request.params.required_features(),
+            loras=tuple((name, self._p.settings.digests(name)) for name in request.loras),
         )
         candidates = self._p.registry.candidates(offer, wanted, s.sample, frozenset(failover.excluded))
         return choose(

@@ -21,7 +21,7 @@ from broadcaster.errors_http import error_response
 from broadcaster.gateway import Gateway
 from broadcaster.http_guard import BodyLimit, KeyGuard, Keys, OriginGuard, Prefix
 from broadcaster.intake import Intake
-from broadcaster.job import JobProgress
+from broadcaster.job import JobProgress, Result
 from broadcaster.job_stream import EVENT_STREAM, JobStreamResponse
 from broadcaster.media import MediaStore
 from broadcaster.openapi import describe_pipeline, error_schemas
@@ -139,7 +139,7 @@ async def _left(request: Request) -> None:
 
 def result_body(job: JobProgress, base: str) -> dict[str, Any]:
     """The success body: Livepeer's `images`, and beside it what Reelnet knows of the job."""
-    images = [{"url": f"{base}/media/{r.media.name}", "seed": r.seed, "nsfw": r.nsfw} for r in job.results]
+    images = [_image(result, base) for result in job.results]
     return {
         "images": images,
         "job": {
@@ -154,6 +154,13 @@ def result_body(job: JobProgress, base: str) -> dict[str, Any]:
             "made_with": job.facts,
         },
     }
+
+
+def _image(result: Result, base: str) -> dict[str, Any]:
+    """Livepeer's clients know no `nsfw` that is null: `checked` tells a clean result from one that nobody looked at."""
+    looked = result.nsfw is not None
+    url = f"{base}/media/{result.media.name}"
+    return {"url": url, "seed": result.seed, "nsfw": bool(result.nsfw), "checked": looked}
 
 
 def _media_route(parts: HttpParts) -> Callable[[Request], Awaitable[Response]]:

@@ -23,7 +23,8 @@ from reelnet.clips import ClipFacts, ClipLimits
 from reelnet.errors import NodeError, ReelnetError, StartError, TransientError, UserError
 from reelnet.inspection import InputLimits, OutputFacts, PictureFacts
 from reelnet.inspection_worker import WorkerLimits, unpack_error
-from reelnet.pipelines import VIDEO, MediaSpec
+from reelnet.parameters import VIDEO
+from reelnet.pipelines import MediaSpec
 from reelnet.settings import Section
 
 _START_TIMEOUT_S = 30.0

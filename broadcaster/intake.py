@@ -20,15 +20,16 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 
 from broadcaster.inspector import Inspector
-from broadcaster.job import JobInput, JobRequest, new_job_id, now_ms
+from broadcaster.job import JobInput, JobRequest, new_job_id, now_ms, used_loras
 from broadcaster.registry import Registry
 from broadcaster.settings import BroadcasterSettings
 from reelnet.clips import ClipFacts
-from reelnet.errors import BusyError, UserError
+from reelnet.errors import BusyError, UnsupportedError, UserError
 from reelnet.http_routes import header
 from reelnet.inspection import InputLimits, PictureFacts
 from reelnet.jobs import InputRef
-from reelnet.pipelines import VIDEO, Pipeline, details, did_you_mean
+from reelnet.parameters import VIDEO, Params
+from reelnet.pipelines import FAMILIES, Pipeline, details, did_you_mean, pipeline_named
 
 MAX_FORM_FIELDS = 64
 MAX_JOB_FILES = 4
@@ -56,7 +57,8 @@ class Intake:
         """The job that a request asks for. Raises UserError or BusyError."""
         fields, files = await read_body(request)
         model = self._model(pipeline, fields.pop("model_id", None))
-        raw = {**self._defaults(pipeline, model), **fields}
+        pipeline = self._of_family(pipeline, model)
+        raw = pipeline.without_foreign({**self._defaults(pipeline, model), **fields})
         if not raw.get("seed") and raw.get("seed") != 0:
             raw["seed"] = secrets.randbits(RANDOM_SEED_BITS)
         try:
@@ -64,6 +66,7 @@ class Intake:
         except ValidationError as error:
             rows = [{**row, "loc": ["body", *row["loc"]]} for row in details(error, pipeline.params)]
             raise InvalidParamsError(rows) from None
+        self._check_offered(pipeline, model, params)
         inputs = await self._inputs(pipeline, files)
         return JobRequest(
             id=new_job_id(),
@@ -73,7 +76,7 @@ class Intake:
             inputs=inputs,
             deadline_ms=now_ms() + int(self.settings.deadline_s(pipeline.name) * 1000),
             ceiling_nano=self.settings.ceiling_nano(pipeline.name),
-            digests=entry.digests if (entry := self.settings.catalogue.get(model)) else (),
+            digests=self.settings.digests(model),
         )
 
     def _model(self, pipeline: Pipeline, asked: object) -> str:
@@ -92,6 +95,24 @@ class Intake:
             raise BusyError(f"no node that serves {model} is up now", code="no_node", retry_after_s=5)
         message = f"no node of this pool serves {pipeline.name} with that model{did_you_mean(model, served)}"
         raise InvalidParamsError([_row("model_id", message, "unknown_model")])
+
+    def _of_family(self, pipeline: Pipeline, model: str) -> Pipeline:
+        """The pipeline as most nodes that serve the model have it, of the families that are known here."""
+        found = self.registry.found((pipeline.name, model), "family")
+        known = {family: count for family, count in found.items() if (pipeline.name, family) in FAMILIES}
+        return pipeline_named(pipeline.name, max(known, key=lambda family: known[family])) if known else pipeline
+
+    def _check_offered(self, pipeline: Pipeline, model: str, params: Params) -> None:
+        """Raises InvalidParamsError for a LoRA, UnsupportedError for a feature, that no node has with this model."""
+        offer = pipeline.name, model
+        if used := used_loras(params):
+            known = self.registry.found(offer, "lora")
+            for name in (name for name in used if name not in known):
+                message = f"no node of this pool serves {model} with the LoRA {name!r}{did_you_mean(name, known)}"
+                raise InvalidParamsError([_row("loras", message, "unknown_lora")])
+        if missing := sorted(params.required_features() - self.registry.found(offer, "feature").keys()):
+            message = f"no node of this pool offers {missing[0]} with {model}; leave out what asks for it"
+            raise UnsupportedError(message, code=missing[0])
 
     def _defaults(self, pipeline: Pipeline, model: str) -> dict[str, object]:
         """The catalogue's defaults for a model, as far as this pipeline has them."""

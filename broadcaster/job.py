@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from broadcaster.media import StoredMedia
 from reelnet.clips import ClipFacts
 from reelnet.inspection import PictureFacts
 from reelnet.jobs import InputRef, JobId, JobState, advance
-from reelnet.pipelines import MediaSpec, Params, Pipeline, Work
+from reelnet.parameters import Params
+from reelnet.pipelines import MediaSpec, Pipeline, Work
 
 JOB_ID_BYTES = 12
 
@@ -47,6 +49,11 @@ class JobRequest:
         object.__setattr__(self, "work", work)
         object.__setattr__(self, "promises", promises)
 
+    @property
+    def loras(self) -> tuple[str, ...]:
+        """The LoRAs that it uses."""
+        return used_loras(self.params)
+
     def left_s(self) -> float:
         """Seconds until the deadline; not negative."""
         return max(0.0, (self.deadline_ms - now_ms()) / 1000)
@@ -54,11 +61,11 @@ class JobRequest:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One output that was delivered, checked and kept."""
+    """One output that was delivered, checked and kept. `nsfw` None: no safety checker has looked."""
 
     media: StoredMedia
     seed: int
-    nsfw: bool
+    nsfw: bool | None
 
 
 @dataclass(slots=True)
@@ -89,6 +96,12 @@ class JobProgress:
         self.attempts += 1
         self.node_id = node_id
         self.attempt_started_ms = now_ms()
+
+
+def used_loras(params: Params) -> tuple[str, ...]:
+    """The LoRAs that parameters ask for; a strength of 0 is off."""
+    asked: Mapping[str, float] = getattr(params, "loras", {})
+    return tuple(name for name, strength in asked.items() if strength)
 
 
 def new_job_id() -> JobId:

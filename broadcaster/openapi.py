@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from reelnet.pipelines import VIDEO, Pipeline
+from reelnet.parameters import VIDEO
+from reelnet.pipelines import Pipeline
 
 ERROR = {
     "type": "object",
@@ -35,6 +36,7 @@ IMAGES = {
                     "url": {"type": "string", "format": "uri"},
                     "seed": {"type": "integer"},
                     "nsfw": {"type": "boolean"},
+                    "checked": {"type": "boolean", "description": "Whether a safety checker has looked."},
                 },
             },
         },

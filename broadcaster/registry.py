@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Literal
 
 import structlog
 
@@ -25,6 +27,8 @@ MAX_SEEN = 10_000
 log = structlog.get_logger()
 Offer = tuple[str, str]
 """(pipeline, model)."""
+Trait = Literal["family", "lora", "feature"]
+"""What nodes that serve the same offer may differ in."""
 
 
 @dataclass(eq=False, slots=True)
@@ -56,6 +60,7 @@ class Registry:
         self._records = [NodeRecord(a, OrchestratorClient(a, limits)) for a in addresses]
         self._by_id: dict[str, NodeRecord] = {}
         self._index: dict[Offer, NodeIndex] = {}
+        self._traits: dict[Offer, Counter[tuple[Trait, str]]] = {}
         self._seen: dict[Offer, None] = {}
         self._changed = asyncio.Event()
 
@@ -76,6 +81,10 @@ class Registry:
     def offers(self) -> dict[Offer, int]:
         """How many nodes serve each (pipeline, model) now."""
         return {offer: len(index) for offer, index in self._index.items() if len(index)}
+
+    def found(self, offer: Offer, trait: Trait) -> dict[str, int]:
+        """What the nodes that serve an offer now have of a trait, with how many have it."""
+        return {name: count for (kind, name), count in self._traits.get(offer, Counter()).items() if kind == trait}
 
     def ever_offered(self, pipeline: str, model: str) -> bool:
         """Whether some node has served it since this start: it may come back."""
@@ -159,8 +168,9 @@ class Registry:
         record.up = True
         record.capabilities = {(c.pipeline, c.model): c for c in description.capabilities}
         self._by_id[description.node_id] = record
-        for offer in record.capabilities:
+        for offer, capability in record.capabilities.items():
             self._index.setdefault(offer, NodeIndex()).add(description.node_id)
+            self._traits.setdefault(offer, Counter()).update(_traits(capability))
             self._remember(offer)
         log.info("node up", node=short(record.node_id), address=record.address.target, serves=len(record.capabilities))
         self._notify()
@@ -175,11 +185,12 @@ class Registry:
         was_up, record.up, record.reason = record.up, False, reason
         if not was_up:
             return  # nothing of it is in the index; what is there under its id may be another address's
-        for offer in record.capabilities:
+        for offer, capability in record.capabilities.items():
             if index := self._index.get(offer):
                 index.remove(record.node_id)
+                self._traits[offer] -= Counter(_traits(capability))
                 if not len(index):
-                    del self._index[offer]
+                    del self._index[offer], self._traits[offer]
         self._notify()
 
     def _remember(self, offer: Offer) -> None:
@@ -192,6 +203,16 @@ class Registry:
     def _notify(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _traits(capability: Capability) -> list[tuple[Trait, str]]:
+    """A capability's traits, each once."""
+    family = capability.schema.partition("/")[2].partition("@")[0]
+    return [
+        ("family", family),
+        *(("lora", name) for name in capability.loras),
+        *(("feature", name) for name in set(capability.features)),
+    ]
 
 
 def short(node_id: str) -> str:

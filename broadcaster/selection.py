@@ -30,6 +30,9 @@ class Wanted:
     ceiling_nano: int | None = None
     digests: tuple[str, ...] = ()
     min_memory_bytes: int = 0
+    features: frozenset[str] = frozenset()
+    loras: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """LoRAs that the job uses, each with the digests that its id may mean, none for any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,7 @@ class NodeIndex:
 
 
 def suits(candidate: Candidate, wanted: Wanted) -> bool:
-    """Whether the node may get the job at all: schema, digest, memory, price."""
+    """Whether the node may get the job at all: schema, digest, features, LoRAs, memory, price."""
     c = candidate.capability
     family, _, version = c.schema.rpartition("@")
     if (
@@ -112,9 +115,16 @@ def suits(candidate: Candidate, wanted: Wanted) -> bool:
         return False
     if wanted.digests and c.model_digest not in wanted.digests:
         return False
+    if not (wanted.features.issubset(c.features) and _has_loras(c, wanted)):
+        return False
     if c.memory_bytes < wanted.min_memory_bytes:
         return False
     return wanted.ceiling_nano is None or price(wanted.work, c.rates) <= wanted.ceiling_nano
+
+
+def _has_loras(capability: Capability, wanted: Wanted) -> bool:
+    offered = capability.loras
+    return all(name in offered and (not digests or offered[name] in digests) for name, digests in wanted.loras)
 
 
 def cost_s(candidate: Candidate, wanted: Wanted, seconds_per_dollar: float) -> float:

@@ -40,7 +40,7 @@ Money = Annotated[str, BeforeValidator(money_text), AfterValidator(_money)]
 
 
 class CatalogueEntry(Section):
-    """What a model id means here."""
+    """What the id of a model, or of a LoRA, means here."""
 
     digests: tuple[str, ...] = Field((), description="Digests (sha256, hex) that the id may mean; empty: any.")
     defaults: dict[str, int | float | str | bool] = Field(
@@ -137,6 +137,11 @@ class BroadcasterSettings(ComponentSettings):
     def deadline_s(self, pipeline: str) -> float:
         """Seconds that a job of a pipeline may take."""
         return self.limits.deadline_s.get(pipeline, DEFAULT_DEADLINE_S)
+
+    def digests(self, name: str) -> tuple[str, ...]:
+        """The digests that the id of a model or a LoRA may mean; none for any."""
+        entry = self.catalogue.get(name)
+        return entry.digests if entry else ()
 
     def ceiling_nano(self, pipeline: str) -> int | None:
         """Nano-dollars that a job of a pipeline may cost; None for no ceiling."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from reelnet.errors import BusyError, DeadlineError, RefusedError, TransientError, UnsupportedError, UserError
 from reelnet.jobs import Capability, Ticket
-from reelnet.pipelines import Params, Pipeline, pipeline_named
+from reelnet.parameters import Params
+from reelnet.pipelines import Pipeline, pipeline_of
 from reelnet.pricing import price
 
 MIN_RETRY_AFTER_S = 1.0
@@ -33,7 +34,7 @@ def admit(ticket: Ticket, node: Snapshot) -> int:
     """The node's quote in nano-dollars, if it takes the ticket. Raises the typed refusal otherwise."""
     _check_addressee(ticket, node)
     capability = _check_capability(ticket, node)
-    pipeline = pipeline_named(ticket.pipeline)
+    pipeline = pipeline_of(capability.schema)
     params = _check_params(ticket, pipeline)
     _check_inputs(ticket, pipeline, node.input_limit)
     quote = _check_price(ticket, capability, pipeline, params)
@@ -66,6 +67,9 @@ def _check_capability(ticket: Ticket, node: Snapshot) -> Capability:
         raise UnsupportedError(f"this node speaks {capability.schema}, not {ticket.schema}", code="schema")
     if ticket.model_digest != capability.model_digest:
         raise UnsupportedError("this node has other weights under that model id", code="digest")
+    for name, digest in ticket.lora_digests.items():
+        if capability.loras.get(name) != digest:
+            raise UnsupportedError(f"this node has no LoRA {name!r} of that digest", code="lora", loc=("loras", name))
     return capability
 
 

@@ -127,8 +127,9 @@ def _facts(row: Mapping[str, Any]) -> ModelFacts:
         digest=str(said["digest"]),
         schemas={str(k): str(v) for k, v in said["schemas"].items()},
         licence=Licence(**said["licence"]),
-        loras=tuple(map(str, said["loras"])),
+        loras={str(k): str(v) for k, v in said["loras"].items()},
         memory_bytes=int(said["memory_bytes"]),
+        features={str(k): tuple(map(str, v)) for k, v in said["features"].items()},
     )
     return ModelFacts(str(row["source"]), info, row["need_bytes"], row["load_s"])
 

@@ -19,8 +19,8 @@ from reelnet.pricing import NANO
 
 REASONS = (
     "attempt", "ceiling", "closed", "deadline", "deadline_unreachable", "digest", "draining", "epoch", "expired",
-    "expires", "input", "input_size", "model", "params", "pipeline", "queue_full", "rates", "schema", "signature",
-    "spool_full", "unknown_broadcaster", "work", "wrong_node",
+    "expires", "input", "input_size", "lora", "model", "params", "pipeline", "queue_full", "rates", "schema",
+    "signature", "spool_full", "unknown_broadcaster", "work", "wrong_node",
 )  # fmt: skip
 """The codes of this node's own refusals."""
 MODEL = Label("model", "the configured models")

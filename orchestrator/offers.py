@@ -101,4 +101,5 @@ def _capability(model: ModelSettings, pipeline: str, schema: str, info: RunnerIn
         slots=model.replicas,
         queue_limit=model.queue,
         memory_bytes=info.memory_bytes,
+        features=info.features.get(pipeline, ()),
     )

@@ -36,13 +36,14 @@ NO_ANSWER = (aiohttp.ClientError, TimeoutError, OSError, ValueError)
 
 @dataclass(frozen=True, slots=True)
 class RunnerInfo:
-    """What a ready runner says of itself; `schemas` by pipeline."""
+    """What a ready runner says of itself; `schemas` and `features` by pipeline, `loras` as a capability has them."""
 
     digest: str
     schemas: Mapping[str, str]
     licence: Licence
-    loras: tuple[str, ...] = ()
+    loras: Mapping[str, str] = field(default_factory=dict)
     memory_bytes: int = 0
+    features: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,8 +232,9 @@ def _info(body: Any) -> RunnerInfo:
         digest=str(body["digest"]),
         schemas={str(p["pipeline"]): str(p["schema"]) for p in body["pipelines"]},
         licence=Licence(str(body["licence"]["id"]), str(body["licence"]["commercial"])),
-        loras=tuple(map(str, body.get("loras", ()))),
+        loras={str(name): str(digest) for name, digest in body.get("lora_digests", {}).items()},
         memory_bytes=int(body.get("vram_bytes") or 0),
+        features={str(p["pipeline"]): tuple(map(str, p.get("features", ()))) for p in body["pipelines"]},
     )
 
 

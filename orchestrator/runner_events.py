@@ -23,7 +23,7 @@ class OutputBegin:
     index: int
     media_type: str
     seed: int
-    nsfw: bool
+    nsfw: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,9 @@ class EventReader:
             case "progress":
                 return Progress(str(raw["stage"]), int(raw["step"]), int(raw["total"]))
             case "output":
-                return OutputBegin(int(raw["index"]), str(raw["media_type"]), int(raw["seed"]), bool(raw["nsfw"]))
+                nsfw = raw["nsfw"]
+                looked = None if nsfw is None else bool(nsfw)
+                return OutputBegin(int(raw["index"]), str(raw["media_type"]), int(raw["seed"]), looked)
             case "output_end":
                 return OutputEnd(int(raw["index"]), int(raw["size"]), str(raw["sha256"]))
             case "tick":

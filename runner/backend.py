@@ -15,7 +15,8 @@ from PIL import Image
 
 from reelnet.jobs import Licence
 from reelnet.metadata import PNG
-from reelnet.pipelines import ClipSize, Params, Size
+from reelnet.parameters import Params
+from reelnet.pipelines import ClipSize, MediaSpec, Pipeline, Size, pipeline_named
 
 Frames = npt.NDArray[np.uint8]
 """Pictures as RGB bytes, shape (frames, height, width, 3)."""
@@ -52,6 +53,17 @@ class RunnerJob:
     deadline_s: float | None = None
     canceled: threading.Event = field(default_factory=threading.Event)
     clips: Mapping[str, InputClip] = field(default_factory=dict)
+    family: str = ""
+
+    @property
+    def kind(self) -> Pipeline:
+        """The pipeline as the job's model has it."""
+        return pipeline_named(self.pipeline, self.family)
+
+    @property
+    def promises(self) -> tuple[MediaSpec, ...]:
+        """What the job's outputs have to be, in their order."""
+        return self.kind.promises(self.params, self.source)
 
     @property
     def source(self) -> Size | None:
@@ -114,10 +126,20 @@ class Rendered:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """One pipeline that a loaded model serves; `class_name` is the diffusers class behind it."""
+    """One pipeline that a loaded model serves; `class_name` is the diffusers class behind it.
+
+    `family` names the parameters that it takes, where they are not the pipeline's first; `features` as in a capability.
+    """
 
     pipeline: str
     class_name: str
+    family: str = ""
+    features: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> Pipeline:
+        """The pipeline as this model has it."""
+        return pipeline_named(self.pipeline, self.family)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +161,12 @@ class ModelInfo:
 
     def class_of(self, pipeline: str) -> str | None:
         """The class that serves `pipeline`, or None when this model does not serve it."""
-        return next((row.class_name for row in self.served if row.pipeline == pipeline), None)
+        row = self.serving(pipeline)
+        return row.class_name if row else None
+
+    def serving(self, pipeline: str) -> Served | None:
+        """How the model serves `pipeline`, or None when it does not."""
+        return next((row for row in self.served if row.pipeline == pipeline), None)
 
 
 class Reporter(Protocol):

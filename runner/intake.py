@@ -17,7 +17,8 @@ from starlette.types import Message, Receive
 
 from reelnet.clips import ClipLimits, probe_clip
 from reelnet.errors import CanceledError, FailureClass, ReelnetError, UserError
-from reelnet.pipelines import PIPELINES, VIDEO, Params, Pipeline, details, pipeline_named
+from reelnet.parameters import VIDEO, Params
+from reelnet.pipelines import Pipeline, details
 from runner import images
 from runner.backend import InputClip, ModelInfo, RunnerJob
 
@@ -66,7 +67,9 @@ async def read_job(
         raise UserError(f"not a multipart form: {error.detail}", code="malformed", http_status=400) from None
     except ClientDisconnect:
         raise CanceledError("the client left", http_status=400) from None
-    job = RunnerJob(order.job_id, order.attempt, order.pipeline, params, deadline_s=order.deadline_s)
+    row = model.serving(order.pipeline)
+    assert row is not None, "its parameters were read by it"
+    job = RunnerJob(order.job_id, order.attempt, order.pipeline, params, deadline_s=order.deadline_s, family=row.family)
     return await run_in_threadpool(_with_inputs, job, data, max_pixels, clips) if data else job
 
 
@@ -119,11 +122,12 @@ async def _read_order(parts: Parts) -> JobOrder:
 
 
 def _served(name: str, model: ModelInfo) -> Pipeline:
-    if model.class_of(name) is None:
+    row = model.serving(name)
+    if row is None:
         known = ", ".join(row.pipeline for row in model.served)
         message = f"this model does not serve {name!r}; it serves {known}"
         raise ParamsError(FailureClass.UNSUPPORTED, [{"loc": ["pipeline"], "msg": message, "type": "unsupported"}])
-    return pipeline_named(name)
+    return row.kind
 
 
 def _parse(pipeline: Pipeline, raw: Mapping[str, object]) -> Params:
@@ -150,7 +154,7 @@ def _with_inputs(job: RunnerJob, data: Mapping[str, bytes], max_pixels: int, cli
     """The job with its pictures decoded and its clips looked at."""
     pictures: dict[str, Image.Image] = {}
     found: dict[str, InputClip] = {}
-    alpha = PIPELINES[job.pipeline].keeps_look
+    alpha = job.kind.keeps_look
     for name, content in data.items():
         if name == VIDEO:
             found[name] = InputClip(content, probe_clip(content, clips))

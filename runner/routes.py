@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 
 from reelnet.errors import ReelnetError, UserError
 from reelnet.http_routes import Handler
-from reelnet.pipelines import VIDEO
+from reelnet.parameters import VIDEO
 from runner.events import MEDIA_TYPE
 from runner.intake import JOB_PART, JobOrder, read_job
 from runner.metrics import CONTENT_TYPE, RunnerMetrics

@@ -10,7 +10,8 @@ from pydantic_settings import SettingsConfigDict
 
 from reelnet.clips import ClipLimits
 from reelnet.home import model_dir
-from reelnet.pipelines import PIPELINES, SchedulerName, did_you_mean
+from reelnet.parameters import SchedulerName
+from reelnet.pipelines import PIPELINES, did_you_mean
 from reelnet.settings import ComponentSettings, Listener, Section
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]

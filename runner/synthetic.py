@@ -20,7 +20,8 @@ import numpy as np
 from reelnet.errors import NodeError, UserError
 from reelnet.jobs import Licence
 from reelnet.metadata import PNG
-from reelnet.pipelines import PIPELINES, FrameInterpolation, MediaSpec
+from reelnet.parameters import FrameInterpolation
+from reelnet.pipelines import PIPELINES, MediaSpec
 from runner import faults
 from runner.backend import Frames, ModelInfo, Pixels, Rendered, Reporter, RunnerJob, Served
 from runner.images import padded, png
@@ -79,7 +80,7 @@ class SyntheticBackend:
         """Colour bars, one output after the other."""
         prompt = str(getattr(job.params, "prompt", ""))
         fault = faults.choose(prompt, self._model_id, self._late, self._finished, job.attempt)
-        promised = _promises(job)
+        promised = job.promises
         try:
             for index, spec in enumerate(promised):
                 self._denoise(job, report, index, len(promised), fault)
@@ -140,7 +141,7 @@ class SyntheticBackend:
     def _step_s(self, job: RunnerJob, total_steps: int, fault: faults.Fault | None) -> float:
         """Seconds of one step: its megapixels × unit_s, and a slow job's extra time spread over all steps."""
         extra_s = fault.seconds if fault else 0.0
-        work = PIPELINES[job.pipeline].work(job.params, job.source)
+        work = job.kind.work(job.params, job.source)
         usual_s = work.pixel_steps / 1e6 * self._options.unit_s
         return (usual_s * spread_factor(self._options, job.seed) + extra_s) / total_steps
 
@@ -190,10 +191,6 @@ class _Nearer:
 
     def at(self, t: float) -> Pixels:
         return self._first if t < 0.5 else self._second
-
-
-def _promises(job: RunnerJob) -> tuple[MediaSpec, ...]:
-    return PIPELINES[job.pipeline].promises(job.params, job.source)
 
 
 def _steps(job: RunnerJob) -> int:

@@ -15,7 +15,7 @@ from av.packet import Packet
 
 from reelnet.clips import sound_stream, video_stream
 from reelnet.errors import UserError
-from reelnet.pipelines import VIDEO
+from reelnet.parameters import VIDEO
 from runner.backend import InputClip, Pixels
 
 

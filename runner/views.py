@@ -7,7 +7,6 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from reelnet.errors import FailureClass, ReelnetError
-from reelnet.pipelines import PIPELINES
 from runner.backend import ModelInfo
 from runner.intake import ParamsError
 from runner.worker import State, Status
@@ -65,6 +64,7 @@ class PipelineView(View):
     pipeline: str
     schema_: str = Field(alias="schema", description="Name of its parameters' schema, pipeline/family@version.")
     class_: str = Field(alias="class", description="The diffusers class behind it.")
+    features: list[str] = Field(description="What the model has beside the pipeline: interpolation, safety.")
 
 
 class InfoView(View):
@@ -90,7 +90,12 @@ class InfoView(View):
             variant=info.variant,
             licence=LicenceView(id=info.licence.id, commercial=info.licence.commercial),
             pipelines=[
-                PipelineView(pipeline=row.pipeline, schema_=PIPELINES[row.pipeline].schema, class_=row.class_name)
+                PipelineView(
+                    pipeline=row.pipeline,
+                    schema_=row.kind.schema,
+                    class_=row.class_name,
+                    features=list(row.features),
+                )
                 for row in info.served
             ],
             loras=list(info.loras),

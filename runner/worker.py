@@ -16,7 +16,7 @@ from functools import partial
 import structlog
 
 from reelnet.errors import BusyError, FailureClass, NodeError, ReelnetError, TransientError
-from reelnet.pipelines import PIPELINES, MediaSpec
+from reelnet.pipelines import MediaSpec
 from runner.activity import Activity, as_failure
 from runner.backend import Backend, ModelInfo, Rendered, RunnerJob, SetupError
 from runner.encoding import Encoder
@@ -172,7 +172,7 @@ class Worker:
 
     def _render(self, activity: Activity) -> None:
         activity.begin()
-        promised = _promises(activity.job)
+        promised = activity.job.promises
         delivered = 0
         for rendered in self._backend.run(activity.job, activity):
             _check_shape(rendered, promised[delivered] if delivered < len(promised) else None)
@@ -276,10 +276,6 @@ class Worker:
         patience_s = 0.0 if self._state is State.LOADING else timeout_s
         self._backend.close()
         return all([self._model.close(patience_s), self._media.close(patience_s)])
-
-
-def _promises(job: RunnerJob) -> tuple[MediaSpec, ...]:
-    return PIPELINES[job.pipeline].promises(job.params, job.source)
 
 
 def _check_shape(rendered: Rendered, spec: MediaSpec | None) -> None:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from reelnet import looks
 from reelnet.errors import UserError, printable
 from reelnet.inspection import HEAD_BYTES, MP4, SOUND_CODECS, mean_rate
-from reelnet.pipelines import VIDEO, ClipSize
+from reelnet.parameters import VIDEO
+from reelnet.pipelines import ClipSize
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream

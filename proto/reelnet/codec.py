@@ -5,7 +5,7 @@ What comes from a peer is bounded and made printable here, before anything else 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,6 +127,7 @@ def ticket_to_bytes(t: Ticket) -> bytes:
         linger_s=t.linger_s,
         pixel_steps=t.work.pixel_steps,
         output_pixels=t.work.output_pixels,
+        lora_digests=t.lora_digests,
     ).SerializeToString(deterministic=True)
 
 
@@ -157,6 +158,7 @@ def ticket_from_bytes(data: bytes) -> Ticket:
         deadline_ms=m.deadline_ms,
         expires_ms=m.expires_ms,
         linger_s=m.linger_s,
+        lora_digests=_names(m.lora_digests),
     )
 
 
@@ -195,7 +197,9 @@ def _capability_to_message(c: Capability) -> pb.Capability:
         model_digest=c.model_digest,
         rates=rates_to_message(c.rates),
         licence=pb.Licence(id=c.licence.id, commercial=c.licence.commercial),
-        loras=c.loras,
+        loras=list(c.loras),
+        lora_digests={name: digest for name, digest in c.loras.items() if digest},
+        features=c.features,
         slots=c.slots,
         queue_limit=c.queue_limit,
         memory_bytes=c.memory_bytes,
@@ -210,7 +214,8 @@ def _capability_from_message(m: pb.Capability) -> Capability:
         model_digest=_name(m.model_digest),
         rates=rates_from_message(m.rates),
         licence=Licence(_name(m.licence.id), _name(m.licence.commercial)),
-        loras=tuple(_name(lora) for lora in m.loras[:MAX_ITEMS]),
+        loras={_name(lora): _name(m.lora_digests.get(lora, "")) for lora in m.loras[:MAX_ITEMS]},
+        features=tuple(_name(feature) for feature in m.features[:MAX_ITEMS]),
         slots=max(1, m.slots),
         queue_limit=m.queue_limit,
         memory_bytes=m.memory_bytes,
@@ -284,7 +289,7 @@ _FIELDS: dict[type, Callable[[Any], dict[str, Any]]] = {
     Queued: lambda v: {"queued": {"position": v.position, "eta_s": v.eta_s}},
     Started: lambda v: {"started": {"cold": v.cold}},
     Progress: lambda v: {"progress": {"stage": v.stage, "step": v.step, "total": v.total}},
-    Preview: lambda v: {"preview": {"data": v.data}},
+    Preview: lambda v: {"preview": {"data": v.data, "index": v.index, "step": v.step, "total": v.total}},
     Output: lambda v: {
         "output": {
             "index": v.index,
@@ -292,7 +297,8 @@ _FIELDS: dict[type, Callable[[Any], dict[str, Any]]] = {
             "size": v.size,
             "sha256": v.sha256,
             "seed": v.seed,
-            "nsfw": v.nsfw,
+            "nsfw": bool(v.nsfw),
+            "clean": v.nsfw is False,
         }
     },
     Chunk: lambda v: {"chunk": {"data": v.data}},
@@ -327,19 +333,27 @@ _FROM_FRAME: dict[str, Callable[[Any], FrameValue]] = {
     "queued": lambda m: Queued(m.position, _seconds(m.eta_s)),
     "started": lambda m: Started(m.cold),
     "progress": lambda m: Progress(_name(m.stage), m.step, m.total),
-    "preview": lambda m: Preview(m.data),
-    "output": lambda m: Output(m.index, _name(m.media_type), m.size, _name(m.sha256), m.seed, m.nsfw),
+    "preview": lambda m: Preview(m.data, m.index, m.step, m.total),
+    "output": lambda m: Output(m.index, _name(m.media_type), m.size, _name(m.sha256), m.seed, _nsfw(m)),
     "chunk": lambda m: Chunk(m.data),
     "done": lambda m: Done(
         {_name(k): _seconds(v) for k, v in _first(m.timings_s.items())},
         _money(m.price),
         _name(m.model_digest),
-        {_name(k): _name(v) for k, v in _first(m.facts.items())},
+        _names(m.facts),
     ),
     "failed": lambda m: Failed(
         from_class(m.failure_class, m.message, code=m.code, retry_after_s=_seconds(m.retry_after_s) or None)
     ),
 }
+
+
+def _nsfw(m: pb.Output) -> bool | None:
+    return m.nsfw if m.clean or m.nsfw else None
+
+
+def _names(items: Mapping[str, str]) -> dict[str, str]:
+    return {_name(key): _name(value) for key, value in _first(items.items())}
 
 
 def _first(items: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:

@@ -70,7 +70,11 @@ class Licence:
 
 @dataclass(frozen=True, slots=True)
 class Capability:
-    """One pipeline of one model that a node serves, and at what rates."""
+    """One pipeline of one model that a node serves, and at what rates.
+
+    `loras`: the LoRAs that jobs may use, id → sha256 of the file as hex, empty where the node does not tell it.
+    `features`: what it has beside the pipeline (see `reelnet.parameters`).
+    """
 
     pipeline: str
     schema: str
@@ -78,10 +82,11 @@ class Capability:
     model_digest: str
     rates: Rates
     licence: Licence = Licence()
-    loras: tuple[str, ...] = ()
+    loras: Mapping[str, str] = field(default_factory=dict)
     slots: int = 1
     queue_limit: int = 0
     memory_bytes: int = 0
+    features: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +135,10 @@ class InputRef:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """One attempt of one job, promised to one start of one node. Times are Unix milliseconds, money nano-dollars."""
+    """One attempt of one job, promised to one start of one node. Times are Unix milliseconds, money nano-dollars.
+
+    `lora_digests`: sha256 (hex) of each LoRA that the job uses, by its id.
+    """
 
     job_id: JobId
     attempt: int
@@ -149,6 +157,7 @@ class Ticket:
     deadline_ms: int
     expires_ms: int
     linger_s: int = 0
+    lora_digests: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,21 +195,24 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """A small JPEG of the unfinished picture."""
+    """A small JPEG of output `index` after `step` of its `total` denoising steps."""
 
     data: bytes
+    index: int = 0
+    step: int = 0
+    total: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One result begins; its bytes follow as chunks. sha256 is hex."""
+    """One result begins; its bytes follow as chunks. sha256 is hex. `nsfw` None: no safety checker has looked."""
 
     index: int
     media_type: str
     size: int
     sha256: str
     seed: int
-    nsfw: bool
+    nsfw: bool | None
 
 
 @dataclass(frozen=True, slots=True)

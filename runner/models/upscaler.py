@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from spandrel import ImageModelDescriptor, ModelLoader, ModelTiling, UnsupportedModelError
 
 from reelnet.errors import NodeError
-from reelnet.pipelines import UPSCALE_FACTOR
+from reelnet.parameters import UPSCALE_FACTOR
 from runner.backend import Pixels, SetupError
 from runner.models.digest import ModelFiles
 from runner.upscale_tiles import Floats

@@ -6,7 +6,6 @@ import threading
 
 from PIL import Image
 
-from reelnet.pipelines import PIPELINES
 from runner.backend import RunnerJob
 from runner.pipelines.family import Family
 
@@ -16,11 +15,11 @@ _SIDE = 512
 def warm_up(family: Family) -> None:
     """Runs a job of two steps through every pipeline that the family serves."""
     for row in family.served:
-        pipeline = PIPELINES[row.pipeline]
+        pipeline = row.kind
         raw = {"prompt": "warm-up", "seed": 0, "num_inference_steps": 2, "width": _SIDE, "height": _SIDE}
         params = pipeline.parse({name: value for name, value in raw.items() if name in pipeline.params.model_fields})
         inputs = {name: Image.new("RGB", (_SIDE, _SIDE), "grey") for name in pipeline.inputs}
-        job = RunnerJob("warm-up", 1, row.pipeline, params, inputs, canceled=threading.Event())
+        job = RunnerJob("warm-up", 1, row.pipeline, params, inputs, canceled=threading.Event(), family=row.family)
         for _ in family.render(job, _Deaf()):
             pass
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reelnet.errors import UnsupportedError
-from reelnet.pipelines import ImageToImage, Params, TextToImage
+from reelnet.parameters import ImageToImage, Params, TextToImage
 
 _ALWAYS = ("prompt", "num_inference_steps", "generator", "callback_on_step_end")
 """Arguments without which a class cannot draw what a job asks for, or cannot be stopped."""

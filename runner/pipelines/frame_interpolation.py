@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from reelnet.pipelines import VIDEO, FrameInterpolation
+from reelnet.parameters import VIDEO, FrameInterpolation
 from runner.backend import Rendered, Reporter, RunnerJob, Served
 from runner.models.film_folder import CLASS, FilmFrames
 from runner.pipelines.family import memory_errors

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from reelnet.pipelines import PICTURE_TYPES, ImageToImage, TextToImage
+from reelnet.parameters import PICTURE_TYPES, ImageToImage, TextToImage
 from runner.backend import Frames, Rendered, Reporter, RunnerJob, Served, SetupError
 from runner.pipelines import canvas
 from runner.pipelines.arguments import Arguments

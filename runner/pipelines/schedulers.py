@@ -8,7 +8,7 @@ from typing import Any
 import diffusers
 
 from reelnet.errors import UnsupportedError
-from reelnet.pipelines import SchedulerName
+from reelnet.parameters import SchedulerName
 from runner.backend import SetupError
 
 _CLASSES: dict[str, tuple[str, dict[str, Any]]] = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from reelnet.pipelines import ImageToVideo
+from reelnet.parameters import ImageToVideo
 from runner.backend import Frames, Rendered, Reporter, RunnerJob, Served
 from runner.images import fit
 from runner.pipelines.family import Share, as_bytes, memory_errors, noise

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from reelnet.pipelines import UPSCALE_FACTOR, VIDEO, MediaSpec, Upscale, pipeline_named
+from reelnet.parameters import UPSCALE_FACTOR, VIDEO, Upscale
 from runner.backend import Pixels, Rendered, Reporter, RunnerJob, Served
 from runner.models.digest import UPSCALER
 from runner.models.upscaler import Upscaler
@@ -60,7 +60,7 @@ class TiledUpscale:
         yield Rendered(0, job.seed, _grey(large)[None] if _is_grey(pixels) else large[None], alpha=_alpha(picture))
 
     def _clip(self, job: RunnerJob, report: Reporter) -> Rendered:
-        (spec,) = _promises(job)
+        (spec,) = job.promises
         clip = job.clips[VIDEO]
         enlarging = _Enlarging(self._model, report, clip.source.frames)
         file = remade(clip, enlarging.picture, UPSCALE_FACTOR, self._output, lambda _: None)
@@ -147,10 +147,6 @@ class DiffusionUpscale:
             report.step("denoise", step + 1, len(self._pipe.scheduler.timesteps))
 
         return ended
-
-
-def _promises(job: RunnerJob) -> tuple[MediaSpec, ...]:
-    return pipeline_named(job.pipeline).promises(job.params, job.source)
 
 
 def _padded(picture: Image.Image) -> Image.Image:

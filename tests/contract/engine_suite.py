@@ -19,7 +19,8 @@ from orchestrator.runner_client import JobStream, RunnerClient, RunnerJob
 from orchestrator.runner_events import RunnerDone
 from reelnet.errors import PoisonError
 from reelnet.jobs import Started
-from reelnet.pipelines import PIPELINES, TextToImage
+from reelnet.parameters import TextToImage
+from reelnet.pipelines import PIPELINES
 from tests.fakes.pool import PATIENCE_S
 
 MakeSpec = Callable[..., RunnerSpec]

@@ -13,6 +13,7 @@ is a break of the protocol, and belongs into `reelnet.v2`.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -87,7 +88,7 @@ DESCRIPTION = Description(
             model_digest="d1" * 32,
             rates=RATES,
             licence=Licence("LicenseRef-acme", "conditional"),
-            loras=("acme/watercolour",),
+            loras={"acme/watercolour": ""},
             slots=2,
             queue_limit=8,
             memory_bytes=80 * 2**30,
@@ -95,6 +96,20 @@ DESCRIPTION = Description(
         Capability("upscale", "upscale/x4@1", "acme/x4", "e2" * 32, Rates()),
     ),
     software="reelnet/0.1.0",
+)
+TICKET_WITH_LORA = replace(
+    TICKET, params=b'{"loras":{"acme/watercolour":0.8}}', lora_digests={"acme/watercolour": "f3" * 32}
+)
+DESCRIPTION_WITH_FEATURES = replace(
+    DESCRIPTION,
+    capabilities=(
+        replace(
+            DESCRIPTION.capabilities[0],
+            schema="image-to-video/svd@3",
+            loras={"acme/watercolour": "f3" * 32},
+            features=("interpolation", "safety"),
+        ),
+    ),
 )
 LOAD = Load((ModelLoad("image-to-video", "acme/svd", 1, 2, 3, warm=True, wait_s=12.5),), draining=True)
 
@@ -115,6 +130,12 @@ FRAMES: dict[str, FrameValue] = {
 }
 """A value of each kind of frame, by the name of its body."""
 BATCH: list[FrameValue] = [FRAMES["accepted"], FRAMES["started"], FRAMES["output"], FRAMES["chunk"], FRAMES["done"]]
+LATER_FRAMES: dict[str, FrameValue] = {
+    "preview-of-step": Preview(b"\xff\xd8\xff\xe0", index=1, step=12, total=25),
+    "output-clean": Output(0, "image/png", 1_000_000, "b8" * 32, seed=7, nsfw=False),
+    "output-unchecked": Output(0, "image/png", 1_000_000, "b8" * 32, seed=7, nsfw=None),
+}
+"""Values that need fields which came later."""
 TICKET_FOR_BATCHES = TicketFrame(sign_ticket(BROADCASTER, TICKET), batches=True)
 
 
@@ -124,11 +145,13 @@ def messages() -> dict[str, Message]:
     load = codec.load_to_message(LOAD)
     watch = orchestrator.WatchResponse(description=description, load=load)
     return {
-        **{f"frame-{name}": codec.frame_to_message(value) for name, value in FRAMES.items()},
+        **{f"frame-{name}": codec.frame_to_message(value) for name, value in {**FRAMES, **LATER_FRAMES}.items()},
         "frame-batch": codec.frames_to_message(BATCH),
         "frame-ticket-for-batches": codec.frame_to_message(TICKET_FOR_BATCHES),
         "ticket": pb.Ticket.FromString(codec.ticket_to_bytes(TICKET)),
         "ticket-signed": codec.signed_to_message(sign_ticket(BROADCASTER, TICKET)),
+        "ticket-with-lora": pb.Ticket.FromString(codec.ticket_to_bytes(TICKET_WITH_LORA)),
+        "description-with-features": pb.Description.FromString(codec.description_to_bytes(DESCRIPTION_WITH_FEATURES)),
         "description": pb.Description.FromString(codec.description_to_bytes(DESCRIPTION)),
         "description-signed": description,
         "load": load,

@@ -25,7 +25,8 @@ from reelnet.client import Address, OrchestratorClient
 from reelnet.errors import ConfigError, RefusedError
 from reelnet.identity import Identity
 from reelnet.jobs import Done, Ticket
-from reelnet.pipelines import PIPELINES, TextToImage
+from reelnet.parameters import TextToImage
+from reelnet.pipelines import PIPELINES
 from reelnet.pricing import price
 from reelnet.ticket import sign_ticket
 from tests.fakes.pool import InProcessEngine, PoolPlan, broadcaster_settings, node_settings, running_broadcaster, until

@@ -16,7 +16,8 @@ from reelnet.client import Address, OrchestratorClient
 from reelnet.errors import ReelnetError, RefusedError, TransientError, UnsupportedError, UserError
 from reelnet.identity import Identity, Signed
 from reelnet.jobs import Chunk, Description, Done, Output, Progress, Started, Ticket
-from reelnet.pipelines import PIPELINES, TextToImage
+from reelnet.parameters import TextToImage
+from reelnet.pipelines import PIPELINES
 from reelnet.pricing import price
 from reelnet.ticket import sign_ticket
 from tests.fakes.pool import PoolPlan, node_settings, running_node, until

@@ -112,6 +112,26 @@ Global___Licence: _TypeAlias = Licence  # noqa: Y015
 class Capability(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LoraDigestsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     PIPELINE_FIELD_NUMBER: _builtins.int
     SCHEMA_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
@@ -122,6 +142,8 @@ class Capability(_message.Message):
     SLOTS_FIELD_NUMBER: _builtins.int
     QUEUE_LIMIT_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    LORA_DIGESTS_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
     pipeline: _builtins.str
     schema: _builtins.str
     """pipeline/family@version"""
@@ -139,6 +161,14 @@ class Capability(_message.Message):
     def licence(self) -> Global___Licence: ...
     @_builtins.property
     def loras(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def lora_digests(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """sha256 of each LoRA's file, hex, by its id"""
+
+    @_builtins.property
+    def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what the node has beside the pipeline: interpolation, safety"""
+
     def __init__(
         self,
         *,
@@ -152,10 +182,12 @@ class Capability(_message.Message):
         slots: _builtins.int = ...,
         queue_limit: _builtins.int = ...,
         memory_bytes: _builtins.int = ...,
+        lora_digests: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        features: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["licence", b"licence", "rates", b"rates"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["licence", b"licence", "loras", b"loras", "memory_bytes", b"memory_bytes", "model", b"model", "model_digest", b"model_digest", "pipeline", b"pipeline", "queue_limit", b"queue_limit", "rates", b"rates", "schema", b"schema", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "licence", b"licence", "lora_digests", b"lora_digests", "loras", b"loras", "memory_bytes", b"memory_bytes", "model", b"model", "model_digest", b"model_digest", "pipeline", b"pipeline", "queue_limit", b"queue_limit", "rates", b"rates", "schema", b"schema", "slots", b"slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -298,6 +330,26 @@ class Ticket(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LoraDigestsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     JOB_ID_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     BROADCASTER_ID_FIELD_NUMBER: _builtins.int
@@ -316,6 +368,7 @@ class Ticket(_message.Message):
     LINGER_S_FIELD_NUMBER: _builtins.int
     PIXEL_STEPS_FIELD_NUMBER: _builtins.int
     OUTPUT_PIXELS_FIELD_NUMBER: _builtins.int
+    LORA_DIGESTS_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     attempt: _builtins.int
     """1 for the first"""
@@ -344,6 +397,10 @@ class Ticket(_message.Message):
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___InputRef]: ...
     @_builtins.property
     def rates(self) -> Global___Rates: ...
+    @_builtins.property
+    def lora_digests(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """sha256 of the file of each LoRA that the job uses, hex, by its id"""
+
     def __init__(
         self,
         *,
@@ -365,10 +422,11 @@ class Ticket(_message.Message):
         linger_s: _builtins.int = ...,
         pixel_steps: _builtins.int = ...,
         output_pixels: _builtins.int = ...,
+        lora_digests: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["rates", b"rates"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "broadcaster_id", b"broadcaster_id", "ceiling", b"ceiling", "deadline_ms", b"deadline_ms", "expires_ms", b"expires_ms", "inputs", b"inputs", "job_id", b"job_id", "linger_s", b"linger_s", "model", b"model", "model_digest", b"model_digest", "node_epoch", b"node_epoch", "node_id", b"node_id", "output_pixels", b"output_pixels", "params", b"params", "pipeline", b"pipeline", "pixel_steps", b"pixel_steps", "rates", b"rates", "schema", b"schema"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "broadcaster_id", b"broadcaster_id", "ceiling", b"ceiling", "deadline_ms", b"deadline_ms", "expires_ms", b"expires_ms", "inputs", b"inputs", "job_id", b"job_id", "linger_s", b"linger_s", "lora_digests", b"lora_digests", "model", b"model", "model_digest", b"model_digest", "node_epoch", b"node_epoch", "node_id", b"node_id", "output_pixels", b"output_pixels", "params", b"params", "pipeline", b"pipeline", "pixel_steps", b"pixel_steps", "rates", b"rates", "schema", b"schema"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -583,16 +641,27 @@ class Preview(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DATA_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
     """a small JPEG"""
+    index: _builtins.int
+    """of the output that it will be"""
+    step: _builtins.int
+    """denoising steps of that output so far"""
+    total: _builtins.int
     def __init__(
         self,
         *,
         data: _builtins.bytes = ...,
+        index: _builtins.int = ...,
+        step: _builtins.int = ...,
+        total: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "index", b"index", "step", b"step", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -608,6 +677,7 @@ class Output(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     NSFW_FIELD_NUMBER: _builtins.int
+    CLEAN_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     media_type: _builtins.str
     size: _builtins.int
@@ -615,6 +685,8 @@ class Output(_message.Message):
     """hex"""
     seed: _builtins.int
     nsfw: _builtins.bool
+    clean: _builtins.bool
+    """a safety checker has looked and found nothing; with neither of both, nobody has looked"""
     def __init__(
         self,
         *,
@@ -624,10 +696,11 @@ class Output(_message.Message):
         sha256: _builtins.str = ...,
         seed: _builtins.int = ...,
         nsfw: _builtins.bool = ...,
+        clean: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "media_type", b"media_type", "nsfw", b"nsfw", "seed", b"seed", "sha256", b"sha256", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clean", b"clean", "index", b"index", "media_type", b"media_type", "nsfw", b"nsfw", "seed", b"seed", "sha256", b"sha256", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from benchmark.cli import cli
 from benchmark.scenario import WARMUP_SEEDS, Request, choose_model, draw, parse_pipeline, parse_size, plan
 from reelnet.errors import ConfigError, StartError
-from reelnet.pipelines import MAX_SEED, PIPELINES, Size
+from reelnet.parameters import MAX_SEED
+from reelnet.pipelines import PIPELINES, Size
 
 TEXT, VIDEO, UPSCALE = PIPELINES["text-to-image"], PIPELINES["image-to-video"], PIPELINES["upscale"]
 OFFERS = {("text-to-image", "acme/a"): 1, ("text-to-image", "acme/b"): 3, ("upscale", "acme/up"): 1}

@@ -40,7 +40,7 @@ def test_work_and_promises_are_the_pipelines() -> None:
     assert small.work == Work(64 * 128 * 3, 64 * 128)
     upscaled = request("upscale", picture(100, 50), num_inference_steps=2)
     assert upscaled.work == Work(100 * 50 * 2, 400 * 200)
-    assert upscaled.promises == (MediaSpec("image", 400, 200),)
+    assert upscaled.promises == (MediaSpec("image", 400, 200, media_type="image/png"),)
 
 
 @pytest.mark.parametrize(("passed_ms", "left_s"), [(0, 60), (59_999, 0.001), (60_000, 0), (10**9, 0)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -140,3 +141,20 @@ async def test_a_node_that_makes_up_models_fills_no_memory(registry: Registry) -
     assert len(registry._seen) == 10_000
     assert registry.ever_offered(OFFER[0], "11-999")
     assert not registry.ever_offered(OFFER[0], "0-0")
+
+
+async def test_what_nodes_have_is_counted(registry: Registry) -> None:
+    """Families, LoRAs and features of an offer, while the nodes that have them are up and say so."""
+    plain, rich = capability(), replace(capability(), loras={"ink": "a1"}, features=("safety", "safety"))
+    told(registry, 0, plain)
+    told(registry, 1, rich)
+    told(registry, 2, rich)
+    assert registry.found(OFFER, "family") == {"sd": 3}
+    assert registry.found(OFFER, "lora") == {"ink": 2}
+    assert registry.found(OFFER, "feature") == {"safety": 2}
+    told(registry, 1, plain, sequence=2)
+    registry._lost(registry.nodes()[2], TransientError("gone"))
+    assert (registry.found(OFFER, "lora"), registry.found(OFFER, "family")) == ({}, {"sd": 2})
+    for place in (0, 1):
+        registry._lost(registry.nodes()[place], TransientError("gone"))
+    assert registry.found(OFFER, "family") == {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ WANTED = Wanted(WORK, "text-to-image/sd", 1)
 def candidate(name: str = "n", **changes: Any) -> Candidate:
     """A free, warm, trusted node that takes ten seconds for the job and nothing for its trouble."""
     c = {"schema": "text-to-image/sd@1", "model_digest": "d" * 64, "rates": Rates(), "slots": 1, "queue_limit": 8}
+    c |= {"features": (), "loras": {}}
     load = {"free_slots": 1, "in_flight": 0, "queued": 0, "warm": True, "wait_s": 0.0}
     node = {"own_in_flight": 0, "run_s": 10.0, "reputation": 1.0}
     for part in (c, load, node):
@@ -224,3 +226,21 @@ def test_broadcasters_with_the_same_picture_do_not_herd() -> None:
         picks[chosen.node_id] += 1
     assert max(picks.values()) <= 6
     assert len(picks) >= 25
+
+
+@pytest.mark.parametrize(
+    ("offered", "wanted", "suitable"),
+    [
+        ({}, {"loras": (("ink", ()),)}, False),
+        ({"loras": {"ink": "a1"}}, {"loras": (("ink", ()),)}, True),
+        ({"loras": {"ink": "a1"}}, {"loras": (("ink", ("a1", "b2")),)}, True),
+        ({"loras": {"ink": "a1"}}, {"loras": (("ink", ("b2",)),)}, False),
+        ({"loras": {"ink": ""}}, {"loras": (("ink", ("b2",)),)}, False),
+        ({"loras": {"ink": "a1"}}, {"loras": (("ink", ()), ("oil", ()))}, False),
+        ({"features": ("safety",)}, {"features": frozenset({"safety"})}, True),
+        ({"features": ("safety",)}, {"features": frozenset({"safety", "interpolation"})}, False),
+    ],
+)
+def test_a_node_has_what_the_job_uses(offered: dict[str, Any], wanted: dict[str, Any], suitable: bool) -> None:
+    """Each LoRA, with a digest that its id may mean, and each feature."""
+    assert suits(candidate(**offered), replace(WANTED, **wanted)) is suitable

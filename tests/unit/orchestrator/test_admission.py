@@ -10,7 +10,8 @@ import pytest
 from orchestrator.admission import Snapshot, admit
 from reelnet.errors import FailureClass, ReelnetError
 from reelnet.jobs import BroadcasterId, Capability, InputRef, JobId, NodeId, Ticket
-from reelnet.pipelines import PIPELINES, TextToImage, Work
+from reelnet.parameters import TextToImage
+from reelnet.pipelines import PIPELINES, Work
 from reelnet.pricing import Rates, price
 
 NOW_MS = 1_800_000_000_000

@@ -16,7 +16,8 @@ from orchestrator.estimates import Estimates
 from orchestrator.slots import Reservation, Slot, SlotTable
 from reelnet.errors import BusyError
 from reelnet.jobs import BroadcasterId, Capability, JobId, NodeId, Ticket
-from reelnet.pipelines import PIPELINES, TextToImage
+from reelnet.parameters import TextToImage
+from reelnet.pipelines import PIPELINES
 from reelnet.pricing import Rates, price
 
 PIPELINE = PIPELINES["text-to-image"]

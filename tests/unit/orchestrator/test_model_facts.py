@@ -27,7 +27,9 @@ from orchestrator.runner_client import RunnerInfo
 from orchestrator.settings import ModelSettings
 from reelnet.jobs import Licence
 
-INFO = RunnerInfo("d" * 64, {"upscale": "upscale/esrgan@1"}, Licence("MIT", "yes"), ("lora",), 7)
+INFO = RunnerInfo(
+    "d" * 64, {"upscale": "upscale/esrgan@1"}, Licence("MIT", "yes"), {"lora": "f" * 64}, 7, {"upscale": ("safety",)}
+)
 GIB = 2**30
 
 

@@ -19,7 +19,7 @@ from reelnet.ticket import open_description
 
 GRACE_S = 30.0
 SCHEMAS = {"text-to-image": "text-to-image/sd@2", "upscale": "upscale/esrgan@1"}
-INFO = RunnerInfo("d" * 64, SCHEMAS, Licence("MIT", "yes"), ("lora",), 7)
+INFO = RunnerInfo("d" * 64, SCHEMAS, Licence("MIT", "yes"), {"lora": "f" * 64}, 7, {"upscale": ("safety",)})
 
 
 @dataclass
@@ -74,8 +74,9 @@ def test_what_a_runner_serves_is_offered(shop: Shop) -> None:
     assert offered.keys() == {"text-to-image", "upscale"}
     sd = offered["text-to-image"]
     assert (sd.schema, sd.model_digest, sd.licence, sd.loras) == (
-        "text-to-image/sd@2", "d" * 64, Licence("MIT", "yes"), ("lora",)
+        "text-to-image/sd@2", "d" * 64, Licence("MIT", "yes"), {"lora": "f" * 64}
     )  # fmt: skip
+    assert {name: offer.features for name, offer in offered.items()} == {"text-to-image": (), "upscale": ("safety",)}
     assert (sd.rates, sd.slots, sd.queue_limit, sd.memory_bytes) == (Rates(), 2, 5, 7)
     shop.offers.learn(model("0.01"), INFO)
     (only,) = shop.description.capabilities

@@ -59,8 +59,8 @@ events: dict[type, st.SearchStrategy[Any]] = {
     Queued: st.builds(Queued, u32, seconds),
     Started: st.builds(Started, st.booleans()),
     Progress: st.builds(Progress, name, u32, u32),
-    Preview: st.builds(Preview, data),
-    Output: st.builds(Output, u32, name, u64, name, u64, st.booleans()),
+    Preview: st.builds(Preview, data, u32, u32, u32),
+    Output: st.builds(Output, u32, name, u64, name, u64, st.none() | st.booleans()),
     Chunk: st.builds(Chunk, data),
     Done: st.builds(
         Done,
@@ -70,9 +70,10 @@ events: dict[type, st.SearchStrategy[Any]] = {
         st.dictionaries(name, name, max_size=5),
     ),
 }
+names = st.dictionaries(name, name, max_size=3)
 capabilities = st.builds(
-    Capability, name, name, name, name, rates, st.builds(Licence, name, name), st.lists(name, max_size=3).map(tuple),
-    st.integers(1, 2**32 - 1), u32, u64,
+    Capability, name, name, name, name, rates, st.builds(Licence, name, name), names,
+    st.integers(1, 2**32 - 1), u32, u64, st.lists(name, max_size=3).map(tuple),
 )  # fmt: skip
 descriptions = st.builds(
     Description, name.map(NodeId), name, u64, u32, u32, st.lists(capabilities, max_size=3).map(tuple), name
@@ -85,7 +86,7 @@ loads = st.builds(
 tickets = st.builds(
     Ticket, name.map(JobId), u32, name.map(BroadcasterId), name.map(NodeId), name, name, name, name, name, data,
     st.lists(st.builds(InputRef, name, u64, name, name), max_size=3).map(tuple), st.builds(Work, u64, u64), rates,
-    money, u64, u64, u32,
+    money, u64, u64, u32, names,
 )  # fmt: skip
 
 
@@ -202,7 +203,8 @@ def test_a_peers_seconds_are_tamed(sent: float, taken: float) -> None:
 def test_hostile_lengths_are_cut() -> None:
     """Names, lists and maps of a peer are bounded before anything else sees them, and nothing in them hides."""
     long = "\x1b[2J\u202e" + "a" * 5000
-    offer = pb.Capability(pipeline=long, model=long, loras=[long] * 80, licence=pb.Licence(id=long, commercial=long))
+    many = [f"{i:04}{long}" for i in range(80)]
+    offer = pb.Capability(pipeline=long, model=long, loras=many, licence=pb.Licence(id=long, commercial=long))
     offers = [offer, *(pb.Capability() for _ in range(codec.MAX_CAPABILITIES))]
     description = codec.description_from_bytes(
         pb.Description(node_id=long, software=long, capabilities=offers).SerializeToString()

@@ -10,21 +10,19 @@ from pydantic import Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from reelnet.errors import UserError
-from reelnet.pipelines import (
+from reelnet.parameters import (
+    INTERPOLATION,
     MAX_IMAGES,
     MAX_PROMPT_CHARS,
     MAX_SEED,
-    PIPELINES,
+    SAFETY,
     ImageToImage,
     ImageToVideo,
     Params,
     TextToImage,
     Upscale,
-    details,
-    did_you_mean,
-    explain,
-    pipeline_named,
 )
+from reelnet.pipelines import FAMILIES, PIPELINES, details, did_you_mean, explain, pipeline_named, pipeline_of
 
 # The bodies of the published clients, without `model_id`, which the broadcaster takes out.
 T2I_JSON = {
@@ -219,7 +217,7 @@ def test_a_job_asks_for_the_version_of_what_it_uses(more: dict[str, Any], versio
     assert Later(prompt="x", **more).required_version() == version
 
 
-@pytest.mark.parametrize("pipeline", PIPELINES.values(), ids=lambda p: p.name)
+@pytest.mark.parametrize("pipeline", FAMILIES.values(), ids=lambda p: p.schema)
 def test_todays_parameters_are_version_one(pipeline: Any) -> None:
     """A parameter that a later version brings says so; a schema's name carries its version."""
     assert pipeline.schema == f"{pipeline.name}/{pipeline.family}@{pipeline.version}"
@@ -232,7 +230,7 @@ def _since(field: FieldInfo) -> int:
     return int(str(extra["since"])) if isinstance(extra, dict) else 1
 
 
-@pytest.mark.parametrize("pipeline", PIPELINES.values(), ids=lambda p: p.name)
+@pytest.mark.parametrize("pipeline", FAMILIES.values(), ids=lambda p: p.schema)
 def test_a_neutral_parameter_of_a_later_version_is_left_out(pipeline: Any) -> None:
     """An older node would refuse its name; its default is its neutral value, so that leaving it out asks the same."""
     raw = {"prompt": "x"} if "prompt" in pipeline.params.model_fields else {}
@@ -250,3 +248,47 @@ def test_a_later_parameter_that_is_used_is_kept() -> None:
     assert params.required_version() == 2
     assert params.model_dump()["scheduler"] == "euler"
     assert "output_format" not in params.model_dump()
+
+
+def test_a_schema_names_its_pipeline() -> None:
+    """By both its names, whatever its version; one that is not known is refused."""
+    assert pipeline_of("image-to-video/wan@9") is FAMILIES["image-to-video", "wan"]
+    assert pipeline_of("image-to-video/svd@1") is PIPELINES["image-to-video"] is pipeline_named("image-to-video")
+    for schema in ("image-to-video/film@1", "image-to-video", "image-to-video/@1", "nothing/sd@1"):
+        with pytest.raises(UserError):
+            pipeline_of(schema)
+
+
+def test_another_familys_defaults_ask_for_nothing() -> None:
+    """The published clients send SVD's defaults, as JSON or as a form, whichever model they name."""
+    wan = FAMILIES["image-to-video", "wan"]
+    sent = {"motion_bucket_id": "127", "noise_aug_strength": 0.02, "fps": 6, "prompt": "waves"}
+    assert wan.without_foreign(sent) == {"fps": 6, "prompt": "waves"}
+    kept = wan.without_foreign({**sent, "motion_bucket_id": 40})
+    with pytest.raises(ValidationError):
+        wan.parse(kept)
+    assert PIPELINES["image-to-video"].without_foreign({"prompt": "", "loras": "", "fps": 6}) == {"fps": 6, "loras": ""}
+
+
+@pytest.mark.parametrize(
+    ("more", "features"),
+    [({}, set()), ({"interpolate_to_fps": 24}, {INTERPOLATION}), ({"safety": "flag", "fit": "pad"}, {SAFETY})],
+)
+def test_a_parameter_may_need_a_feature(more: dict[str, Any], features: set[str]) -> None:
+    """Only where it is not neutral."""
+    assert parse("image-to-video", **more).required_features() == features
+
+
+@pytest.mark.parametrize(("frames", "near"), [(16, "13 and 17"), (80, "77 and 81"), (6, "5 and 9")])
+def test_a_prompted_clip_has_groups_of_four_frames(frames: int, near: str) -> None:
+    """And one more; the refusal names the nearest."""
+    wan = FAMILIES["image-to-video", "wan"]
+    with pytest.raises(ValidationError, match=near):
+        wan.parse({"num_frames": frames})
+    assert wan.parse({"num_frames": 81})
+
+
+def test_interpolation_drops_no_frame_of_the_model() -> None:
+    """A rate under the model's would throw away what was paid."""
+    with pytest.raises(ValidationError, match="less than the model's fps"):
+        parse("image-to-video", fps=12, interpolate_to_fps=8)

@@ -56,6 +56,7 @@ OTHER_VALUES = {
     "rates": Rates(mpix_step=4501, job=1),
     "inputs": (InputRef("image", 1000, "b" * 64, "image/png"),),
     "params": b'{"seed": 2}',
+    "lora_digests": {"acme/ink": "c" * 64},
 }
 
 

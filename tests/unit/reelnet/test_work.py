@@ -7,16 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reelnet.errors import UserError
-from reelnet.pipelines import (
-    PIPELINES,
-    ImageToImage,
-    ImageToVideo,
-    MediaSpec,
-    Size,
-    TextToImage,
-    Upscale,
-    Work,
-)
+from reelnet.parameters import ImageToImage, ImageToVideo, TextToImage, Upscale
+from reelnet.pipelines import PIPELINES, MediaSpec, Size, Work
 
 SOURCE = Size(640, 480)
 
@@ -38,6 +30,18 @@ def test_image_to_video() -> None:
     assert pipeline.work(params) == pipeline.work(params, SOURCE)
 
 
+def test_an_interpolated_clip() -> None:
+    """14 frames at 7 a second are about 2 s at 24; a frame that is made between two counts as one step more."""
+    params = ImageToVideo(
+        width=512, height=256, num_inference_steps=10, fps=7, interpolate_to_fps=24, video_codec="av1"
+    )
+    pipeline = PIPELINES["image-to-video"]
+    (spec,) = pipeline.promises(params)
+    assert spec == MediaSpec("video", 512, 256, 46, 24, codec="av1")
+    made = 46 - 2  # only the first and the last of the model's frames stand where one of the new ones does
+    assert pipeline.work(params) == Work(512 * 256 * (10 * 14 + made), 512 * 256 * 46)
+
+
 @pytest.mark.parametrize(("strength", "run"), [(1.0, 50), (0.8, 40), (0.5, 25), (0.29, 14), (0.001, 1)])
 def test_image_to_image(strength: float, run: int) -> None:
     """Only the strength's share of the steps is run and paid, one at least; the input's size is kept."""
@@ -51,7 +55,7 @@ def test_upscale() -> None:
     """The steps are paid at the input's size, the output at its own."""
     pipeline = PIPELINES["upscale"]
     assert pipeline.work(Upscale(num_inference_steps=20), SOURCE) == Work(SOURCE.pixels * 20, SOURCE.pixels * 16)
-    assert pipeline.promises(Upscale(), SOURCE) == (MediaSpec("image", 2560, 1920),)
+    assert pipeline.promises(Upscale(), SOURCE) == (MediaSpec("image", 2560, 1920, media_type="image/png"),)
 
 
 @pytest.mark.parametrize(("name", "params"), [("image-to-image", ImageToImage(prompt="x")), ("upscale", Upscale())])

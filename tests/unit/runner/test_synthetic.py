@@ -13,7 +13,8 @@ from PIL import Image
 
 from reelnet.clips import probe_clip
 from reelnet.errors import ConfigError, NodeError, UserError
-from reelnet.pipelines import PIPELINES, VIDEO
+from reelnet.parameters import VIDEO
+from reelnet.pipelines import PIPELINES
 from runner.backend import InputClip, Rendered, RunnerJob
 from runner.settings import Fault, Synthetic
 from runner.synthetic import SyntheticBackend, spread_factor
