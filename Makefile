@@ -10,9 +10,9 @@ TARGET ?= full
 
 .PHONY: demo pool image test check bench soak proto openapi configuration runner-pages metrics format lock gpu-test clean
 
-demo: ## The main job on tiny models: a picture becomes a video (no Docker, no GPU); ENGINE=docker: in containers
+demo: ## The main job on tiny models (no Docker, no GPU); FULL=1: every pipeline; ENGINE=docker: in containers
 	@scripts/bootstrap full
-	@$(PY) scripts/demo.py --engine $(ENGINE)
+	@$(PY) scripts/demo.py --engine $(ENGINE) $(if $(FULL),--full)
 
 pool: ## A pool to try: make pool NODES=2 BACKEND=tiny|synthetic
 	@scripts/bootstrap $(if $(filter synthetic,$(BACKEND)),base,full)

@@ -26,19 +26,20 @@ Offer = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """One request: parameters without the picture, and the picture (file name, bytes) where the pipeline takes one."""
+    """One request: parameters without inputs, and the inputs (file name, bytes) by name where the pipeline has any."""
 
     pipeline: str
     params: Mapping[str, object]
     model: str | None = None
-    image: tuple[str, bytes] | None = None
+    files: Mapping[str, tuple[str, bytes]] = field(default_factory=dict)
 
     def body(self) -> dict[str, Any]:
-        """Arguments of an httpx request: JSON, or multipart with a picture."""
+        """Arguments of an httpx request: JSON, or multipart with files."""
         fields = {**self.params, **({"model_id": self.model} if self.model else {})}
-        if self.image is None:
+        if not self.files:
             return {"json": fields}
-        return {"data": {name: str(value) for name, value in fields.items()}, "files": {"image": self.image}}
+        texts = {name: json.dumps(value) if isinstance(value, dict) else str(value) for name, value in fields.items()}
+        return {"data": texts, "files": dict(self.files)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,7 +141,7 @@ class LocalPool:
                 first = _member(broadcaster, await self._ready("broadcaster", broadcaster))
                 self.members = [first, *members]
                 self._tell("waiting until every node has loaded its models")
-                await self._complete(first.address, began)
+                await self._complete(first.address, began, {m.node_id: i for i, m in enumerate(members)})
         except TimeoutError:
             raise StartError(self._late()) from None
 
@@ -197,14 +197,18 @@ class LocalPool:
         instance = child.name if component == "orchestrator" else "default"
         return self._plan.home / component / instance / READY_FILE
 
-    async def _complete(self, url: str, began: float) -> None:
-        """Until the broadcaster knows every offer of every node; when it first knew each node's."""
+    async def _complete(self, url: str, began: float, numbers: Mapping[str, int]) -> None:
+        """Until the broadcaster knows every offer of every node; when it first knew each node's.
+
+        `numbers`: which node has which id.
+        """
         async with BroadcasterClient(url) as client:
             while True:
                 self._check_alive()
                 try:
                     served = await client.served()
-                    whole = [node for node, offers in served.items() if offers >= self._plan.offers]
+                    known = {node: offers for node, offers in served.items() if node in numbers}
+                    whole = [node for node in known if known[node] >= self._plan.offers(numbers[node])]
                     for node in whole:
                         self.ready_s.setdefault(node, time.monotonic() - began)
                     if len(whole) == self._plan.size:

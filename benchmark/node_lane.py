@@ -73,7 +73,7 @@ class NodeLane:
         """
         ticket = self._ticket(order)
         signed = sign_ticket(self._identity, ticket)
-        inputs = [order.spec.image[1]] if order.spec.image else []
+        inputs = [data for _, data in order.spec.files.values()]
         reception = Reception(Arrival(order.paths))
         try:
             async with asyncio.timeout(JOB_S), self._client.generate(signed, inputs, JOB_S) as attempt:
@@ -125,11 +125,10 @@ class NodeLane:
 
 
 def _refs(order: Order) -> tuple[InputRef, ...]:
-    if order.spec.image is None:
-        return ()
-    _, data = order.spec.image
-    media_type = sniff(data[:HEAD_BYTES]) or ""
-    return (InputRef("image", len(data), hashlib.sha256(data).hexdigest(), media_type),)
+    return tuple(
+        InputRef(name, len(data), hashlib.sha256(data).hexdigest(), sniff(data[:HEAD_BYTES]) or "")
+        for name, (_, data) in order.spec.files.items()
+    )
 
 
 async def _receive(attempt: AttemptStream, reception: Reception) -> None:

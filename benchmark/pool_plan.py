@@ -11,9 +11,24 @@ from benchmark.client import Offer
 from reelnet.pipelines import PIPELINES
 
 Backend = Literal["tiny", "synthetic"]
-TINY = {"text-to-image": "reelnet/tiny-random-sd", "image-to-video": "reelnet/tiny-random-svd"}
 SYNTHETIC = "synthetic/bars"
 PRICE = {"mpix_step": "0.0000045"}
+
+
+@dataclass(frozen=True, slots=True)
+class TinyModel:
+    """A tiny model that a node serves: its id, the pipelines that it sells, and its runners' settings."""
+
+    model: str
+    pipelines: tuple[str, ...]
+    flags: Mapping[str, str] = field(default_factory=dict)
+
+
+TINY = (
+    TinyModel("reelnet/tiny-random-sd", ("text-to-image",)),
+    TinyModel("reelnet/tiny-random-svd", ("image-to-video",)),
+)
+"""What a node of a tiny pool serves where nothing else is planned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +36,8 @@ class PoolPlan:
     """What a local pool looks like.
 
     `home` is a folder of its own for state and logs; what an earlier pool left in it is removed. `models` is where
-    tiny models are looked for, and made when they are missing. `broadcaster_port` 0 takes a free one. `unit_s` is
+    tiny models are looked for, and made when they are missing; `tiny` says which of them the nodes serve, in turn.
+    `broadcaster_port` 0 takes a free one. `unit_s` is
     the synthetic backend's speed, seconds per megapixel·step; `speeds` divides it, a number for each node, which are
     then as many. `spread` is the sigma of a synthetic job's lognormal time, each node drawing its own; `output_bytes`
     is the size of a synthetic picture that is made once. Each node has `replicas` runners of a model, on `devices`
@@ -35,6 +51,7 @@ class PoolPlan:
     models: Path
     nodes: int = 2
     backend: Backend = "tiny"
+    tiny: tuple[tuple[TinyModel, ...], ...] = (TINY,)
     broadcaster_port: int = 0
     unit_s: float = 0.001
     speeds: tuple[float, ...] = ()
@@ -55,22 +72,27 @@ class PoolPlan:
         """How many nodes there are."""
         return len(self.speeds) or self.nodes
 
-    @property
-    def offers(self) -> frozenset[Offer]:
-        """What every node serves."""
+    def offers(self, number: int) -> frozenset[Offer]:
+        """What a node (0: the first one) serves."""
         if self.backend == "synthetic":
             return frozenset((name, SYNTHETIC) for name in PIPELINES)
-        return frozenset(TINY.items())
+        return frozenset((name, tiny.model) for tiny in self.models_of(number) for name in tiny.pipelines)
+
+    def models_of(self, number: int) -> tuple[TinyModel, ...]:
+        """The tiny models of a node."""
+        return self.tiny[number % len(self.tiny)]
 
 
 def node_settings(plan: PoolPlan, number: int) -> dict[str, Any]:
     """The orchestrator.yaml of a node, but for its name and limits."""
-    own = {"replicas": plan.replicas, "queue": plan.queue, "flags": dict(plan.flags)}
+    own = {"replicas": plan.replicas, "queue": plan.queue}
     return {
         "grpc": {"port": 0},
         "metrics": {"port": 0},
         **_engine(plan),
-        "models": [{**model, **own} for model in _models(plan, number)],
+        "models": [
+            {**model, **own, "flags": {**plan.flags, **model.get("flags", {})}} for model in _models(plan, number)
+        ],
         **({"devices": list(plan.devices)} if plan.devices else {}),
         **plan.node,
     }
@@ -84,8 +106,12 @@ def _engine(plan: PoolPlan) -> dict[str, Any]:
 
 def _models(plan: PoolPlan, number: int) -> list[dict[str, Any]]:
     if plan.backend == "synthetic":
-        return [{"model": SYNTHETIC, "pipelines": _prices(*PIPELINES), "backend": _synthetic(plan, number)}]
-    return [{"model": model, "pipelines": _prices(name)} for name, model in TINY.items()]
+        backend = _synthetic(plan, number)
+        return [{"model": SYNTHETIC, "pipelines": _prices(*PIPELINES), "backend": backend}]
+    return [
+        {"model": tiny.model, "pipelines": _prices(*tiny.pipelines), "flags": tiny.flags}
+        for tiny in plan.models_of(number)
+    ]
 
 
 def _prices(*pipelines: str) -> dict[str, Any]:

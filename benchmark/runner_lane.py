@@ -15,6 +15,7 @@ import httpx
 from benchmark.arrival import Arrival
 from benchmark.lane import Delivered, Order
 from reelnet.errors import NodeError, ReelnetError, StartError, TransientError, from_class, printable
+from reelnet.inspection import HEAD_BYTES, sniff
 
 JOB_S = 900.0
 SILENCE_S = 30.0
@@ -137,7 +138,7 @@ class _Lines:
 
 
 def _form(order: Order) -> dict[str, tuple[str | None, bytes, str]]:
-    """The multipart fields: the job first, as JSON, then the picture."""
+    """The multipart fields: the job first, as JSON, then its inputs."""
     head = {
         "job_id": f"bench-{secrets.token_hex(8)}",
         "attempt": 1,
@@ -146,9 +147,8 @@ def _form(order: Order) -> dict[str, tuple[str | None, bytes, str]]:
         "deadline_s": JOB_S,
     }
     form: dict[str, tuple[str | None, bytes, str]] = {"job": (None, json.dumps(head).encode(), "application/json")}
-    if order.spec.image:
-        name, data = order.spec.image
-        form["image"] = (name, data, "image/png")
+    for name, (file_name, data) in order.spec.files.items():
+        form[name] = (file_name, data, sniff(data[:HEAD_BYTES]) or "")
     return form
 
 

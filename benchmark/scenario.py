@@ -104,7 +104,8 @@ class Scenario:
             name: value for name, value in self.complete(seed).model_dump().items() if value not in ("", {}, None)
         }
         picture = self.picture(seed)
-        return JobSpec(self.pipeline.name, fields, self.model, ("input.png", picture) if picture else None)
+        files = {"image": ("input.png", picture)} if picture else {}
+        return JobSpec(self.pipeline.name, fields, self.model, files)
 
 
 def parse_pipeline(name: str) -> Pipeline:

@@ -1,4 +1,7 @@
-"""The main job on tiny models: words become a picture, and a picture becomes a video, on a pool of this machine."""
+"""The main job on tiny models: words become a picture, and a picture becomes a video, on a pool of this machine.
+
+With --full, every pipeline.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from demo_engine import containers
+from demo_jobs import FULL, Step, full, plain, source
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -23,13 +27,11 @@ from benchmark.local_pool import LeftoverError, LocalPool, PoolPlan
 from reelnet.errors import ReelnetError, printable
 from reelnet.inspection import EXTENSIONS, OutputFacts, check_output
 from reelnet.lifecycle import EXIT_FAILED, run
-from reelnet.pipelines import pipeline_named
 from reelnet.pricing import format_money
 
 STARTED = time.monotonic()
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "out" / "demo"
-PHOTO = ROOT / "examples" / "rocket.jpg"
 NODES = 2
 PLAN = PoolPlan(home=OUT / "state", models=OUT / "models", nodes=NODES)
 SHORT_CHARS = 10
@@ -44,30 +46,27 @@ class DemoError(Exception):
 class Finished:
     """A job that is done, and its checked file."""
 
+    title: str
     answer: Answer
     file: Path
     facts: OutputFacts
-
-
-def jobs() -> list[JobSpec]:
-    """What the demo asks for: small enough for seconds on a CPU."""
-    words = {"prompt": "a rocket on its pad at dawn", "width": 512, "height": 512, "num_inference_steps": 20, "seed": 7}
-    clip = {"width": 256, "height": 256, "num_frames": 14, "fps": 6, "num_inference_steps": 5, "seed": 7}
-    photo = (PHOTO.name, PHOTO.read_bytes())
-    return [JobSpec("text-to-image", words), JobSpec("image-to-video", clip, image=photo)]
+    sounds: bool
 
 
 def main() -> int:
     """Runs the demo; the exit code is 0 only if everything is right."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--engine", choices=("process", "docker"), default="process", help="what runs the runners")
-    engine = parser.parse_args().engine
+    parser.add_argument("--full", action="store_true", help="every pipeline")
+    asked = parser.parse_args()
+    plan, steps = (replace(PLAN, tiny=FULL), full()) if asked.full else (PLAN, plain())
     console = Console()
     finished: list[Finished] | None = None
 
     async def demo(stopping: asyncio.Event) -> None:
         nonlocal finished
-        work = on_containers(console) if engine == "docker" else on_a_pool(console, PLAN)
+        run_on = on_containers if asked.engine == "docker" else on_a_pool
+        work = run_on(console, plan, steps)
         finished = await unless_stopped(stopping, work)
 
     try:
@@ -79,64 +78,75 @@ def main() -> int:
     if finished is None:
         sys.stderr.write("interrupted\n")
         return EXIT_FAILED
-    console.print(table(finished))
+    console.print(lines(finished) if asked.full else table(finished))
     console.print("tiny models have random weights: what they draw is coloured noise, made by the true model code")
     console.print(f"demo finished in {time.monotonic() - STARTED:.1f} s")
     return 0
 
 
-async def on_containers(console: Console) -> list[Finished]:
+async def on_containers(console: Console, plan: PoolPlan, steps: list[Step]) -> list[Finished]:
     """The same with each runner in a container of its own; fails if one is left."""
 
     def tell(step: str) -> None:
         console.print(f"{step} …")
 
     with containers(tell) as engine:
-        plan = replace(PLAN, image=engine.image, docker_socket=engine.socket)
-        finished = await on_a_pool(console, plan)
+        contained = replace(plan, image=engine.image, docker_socket=engine.socket)
+        finished = await on_a_pool(console, contained, steps)
         if left := engine.left():
             raise DemoError(f"containers are left: {', '.join(left)}")
     console.print("none of the containers is left")
     return finished
 
 
-async def on_a_pool(console: Console, plan: PoolPlan) -> list[Finished]:
+async def on_a_pool(console: Console, plan: PoolPlan, steps: list[Step]) -> list[Finished]:
     """Starts the pool, runs the jobs, stops the pool: leaving its block fails if a process is left."""
     async with LocalPool(plan, lambda step: console.print(f"{step} …")) as pool:
         count = len(pool.processes())
         console.print(f"the pool is up at {pool.url}: {NODES} nodes, {count} processes")
         async with BroadcasterClient(pool.url) as client:
-            finished = [await one_job(client, job, console) for job in jobs()]
+            finished = await all_jobs(client, steps, console)
     console.print(f"stopped; none of the {count} processes is left")
     return finished
 
 
-async def one_job(client: BroadcasterClient, job: JobSpec, console: Console) -> Finished:
+async def all_jobs(client: BroadcasterClient, steps: list[Step], console: Console) -> list[Finished]:
+    """The jobs, one after the other."""
+    finished: list[Finished] = []
+    made: dict[str, Path] = {}
+    for step in steps:
+        finished.append(await one_job(client, step, step.job(made), console))
+        made[step.name] = finished[-1].file
+    return finished
+
+
+async def one_job(client: BroadcasterClient, step: Step, job: JobSpec, console: Console) -> Finished:
     """Runs a job with live progress, fetches its file and checks it. Raises DemoError."""
     result: dict[str, Any] = {}
     try:
-        with StageBars(job.pipeline, console) as bars:
+        with StageBars(step.title, console) as bars:
             async for name, data in client.events(job):
                 bars.take(name, data)
                 result = data
         answer = Answer.parse(result)
         draft = OUT / "state" / "download"
         media_type = await client.download(answer.urls[0], draft)
-        return await asyncio.to_thread(keep, answer, job, draft, media_type)
+        return await asyncio.to_thread(keep, answer, step, job, (draft, media_type))
     except ReelnetError as error:
         reason = f"{error.failure.value}/{error.code}: {error.message}"
-        raise DemoError(f"{job.pipeline} failed ({reason}); the logs are in {near(OUT / 'state' / 'logs')}") from None
+        raise DemoError(f"{step.title} failed ({reason}); the logs are in {near(OUT / 'state' / 'logs')}") from None
 
 
-def keep(answer: Answer, job: JobSpec, draft: Path, media_type: str) -> Finished:
+def keep(answer: Answer, step: Step, job: JobSpec, fetched: tuple[Path, str]) -> Finished:
     """Checks the downloaded file and gives it its name. Raises NodeError, and DemoError for one that shows nothing."""
-    pipeline = pipeline_named(job.pipeline)
-    (spec,) = pipeline.promises(pipeline.parse(job.params))
+    draft, media_type = fetched
+    pipeline = step.kind(job)
+    (spec,) = pipeline.promises(pipeline.parse(job.params), source(job))
     facts = check_output(draft, media_type, spec, MAX_OUTPUT_BYTES)
     if facts.constant or facts.still:
-        raise DemoError(f"{job.pipeline}: the output is {'one colour all over' if facts.constant else 'a still clip'}")
-    file = OUT / f"{job.pipeline}-{answer.seeds[0]}.{EXTENSIONS[media_type]}"
-    return Finished(answer, draft.rename(file), facts)
+        raise DemoError(f"{step.title}: the output is {'one colour all over' if facts.constant else 'a still clip'}")
+    file = OUT / f"{step.name}-{answer.seeds[0]}.{EXTENSIONS[media_type]}"
+    return Finished(step.title, answer, draft.rename(file), facts, sounds=bool(spec.sound))
 
 
 class StageBars:
@@ -184,6 +194,24 @@ def table(finished: list[Finished]) -> Table:
     shown = Table(show_header=False)
     for name, texts in rows(finished).items():
         shown.add_row(Text(name, style="bold"), *(Text(printable(text, CELL_CHARS), overflow="fold") for text in texts))
+    return shown
+
+
+def lines(finished: list[Finished]) -> Table:
+    """What was done, a line for each job."""
+    shown = Table("job", "model", "node", "run", "price", "output", "file")
+    for item in finished:
+        answer = item.answer
+        texts = (
+            item.title,
+            answer.model,
+            answer.node[:SHORT_CHARS],
+            f"{answer.timings_s.get('run', 0.0):.2f} s",
+            f"${format_money(answer.price_nano)}",
+            look(item.facts) + (", with sound" if item.sounds else ""),
+            item.file.name,
+        )
+        shown.add_row(*(Text(printable(text, CELL_CHARS), overflow="fold") for text in texts))
     return shown
 
 

@@ -74,7 +74,7 @@ class Script:
         yield _line(event="started")
         for stage in ("denoise", "decode", "encode"):
             yield _line(event="progress", stage=stage, step=1, total=1)
-        yield _line(event="output", index=0, media_type=MEDIA_TYPE, seed=REQUEST["seed"], nsfw=False)
+        yield _line(event="output", index=0, media_type=MEDIA_TYPE, seed=REQUEST["seed"], nsfw=None)
         for start in range(0, len(self.payload), CHUNK_BYTES):
             data = self.payload[start : start + CHUNK_BYTES]
             yield _line(event="chunk", size=len(data))
@@ -136,7 +136,7 @@ def started() -> Event:
 
 def output(chunks: list[bytes], sha256: str) -> Iterator[Event]:
     """A result, in the runner's chunks, which are as large as a message's."""
-    yield Output(0, MEDIA_TYPE, sum(map(len, chunks)), sha256, REQUEST["seed"], False)
+    yield Output(0, MEDIA_TYPE, sum(map(len, chunks)), sha256, REQUEST["seed"], None)
     yield from map(Chunk, chunks)
 
 
@@ -168,7 +168,7 @@ def batches(events: Iterable[Event]) -> Iterator[pb.Frame]:
 def answer(base: str, name: str) -> bytes:
     """The app's answer."""
     body = {
-        "images": [{"url": f"{base}/media/{name}", "seed": REQUEST["seed"], "nsfw": False}],
+        "images": [{"url": f"{base}/media/{name}", "seed": REQUEST["seed"], "nsfw": False, "checked": False}],
         "job": {
             "id": _ID,
             "pipeline": PIPELINE,

@@ -14,7 +14,7 @@ from typing import Any
 
 from reelnet.errors import StartError
 from runner.backend import SetupError
-from runner.models.digest import CARD, read_json, survey
+from runner.models.digest import CARD, LORAS, read_json, survey
 
 SD = "reelnet/tiny-random-sd"
 SVD = "reelnet/tiny-random-svd"
@@ -26,7 +26,9 @@ ESRGAN = "reelnet/tiny-random-esrgan"
 UPSCALE_SD = "reelnet/tiny-random-sd-x4"
 FILM = "reelnet/tiny-random-film"
 MODELS = (SD, SVD, SDXL, SD3, FLUX, PIX2PIX, ESRGAN, UPSCALE_SD, FILM)
-GENERATOR = 3
+LORA = "ink"
+"""The LoRA that lies with the tiny Stable Diffusion model, below its `loras`."""
+GENERATOR = 4
 """Raised when what `tiny_nets` writes changes, so that older folders are made anew."""
 
 
@@ -43,15 +45,15 @@ def _make(folder: Path, name: str) -> Path:
     if not _is_whole(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".making-") as draft:
-            _write(Path(draft) / target.name, _nets().build(name))
+            _write(Path(draft) / target.name, name)
             shutil.rmtree(target, ignore_errors=True)
             (Path(draft) / target.name).rename(target)
     return target
 
 
-def _nets() -> Any:
+def _module(name: str) -> Any:
     try:
-        return importlib.import_module("runner.models.tiny_nets")
+        return importlib.import_module(f"runner.models.{name}")
     except ModuleNotFoundError as error:
         raise StartError(f"{error.name} is not installed; install the extra: reelnet[diffusers]") from None
 
@@ -64,8 +66,10 @@ def _is_whole(target: Path) -> bool:
         return False
 
 
-def _write(folder: Path, pipe: Any) -> None:
-    pipe.save_pretrained(folder, safe_serialization=True)
+def _write(folder: Path, name: str) -> None:
+    _module("tiny_nets").build(name).save_pretrained(folder, safe_serialization=True)
+    if name == SD:
+        _module("tiny_lora").write_lora(folder / LORAS / LORA)
     card = {
         "licence": {"id": "Apache-2.0", "commercial": "yes"},
         "note": "random weights: draws nothing sensible",

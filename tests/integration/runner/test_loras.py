@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from runner.models.tiny_lora import UNET_LAYERS, write_lora
 from tests.fakes.runner import RunnerClient
 from tests.integration.runner.diffusion import FOX, VISIBLE, apart, change, draw, running, setup_failure
-from tests.integration.runner.lora_files import TEXT_LAYERS, UNET_LAYERS, write_kohya_lora, write_lora
+from tests.integration.runner.lora_files import TEXT_LAYERS, write_kohya_lora
 
 torch = pytest.importorskip("torch", reason="needs the extra: diffusers")
 pytestmark = [

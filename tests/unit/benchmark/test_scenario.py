@@ -62,7 +62,7 @@ def test_a_job_is_complete_but_for_the_prompts_nothing() -> None:
     assert job.params["num_frames"] == 5
     assert {"fps", "decode_chunk_size", "width", "max_guidance_scale"} <= job.params.keys()
     assert job.model == "acme/svd"
-    assert job.image is not None
+    assert job.files.keys() == {"image"}
 
 
 def test_an_upscaled_picture_is_as_large_as_its_input_says() -> None:
@@ -96,7 +96,7 @@ def test_jobs_are_the_same_each_time_and_differ_by_seed() -> None:
     assert scenario.job(1) == scenario.job(1)
     assert draw(Size(64, 48), 1) == scenario.picture(1)
     jobs = [scenario.job(seed) for seed in range(20)]
-    assert len({job.params["seed"] for job in jobs}) == len({job.image for job in jobs}) == 20
+    assert len({job.params["seed"] for job in jobs}) == len({job.files["image"] for job in jobs}) == 20
     assert len({job.params["prompt"] for job in jobs}) > 15
     assert scenario.complete(7).model_dump()["seed"] == 7
 
