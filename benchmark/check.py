@@ -14,8 +14,6 @@ from benchmark.measure import CHECK
 from benchmark.scenario import Scenario
 from reelnet.errors import NodeError
 
-UPSCALE = "upscale"
-
 
 async def check(jobs: Sequence[Job], scenario: Scenario, tell: Callable[[], None]) -> dict[str, float]:
     """Checks the jobs' outputs and puts what was found into their samples; the files are removed.
@@ -50,6 +48,6 @@ async def _look(job: Job, scenario: Scenario, examiner: Examination) -> list[See
 
 
 async def _source(scenario: Scenario, seed: int) -> Thumb | None:
-    """The thumbnail of the job's input; None for an upscaled picture, which has to look like it."""
-    picture = None if scenario.pipeline.name == UPSCALE else await asyncio.to_thread(scenario.picture, seed)
+    """The thumbnail of the job's input; None where the output has to look like it."""
+    picture = None if scenario.pipeline.keeps_look else await asyncio.to_thread(scenario.picture, seed)
     return look_at_picture(picture).thumbs[0] if picture else None

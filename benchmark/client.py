@@ -105,6 +105,15 @@ class BroadcasterClient:
         except (KeyError, TypeError, ValueError):
             raise TransientError("what answers there is no broadcaster", code="no_broadcaster") from None
 
+    async def schemas(self, timeout_s: float = CONNECT_TIMEOUT_S) -> dict[Offer, str]:
+        """The schema that each (pipeline, model) is served with; of several nodes, the first one's."""
+        body = await self._models(timeout_s)
+        try:
+            rows = [row for node in body["nodes"] if node["up"] for row in node["serves"]]
+            return {(str(row["pipeline"]), str(row["model"])): str(row["schema"]) for row in reversed(rows)}
+        except (KeyError, TypeError):
+            raise TransientError("what answers there is no broadcaster", code="no_broadcaster") from None
+
     async def served(self, timeout_s: float = CONNECT_TIMEOUT_S) -> dict[str, frozenset[Offer]]:
         """By id of each node that is up: what it serves now."""
         body = await self._models(timeout_s)

@@ -31,7 +31,7 @@ from reelnet.jobs import (
     Ticket,
     run_s,
 )
-from reelnet.pipelines import Size, Work, pipeline_named
+from reelnet.pipelines import Size, Work, pipeline_of
 from reelnet.pricing import price
 from reelnet.ticket import sign_ticket
 
@@ -46,7 +46,7 @@ UNKNOWN = "unknown_broadcaster"
 
 @dataclass(frozen=True, slots=True)
 class NodeOffer:
-    """What a ticket for this node says of it. `source` is the size of the job's input picture."""
+    """What a ticket for this node says of it. `source` is the size of the job's input."""
 
     description: Description
     capability: Capability
@@ -121,7 +121,7 @@ class NodeLane:
         )
 
     def _work(self, order: Order) -> Work:
-        return pipeline_named(order.spec.pipeline).work(order.params, self._offer.source)
+        return pipeline_of(self._offer.capability.schema).work(order.params, self._offer.source)
 
 
 def _refs(order: Order) -> tuple[InputRef, ...]:

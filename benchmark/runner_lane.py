@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 
 from benchmark.arrival import Arrival
+from benchmark.client import Offer
 from benchmark.lane import Delivered, Order
 from reelnet.errors import NodeError, ReelnetError, StartError, TransientError, from_class, printable
 from reelnet.inspection import HEAD_BYTES, sniff
@@ -52,15 +53,15 @@ class RunnerLane:
 
 
 @asynccontextmanager
-async def runner_lane(socket: Path) -> AsyncIterator[tuple[RunnerLane, tuple[tuple[str, str], ...]]]:
-    """The lane, and what the runner serves: (pipeline, model). Raises StartError when it does not answer."""
+async def runner_lane(socket: Path) -> AsyncIterator[tuple[RunnerLane, dict[Offer, str]]]:
+    """The lane, and what the runner serves, with the schemas. Raises StartError when it does not answer."""
     timeout = httpx.Timeout(SILENCE_S, connect=FIND_TIMEOUT_S)
     transport = httpx.AsyncHTTPTransport(uds=str(socket))
     async with httpx.AsyncClient(base_url=BASE, transport=transport, timeout=timeout, trust_env=False) as http:
         yield RunnerLane(str(socket), http), await _serves(http, socket)
 
 
-async def _serves(http: httpx.AsyncClient, socket: Path) -> tuple[tuple[str, str], ...]:
+async def _serves(http: httpx.AsyncClient, socket: Path) -> dict[Offer, str]:
     try:
         answer = await http.get("/info", timeout=FIND_TIMEOUT_S)
     except httpx.HTTPError as error:
@@ -69,7 +70,8 @@ async def _serves(http: httpx.AsyncClient, socket: Path) -> tuple[tuple[str, str
         raise StartError(f"--runner {socket}: not ready (HTTP {answer.status_code}); its /health says why")
     try:
         body = answer.json()
-        return tuple((str(row["pipeline"]), printable(str(body["model"]), 256)) for row in body["pipelines"])
+        model = printable(str(body["model"]), 256)
+        return {(str(row["pipeline"]), model): str(row["schema"]) for row in body["pipelines"]}
     except (ValueError, KeyError, TypeError):
         raise StartError(f"--runner {socket}: what answers there is no runner") from None
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from benchmark.broadcaster_lane import broadcaster_lane
-from benchmark.client import BroadcasterClient
+from benchmark.client import BroadcasterClient, Offer
 from benchmark.lane import Kind, Lane
 from benchmark.local_pool import LocalPool, PoolPlan
 from benchmark.node_lane import NodeLane, NodeOffer
@@ -140,7 +140,8 @@ async def _open_broadcaster(
 ) -> Opened:
     async with BroadcasterClient(place.url) as client:
         offers = await _or_no_start(place.url, client.offers())
-    scenario = plan(request, choose_model(request.pipeline, model, offers))
+        schemas = await _or_no_start(place.url, client.schemas())
+    scenario = _planned(request, choose_model(request.pipeline, model, offers), schemas)
     return (await stack.enter_async_context(broadcaster_lane(place.url, request.concurrency)),), scenario
 
 
@@ -151,7 +152,8 @@ async def _open_nodes(place: _Place, aim: Aim, request: Request, model: str | No
         stack.push_async_callback(client.close)
     descriptions = [await _or_no_start(str(c.address), _loaded(c)) for c in clients]
     offers = Counter((c.pipeline, c.model) for d in descriptions for c in d.capabilities)
-    scenario = plan(request, choose_model(request.pipeline, model, offers))
+    schemas = {(c.pipeline, c.model): c.schema for d in descriptions for c in d.capabilities}
+    scenario = _planned(request, choose_model(request.pipeline, model, offers), schemas)
     identity = Identity.load_or_create(aim.identity) if aim.identity else Identity.generate()
     lanes = [
         NodeLane(client, _offer(client.address, description, scenario), identity)
@@ -163,11 +165,16 @@ async def _open_nodes(place: _Place, aim: Aim, request: Request, model: str | No
 async def _open_runners(place: _Place, aim: Aim, request: Request, model: str | None, stack: AsyncExitStack) -> Opened:
     opened = [await stack.enter_async_context(runner_lane(socket)) for socket in place.runners]
     offers = Counter(offer for _, served in opened for offer in served)
-    scenario = plan(request, choose_model(request.pipeline, model, offers))
+    schemas = {offer: schema for _, served in opened for offer, schema in served.items()}
+    scenario = _planned(request, choose_model(request.pipeline, model, offers), schemas)
     wanted = (scenario.pipeline.name, scenario.model)
     if missing := next((lane.name for lane, served in opened if wanted not in served), None):
         raise StartError(f"--runner {missing}: does not serve {wanted[0]} with {wanted[1]}")
     return tuple(lane for lane, _ in opened), scenario
+
+
+def _planned(request: Request, model: str, schemas: Mapping[Offer, str]) -> Scenario:
+    return plan(request, model, schemas.get((request.pipeline.name, model), ""))
 
 
 async def _loaded(client: OrchestratorClient) -> Description:

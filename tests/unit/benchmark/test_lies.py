@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from benchmark.examination import Facts
+from benchmark.inputs import draw
 from benchmark.lies import AGREEMENT, INPUT_RMS, REPLAY_CORRELATION, Seen, agreement, findings
 from benchmark.look import Look, look_at_picture, mirrored, rms, signature, thumb
-from benchmark.scenario import draw
 from reelnet.looks import constant
 from reelnet.pipelines import MediaSpec, Size
 from runner.synthetic import _bars

@@ -12,10 +12,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from benchmark.cli import cli
-from benchmark.scenario import WARMUP_SEEDS, Request, choose_model, draw, parse_pipeline, parse_size, plan
+from benchmark.inputs import draw
+from benchmark.scenario import WARMUP_SEEDS, Request, choose_model, parse_pipeline, parse_size, plan
+from reelnet.clips import ClipLimits, probe_clip
 from reelnet.errors import ConfigError, StartError
 from reelnet.parameters import MAX_SEED
-from reelnet.pipelines import PIPELINES, Size
+from reelnet.pipelines import PIPELINES, ClipSize, Size
 
 TEXT, VIDEO, UPSCALE = PIPELINES["text-to-image"], PIPELINES["image-to-video"], PIPELINES["upscale"]
 OFFERS = {("text-to-image", "acme/a"): 1, ("text-to-image", "acme/b"): 3, ("upscale", "acme/up"): 1}
@@ -81,7 +83,8 @@ def test_an_upscaled_picture_is_as_large_as_its_input_says() -> None:
         (Request(UPSCALE, size=Size(0, 0)), "--size"),
         (Request(UPSCALE, size=Size(99_999, 99_999)), "--size"),
         (Request(TEXT, seed=MAX_SEED), "--seed"),
-        (Request(PIPELINES["upscale-video"]), "take a clip"),
+        (Request(PIPELINES["upscale-video"], size=Size(63, 64)), "--size"),
+        (Request(PIPELINES["frame-interpolation"], frames=1), "--frames"),
     ],
 )
 def test_what_a_pipeline_does_not_allow_is_a_usage_error(request_: Request, message: str) -> None:
@@ -147,3 +150,24 @@ def test_a_usage_error_exits_with_2(words: list[str]) -> None:
 def test_help_has_an_example() -> None:
     """The first thing that a newcomer copies."""
     assert "Example: benchmark --pipeline" in CliRunner().invoke(cli, ["--help"]).output
+
+
+@pytest.mark.parametrize("name", ["upscale-video", "frame-interpolation"])
+def test_a_clip_is_what_the_work_is_counted_by(name: str) -> None:
+    """Sizes, frames and rate as a node finds them in it; --frames is its length."""
+    scenario = plan(Request(PIPELINES[name], frames=6), "reelnet/tiny-x")
+    assert isinstance(scenario.source, ClipSize)
+    ((input_name, (_, data)),) = scenario.job(3).files.items()
+    found = probe_clip(data, ClipLimits())
+    assert (input_name, found, found.frames) == ("video", scenario.source, 6)
+    assert scenario.job(3) == scenario.job(3) != scenario.job(4)
+    assert scenario.noun == "clips"
+
+
+def test_the_family_is_the_models() -> None:
+    """What its nodes speak decides which parameters there are; a family of a later version is told."""
+    scenario = plan(Request(VIDEO, steps=3), "reelnet/tiny-random-wan", "image-to-video/wan@3")
+    assert (scenario.pipeline.family, scenario.promises[0].frames) == ("wan", 9)
+    assert scenario.job(1).params["prompt"]
+    with pytest.raises(ConfigError, match="does not know"):
+        plan(Request(VIDEO), "acme/next", "image-to-video/next@1")
