@@ -33,7 +33,7 @@ class StableVideo:
         return {}
 
     def render(self, job: RunnerJob, report: Reporter) -> Iterator[Rendered]:
-        """One clip that begins with the input, which is cut to the asked aspect."""
+        """One clip that begins with the input, fitted to the asked size."""
         params = job.params
         assert isinstance(params, ImageToVideo)
         with memory_errors(), torch.inference_mode():
@@ -44,7 +44,7 @@ class StableVideo:
         decodes = math.ceil(params.num_frames / params.decode_chunk_size)
         with _ONLY.decoding(report, self._pipe, decodes):
             result = self._pipe(
-                image=fit(job.inputs["image"], params.width, params.height),
+                image=fit(job.inputs["image"], (params.width, params.height), params.fit),
                 height=params.height,
                 width=params.width,
                 num_frames=params.num_frames,
