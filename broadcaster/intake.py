@@ -111,8 +111,9 @@ class Intake:
                 message = f"no node of this pool serves {model} with the LoRA {name!r}{did_you_mean(name, known)}"
                 raise InvalidParamsError([_row("loras", message, "unknown_lora")])
         if missing := sorted(params.required_features() - self.registry.found(offer, "feature").keys()):
-            message = f"no node of this pool offers {missing[0]} with {model}; leave out what asks for it"
-            raise UnsupportedError(message, code=missing[0])
+            asked = params.asking_for(missing[0])
+            message = f"no node of this pool offers {missing[0]} with {model}; leave {asked} out"
+            raise UnsupportedError(message, code=missing[0], loc=(asked,))
 
     def _defaults(self, pipeline: Pipeline, model: str) -> dict[str, object]:
         """The catalogue's defaults for a model, as far as this pipeline has them."""

@@ -146,7 +146,8 @@ class Served:
 class ModelInfo:
     """What is loaded. `digest` is sha256 as hex, `variant` the dtype, `vram_bytes` the device's memory (CPU: 0).
 
-    `loras`: the LoRAs that jobs may use, by id, each with the sha256 of its file.
+    `loras`: the LoRAs that jobs may use, by id, each with the sha256 of its file. `interpolation`: the digest of the
+    network that makes frames between a video model's, empty for none.
     """
 
     model: str
@@ -156,6 +157,7 @@ class ModelInfo:
     licence: Licence = field(default_factory=Licence)
     versions: Mapping[str, str] = field(default_factory=dict)
     loras: Mapping[str, str] = field(default_factory=dict)
+    interpolation: str = ""
     device: str = "cpu"
     vram_bytes: int = 0
 

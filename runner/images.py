@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,9 @@ from runner.backend import Frames
 PNG_CHUNK_OVERHEAD = 12
 FORMATS = ("PNG", "JPEG", "WEBP")
 """What an input may be; the long tail of Pillow's decoders is no stranger's to reach."""
+FitRule = Literal["crop", "pad", "stretch"]
+"""How a picture gets another aspect: `Clip.fit`."""
+_RESAMPLING = Image.Resampling.LANCZOS
 
 
 def decode(data: bytes, max_pixels: int, name: str = "image", *, alpha: bool = False) -> Image.Image:
@@ -40,11 +44,21 @@ def decode(data: bytes, max_pixels: int, name: str = "image", *, alpha: bool = F
         ) from None
 
 
-def fit(picture: Image.Image, width: int, height: int) -> Image.Image:
-    """`picture` cut around its centre to the asked aspect, then resized."""
-    if picture.size == (width, height):
-        return picture
-    return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
+def fit(picture: Image.Image, size: tuple[int, int], rule: FitRule = "crop") -> Image.Image:
+    """`picture` at another size (width, height).
+
+    crop: cut around its centre to the asked aspect, then resized. pad: all of it, as large as it goes, with black left
+    and right or above and below. stretch: resized whatever its aspect is.
+    """
+    match rule:
+        case _ if picture.size == size:
+            return picture
+        case "crop":
+            return ImageOps.fit(picture, size, _RESAMPLING)
+        case "pad":
+            return _bordered(picture, size)
+        case "stretch":
+            return picture.resize(size, _RESAMPLING)
 
 
 def png(frames: Frames, level: int, alpha: npt.NDArray[np.uint8] | None = None) -> bytes:
@@ -80,6 +94,15 @@ def padded(data: bytes, size: int) -> bytes:
     framed = struct.pack(">I", missing) + chunk + struct.pack(">I", zlib.crc32(chunk))
     end = data.rindex(b"IEND") - 4
     return data[:end] + framed + data[end:]
+
+
+def _bordered(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """`picture` on black, centred, as large as it goes; Pillow's own fails where a side would be under a pixel."""
+    scale = min(size[0] / picture.width, size[1] / picture.height)
+    inner = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    canvas = Image.new(picture.mode, size)
+    canvas.paste(picture.resize(inner, _RESAMPLING), ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2))
+    return canvas
 
 
 def _check_size(picture: Image.Image, max_pixels: int, name: str) -> None:

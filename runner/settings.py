@@ -13,6 +13,7 @@ from reelnet.home import model_dir
 from reelnet.parameters import SchedulerName
 from reelnet.pipelines import PIPELINES, did_you_mean
 from reelnet.settings import ComponentSettings, Listener, Section
+from runner.models.digest import FILM, LORAS
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -128,6 +129,12 @@ class RunnerSettings(ComponentSettings):
     lora_bytes: int = Field(
         2 * 1024**3, gt=0, description="Memory of loaded LoRAs, above which the one unused for longest is dropped."
     )
+    interpolation: str | None = Field(
+        None,
+        min_length=1,
+        description="FILM for a video model's interpolate_to_fps: a folder in the model's folder, else an id under the "
+        "models' folder, or a path; default: `film` in the model's folder, if it is there.",
+    )
     safety: Literal["off", "flag", "blur", "refuse"] = Field(
         "off",
         description="What the model's own safety checker is for: nothing, telling, blurring, or failing the job as "
@@ -162,8 +169,16 @@ class RunnerSettings(ComponentSettings):
 
     def lora_folder(self, lora: Lora) -> Path:
         """Where a LoRA lies: in the model's own `loras`, which a container can see, else below the models' folder."""
-        own = self.folder / "loras" / lora.folder
+        own = self.folder / LORAS / lora.folder
         return own if own.is_dir() else model_dir(lora.folder, Path.cwd(), self.models_home)
+
+    @property
+    def interpolation_folder(self) -> Path | None:
+        """Where a video model's FILM lies: in the model's folder, else below the models' folder; None: it has none."""
+        own = self.folder / (self.interpolation or FILM)
+        if own.is_dir():
+            return own
+        return model_dir(self.interpolation, Path.cwd(), self.models_home) if self.interpolation else None
 
     @property
     def of_clips(self) -> ClipLimits:

@@ -20,12 +20,13 @@ import numpy as np
 from reelnet.errors import NodeError, UserError
 from reelnet.jobs import Licence
 from reelnet.metadata import PNG
-from reelnet.parameters import FrameInterpolation
+from reelnet.parameters import Clip, FrameInterpolation
 from reelnet.pipelines import PIPELINES, MediaSpec
 from runner import faults
 from runner.backend import Frames, ModelInfo, Pixels, Rendered, Reporter, RunnerJob, Served
 from runner.images import padded, png
 from runner.settings import Synthetic
+from runner.video_frames import ClipMaker, VideoParams
 from runner.video_rate import at_rate
 from runner.video_stream import remade
 from runner.video_writer import ClipOutput
@@ -60,6 +61,7 @@ class SyntheticBackend:
         self._pipelines = pipelines or tuple(PIPELINES)
         self._kill = kill
         self._output = output
+        self._clips = ClipMaker(output, _Nearest())
         self._late = tuple(faults.LateFault(row.after_jobs, faults.configured(row.kind)) for row in options.faults)
         self._finished = 0
         self._closed = threading.Event()
@@ -71,10 +73,13 @@ class SyntheticBackend:
             model=self._model_id,
             digest=hashlib.sha256(f"synthetic:{self._model_id}".encode()).hexdigest(),
             variant="none",
-            served=tuple(Served(name, CLASS_NAME) for name in self._pipelines),
+            served=tuple(Served(name, CLASS_NAME, features=self._features(name)) for name in self._pipelines),
             licence=LICENCE,
             versions={"python": platform.python_version(), "runner": version("reelnet")},
         )
+
+    def _features(self, pipeline: str) -> tuple[str, ...]:
+        return self._clips.features if issubclass(PIPELINES[pipeline].params, Clip) else ()
 
     def run(self, job: RunnerJob, report: Reporter) -> Iterator[Rendered]:
         """Colour bars, one output after the other."""
@@ -88,16 +93,21 @@ class SyntheticBackend:
                     yield self._remade(job, report, spec)
                     continue
                 report.step("decode", index + 1, len(promised))
-                seed = job.seed + index
-                rendered = self._rendered(index, seed, f"{job.pipeline}:{seed}:{prompt}", spec)
-                yield replace(rendered, media_type=spec.media_type or PNG)
+                yield self._drawn(job, report, index, spec)
         finally:
             self._finished += 1
 
-    def _rendered(self, index: int, seed: int, key: str, spec: MediaSpec) -> Rendered:
+    def _drawn(self, job: RunnerJob, report: Reporter, index: int, spec: MediaSpec) -> Rendered:
+        seed = job.seed + index
+        key = f"{job.pipeline}:{seed}:{getattr(job.params, 'prompt', '')}"
+        if isinstance(job.params, VideoParams):
+            return self._clips.clip(job, _bars(key, replace(spec, frames=job.params.num_frames)), report)
+        return replace(self._picture(index, seed, key, spec), media_type=spec.media_type or PNG)
+
+    def _picture(self, index: int, seed: int, key: str, spec: MediaSpec) -> Rendered:
         size = self._options.output_bytes
-        if size is None or spec.fps is not None or spec.media_type not in (None, PNG):
-            return Rendered(index, seed, _bars(key, spec), spec.fps)
+        if size is None or spec.media_type not in (None, PNG):
+            return Rendered(index, seed, _bars(key, spec))
         return Rendered(index, seed, *_prepared(spec, size))
 
     def _remade(self, job: RunnerJob, report: Reporter, spec: MediaSpec) -> Rendered:

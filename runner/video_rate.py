@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 from reelnet.frame_rates import Schedule
-from runner.backend import ClipFile, InputClip, Pixels, Reporter
+from runner.backend import ClipFile, Frames, InputClip, Pixels, Reporter
 from runner.interpolation import Interpolator, interpolate
 from runner.video_reader import ClipReader, Frame
 from runner.video_writer import ClipFormat, ClipOutput, ClipWriter
@@ -35,6 +35,21 @@ def at_rate(clip: InputClip, fps: int, net: Interpolator, options: ClipOutput, r
                 start = round(source.start_s / tick)
                 writer.put(Frame(pixels, start + index * _TICKS, _TICKS))
             return writer.finish()
+
+
+def frames_at_rate(
+    frames: Frames, schedule: Schedule, net: Interpolator, options: ClipOutput, report: Reporter
+) -> ClipFile:
+    """A clip of the schedule's frames, made of `frames`; no more of them is held than wait to be encoded.
+
+    Raises NodeError when it cannot be written, and what `net` and `report` raise.
+    """
+    height, width = frames.shape[1:3]
+    layout = ClipFormat(width, height, schedule.target_fps, 1 / schedule.target_fps)
+    with ClipWriter(layout, options) as writer:
+        for index, pixels in enumerate(interpolate(frames, schedule, net, report)):
+            writer.put(Frame(pixels, index, 1))
+        return writer.finish()
 
 
 class _Source:

@@ -77,6 +77,9 @@ class InfoView(View):
     pipelines: list[PipelineView]
     loras: list[str] = Field(description="Ids of the LoRAs that a job may use.")
     lora_digests: dict[str, str] = Field(description="sha256 of each LoRA's file, hex, by its id.")
+    interpolation: str | None = Field(
+        description="Digest of the FILM network that makes frames between the model's, as the model's own; null: none."
+    )
     versions: dict[str, str]
     device: str
     vram_bytes: int = Field(description="The device's memory, 0 for a CPU.")
@@ -100,6 +103,7 @@ class InfoView(View):
             ],
             loras=list(info.loras),
             lora_digests=dict(info.loras),
+            interpolation=info.interpolation or None,
             versions=dict(info.versions),
             device=info.device,
             vram_bytes=info.vram_bytes,

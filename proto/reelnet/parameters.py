@@ -189,6 +189,11 @@ class Params(BaseModel):
         )
 
     @classmethod
+    def asking_for(cls, feature: str) -> str:
+        """The parameter that asks for a feature."""
+        return next(name for name, extra in cls._later_fields() if extra.get("feature") == feature)
+
+    @classmethod
     @cache
     def _optional_fields(cls) -> frozenset[str]:
         """The fields that an empty string leaves out: those that are no text."""

@@ -22,8 +22,9 @@ from runner.commands.exit_codes import exit_codes
 from runner.models.choice import Wish
 from runner.models.classes import pipelines_of
 from runner.models.copying import Import, import_model
+from runner.models.digest import FILM
 from runner.models.licences import spdx
-from runner.models.manifest import Manifest, differences, files_in
+from runner.models.manifest import Manifest, differences, files_in, read_manifest
 from runner.models.meter import meter_on
 from runner.models.store import ModelStore, StoredModel
 
@@ -111,6 +112,9 @@ def import_(
         Literal["yes", "no", "conditional", "unknown"], typer.Option(help="What it says of commercial use.")
     ] = "unknown",
     kind: Annotated[Literal["film"] | None, typer.Option("--as", help="Convert a published file of this kind.")] = None,
+    beside: Annotated[
+        str | None, typer.Option("--for", help="Store FILM in this video model's folder.", metavar="ORG/NAME")
+    ] = None,
     link: Annotated[bool, typer.Option("--link", help="Hard links instead of copies (same file system).")] = False,
     accept_licence: Accept = False,
     replace: Replace = False,
@@ -127,6 +131,7 @@ def import_(
             accept_licence=accept_licence,
             link=link,
             kind=kind,
+            beside=beside,
             replace=replace,
             reserve_bytes=int(reserve * GIB),
         )
@@ -262,7 +267,17 @@ def _verified(model: StoredModel) -> dict[str, Any]:
     else:
         now = Manifest(model.id, model.licence, files_in(model.folder)).digest
         found = [] if now == model.digest else [f"its digest is {now} instead of {model.digest}"]
+    found += _beside(model.folder)
     return {"model": model.id, "ok": not found, "digest": model.digest, "differences": found}
+
+
+def _beside(folder: Path) -> list[str]:
+    """What is wrong with the FILM network that was imported into a model's folder."""
+    try:
+        manifest = read_manifest(folder / FILM)
+        return [f"{FILM}/{line}" for line in differences(folder / FILM, manifest)] if manifest else []
+    except SetupError as error:
+        return [str(error)]
 
 
 def _row(model: StoredModel) -> dict[str, Any]:

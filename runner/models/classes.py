@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 _DRAWS, _CHANGES = "text-to-image", "image-to-image"
+VIDEO_PIPELINE, FILM_PIPELINE = "image-to-video", "frame-interpolation"
 _FAMILIES = {
     "StableDiffusion": (_DRAWS, _CHANGES),
     "StableDiffusionXL": (_DRAWS, _CHANGES),
@@ -13,10 +14,10 @@ _FAMILIES = {
     "PixArtSigma": (_DRAWS,),
     "Sana": (_DRAWS,),
     "StableDiffusionInstructPix2Pix": (_CHANGES,),
-    "StableVideoDiffusion": ("image-to-video",),
+    "StableVideoDiffusion": (VIDEO_PIPELINE,),
     "StableDiffusionUpscale": ("upscale",),
 }
-_OURS = {"FilmInterpolation": ("frame-interpolation",)}
+_OURS = {"FilmInterpolation": (FILM_PIPELINE,)}
 
 
 def pipelines_of(class_name: str) -> tuple[str, ...]:

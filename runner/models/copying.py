@@ -16,20 +16,23 @@ from rich.filesize import decimal
 from reelnet.errors import ConfigError, StartError
 from reelnet.jobs import Licence
 from runner.models.checks import GIB, check_licence, check_model, free_bytes
-from runner.models.digest import PICKLES, WEIGHTS, model_files
+from runner.models.classes import FILM_PIPELINE, VIDEO_PIPELINE, pipelines_of
+from runner.models.digest import FILM, PICKLES, WEIGHTS, class_of, model_files
 from runner.models.manifest import Manifest, files_in, write_manifest
 from runner.models.meter import Meter
 from runner.models.store import ModelStore, StoreError
 
 _BLOCK = 4 << 20
-FILM = "film"
 KINDS = (FILM,)
 """Files of other layouts that can be converted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """What to import. `link`: hard links instead of copies. `kind`: None for safetensors, else one of KINDS."""
+    """What to import. `link`: hard links instead of copies. `kind`: None for safetensors, else one of KINDS.
+
+    `beside`: the video model in whose folder a FILM network is stored; None: it is a model of its own.
+    """
 
     path: Path
     model: str
@@ -37,6 +40,7 @@ class Import:
     accept_licence: bool = False
     link: bool = False
     kind: str | None = None
+    beside: str | None = None
     replace: bool = False
     reserve_bytes: int = GIB
 
@@ -49,8 +53,9 @@ def import_model(
     Raises ConfigError, StoreError, StartError (what converts is not installed), SetupError (damaged), OSError.
     """
     check_licence(order.model, order.licence, order.accept_licence)
-    if store.has(order.model) and not order.replace:
-        raise StoreError(f"{store.folder(order.model)}: is there already; say --replace to replace it")
+    target = _beside(order.beside, store) if order.beside else store.folder(order.model)
+    if target.is_dir() and not order.replace:
+        raise StoreError(f"{target}: is there already; say --replace to replace it")
     with store.draft(order.model, "import") as draft:
         shutil.rmtree(draft)  # a copy is not resumed
         draft.mkdir()
@@ -59,10 +64,20 @@ def import_model(
         else:
             _film().convert(order.path, draft)
         check_model(draft)
+        if order.beside and FILM_PIPELINE not in pipelines_of(class_of(draft)):
+            raise StoreError(f"{order.path}: not a FILM network, and nothing else can lie beside a model")
         source = {"kind": "folder" if order.path.is_dir() else "file", "name": order.path.name}
         manifest = Manifest(order.model, order.licence, files_in(draft), source, order.accept_licence)
         write_manifest(draft, manifest)
-        return store.install(draft, order.model), manifest
+        return store.install(draft, target), manifest
+
+
+def _beside(model: str, store: ModelStore) -> Path:
+    """The folder for FILM in a video model's folder. Raises StoreError for another model, or one that is not there."""
+    found = store.get(model)
+    if VIDEO_PIPELINE not in pipelines_of(found.class_name):
+        raise StoreError(f"{model}: makes no clips of pictures, so there is nothing for FILM to do")
+    return found.folder / FILM
 
 
 def _sources(path: Path) -> dict[str, Path]:

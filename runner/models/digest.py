@@ -21,7 +21,11 @@ VOCABULARIES = frozenset({"tokenizer.json", "vocab.json", "vocab.txt"})
 UPSCALER = "Spandrel"
 """The class of a model that is one checkpoint, without an index: an upscaler, by the library that reads it."""
 LORAS = "loras"
-"""A folder in a model's folder, for LoRAs that lie with it: they have digests of their own."""
+"""A folder in a model's folder, for LoRAs that lie with it."""
+FILM = "film"
+"""A folder in a video model's folder, for the FILM network that lies with it."""
+BESIDE = (LORAS, FILM)
+"""What lies with a model and is no part of it: it has digests of its own."""
 NEVER_LOADED = frozenset({"safety_checker"})
 """Components that a node may leave out of its download."""
 _BLOCK = 1 << 20
@@ -103,6 +107,14 @@ def read_json(path: Path) -> dict[str, object]:
     return content
 
 
+def class_of(folder: Path) -> str:
+    """The class that a folder's index names, empty for none."""
+    try:
+        return str(read_json(folder / INDEX).get("_class_name", ""))
+    except SetupError:
+        return ""
+
+
 def component_names(index: dict[str, object]) -> list[str]:
     """The folders that `model_index.json` names: each entry `[library, class]` is one."""
     return [name for name, kind in index.items() if isinstance(kind, list) and all(kind)]
@@ -132,7 +144,7 @@ def model_files(folder: Path) -> tuple[Path, ...]:
 def _model_files(folder: Path) -> Iterator[Path]:
     for path in folder.rglob("*"):
         parts = path.relative_to(folder).parts
-        apart = parts[0] == LORAS or any(part.startswith(".") for part in parts)
+        apart = parts[0] in BESIDE or any(part.startswith(".") for part in parts)
         if path.suffix in WEIGHTS | CONFIGS and path.name != CARD and not apart and path.is_file():
             yield path
 

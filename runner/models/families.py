@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from runner.backend import SetupError
 from runner.models import film_folder
+from runner.models.classes import VIDEO_PIPELINE, pipelines_of
 from runner.models.digest import UPSCALER, WEIGHTS, ModelFiles
 from runner.models.lora import LoraShelf
 from runner.models.lora_files import survey_loras
@@ -29,6 +30,7 @@ from runner.pipelines.schedulers import Schedulers
 from runner.pipelines.stable_video import StableVideo
 from runner.pipelines.upscale import DiffusionUpscale, TiledUpscale
 from runner.settings import RunnerSettings
+from runner.video_frames import ClipMaker
 from runner.video_writer import ClipOutput
 
 UPSCALE_CLASS = "StableDiffusionUpscalePipeline"
@@ -53,11 +55,8 @@ _EDITORS = ("StableDiffusionInstructPix2PixPipeline",)
 
 def read_family(files: ModelFiles, settings: RunnerSettings, device: torch.device, dtype: torch.dtype) -> Family:
     """The model's family, on its device, with what the settings add to it. Raises SetupError."""
-    if files.class_name == film_folder.CLASS:
-        _refuse_beside_pictures(settings)
-        return Interpolation(
-            film_folder.load_film(files.folder, device, dtype), ClipOutput(settings.crf, settings.clip_window)
-        )
+    if settings.interpolation and VIDEO_PIPELINE not in pipelines_of(files.class_name):
+        raise SetupError("interpolation: for a model of video alone; leave the setting out")
     if files.class_name == UPSCALER:
         _refuse_beside_pictures(settings)
         output = ClipOutput(settings.crf, settings.clip_window)
@@ -75,7 +74,7 @@ def read_family(files: ModelFiles, settings: RunnerSettings, device: torch.devic
         _refuse_for_video(settings)
         pipe = _read(diffusers.StableVideoDiffusionPipeline, files, dtype)
         _place({_TEXT: pipe}, files, settings, device)
-        return StableVideo(pipe)
+        return StableVideo(pipe, _clip_maker(settings, device, dtype))
     pipes = _picture_pipes(files, dtype)
     _place(pipes, files, settings, device)
     family = Pictures(pipes, _extras(pipes, files, settings, (device, dtype)))
@@ -83,6 +82,19 @@ def read_family(files: ModelFiles, settings: RunnerSettings, device: torch.devic
         compile_net(next(iter(pipes.values())))
         warm_up(family)
     return family
+
+
+def _clip_maker(settings: RunnerSettings, device: torch.device, dtype: torch.dtype) -> ClipMaker:
+    """With the FILM network that lies beside a video model, or that the settings name; it stays on the device.
+
+    On a GPU it computes in float16, whatever the model does, unless the operator says otherwise: bfloat16 has fewer
+    digits than the colours of a picture.
+    """
+    output, folder = ClipOutput(settings.crf, settings.clip_window), settings.interpolation_folder
+    if folder is None:
+        return ClipMaker(output)
+    half = settings.dtype == "auto" and device.type == "cuda"
+    return ClipMaker(output, film_folder.load_beside(folder, device, torch.float16 if half else dtype))
 
 
 def _refuse_for_video(settings: RunnerSettings) -> None:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from runner.backend import Pixels, SetupError
-from runner.models.digest import INDEX, read_json
+from runner.models.digest import INDEX, read_json, survey
 from runner.models.film import PUBLISHED, Film, FilmShape, Motion, layout
 from runner.models.torchscript import read_tensors
 
@@ -129,6 +129,19 @@ def load_film(folder: Path, device: torch.device, dtype: torch.dtype) -> FilmFra
     except torch.OutOfMemoryError:
         raise SetupError(f"{folder}: the model does not fit into the memory of {device}") from None
     return FilmFrames(film, device, dtype)
+
+
+def load_beside(folder: Path, device: torch.device, dtype: torch.dtype) -> FilmFrames:
+    """The network that makes frames between a video model's. Raises SetupError for a folder of anything else."""
+    try:
+        found = survey(folder).class_name
+        if found != CLASS:
+            raise SetupError(
+                f"{folder}: a {found or 'model without a class'} makes no frames between two; it takes FILM"
+            )
+        return load_film(folder, device, dtype)
+    except SetupError as error:
+        raise SetupError(f"interpolation: {error}") from None
 
 
 def padded(picture: torch.Tensor, unit: int) -> torch.Tensor:

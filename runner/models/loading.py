@@ -12,8 +12,9 @@ from importlib.metadata import version
 import torch
 
 from reelnet.jobs import Licence
+from reelnet.parameters import INTERPOLATION
 from runner.backend import ModelInfo, Rendered, Reporter, RunnerJob, Served, SetupError
-from runner.models.digest import ModelFiles
+from runner.models.digest import ModelFiles, survey
 from runner.models.families import read_family
 from runner.models.libraries import library_versions, quiet_libraries
 from runner.models.memory import keep_kernels
@@ -63,7 +64,11 @@ def load(files: ModelFiles, settings: RunnerSettings) -> LoadedModel:
     family = read_family(files, settings, device, dtype)
     dtype = getattr(family, "dtype", dtype)  # an upscaler's own, where it cannot have the asked one
     served = _wanted(family.served, settings.pipelines, files)
-    info = replace(_describe(settings, files, served, device, dtype), loras=family.loras)
+    info = replace(
+        _describe(settings, files, served, device, dtype),
+        loras=family.loras,
+        interpolation=_interpolation(settings, served),
+    )
     return LoadedModel(info, family, device)
 
 
@@ -99,6 +104,14 @@ def _wanted(served: tuple[Served, ...], names: tuple[str, ...], files: ModelFile
             f"{files.folder}: a {files.class_name} does not serve {missing[0]}; it serves {', '.join(known)}"
         )
     return tuple(known[name] for name in names) or served
+
+
+def _interpolation(settings: RunnerSettings, served: tuple[Served, ...]) -> str:
+    """The digest of the network behind the feature, empty where no pipeline has it."""
+    folder = settings.interpolation_folder
+    if folder is None or not any(INTERPOLATION in row.features for row in served):
+        return ""
+    return survey(folder).digest()
 
 
 def _describe(

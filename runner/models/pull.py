@@ -73,7 +73,7 @@ class Pull:
             _tidy(draft, names)
             check_model(draft)
             write_manifest(draft, manifest)
-            return Pulled(self._store.install(draft, order.model), manifest, fresh=True)
+            return Pulled(self._store.install(draft, self._store.folder(order.model)), manifest, fresh=True)
 
     def _look_up(self, order: Order) -> RemoteModel:
         tries = 0

@@ -14,7 +14,7 @@ from pathlib import Path
 from reelnet.errors import ConfigError
 from reelnet.jobs import Licence
 from runner.backend import SetupError
-from runner.models.digest import CARD, INDEX, WEIGHTS, model_files, read_json
+from runner.models.digest import BESIDE, CARD, INDEX, WEIGHTS, class_of, model_files, read_json
 from runner.models.manifest import Manifest, read_manifest
 
 DRAFTS = ".pulling"
@@ -90,15 +90,18 @@ class ModelStore:
             draft.mkdir(exist_ok=True)
             yield draft
 
-    def install(self, draft: Path, model: str) -> Path:
-        """Makes a finished draft the model; one that was there before gives way. Raises OSError."""
-        target = self.folder(model)
+    def install(self, draft: Path, target: Path) -> Path:
+        """Makes a finished draft the model in `target`. Raises OSError.
+
+        One that was there before gives way, but for what lies beside it: LoRAs, FILM.
+        """
         target.parent.mkdir(parents=True, exist_ok=True)
         for path in (draft, *draft.rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)
         with tempfile.TemporaryDirectory(dir=self.home / DRAFTS, prefix=".old-") as old:
             if target.exists():
                 target.rename(Path(old) / "model")
+                _take_along(Path(old) / "model", draft)
             draft.rename(target)
         return target
 
@@ -128,7 +131,7 @@ class ModelStore:
         return StoredModel(
             id=folder.relative_to(self.home).as_posix(),
             folder=folder,
-            class_name=_class_name(folder),
+            class_name=class_of(folder),
             size=sum(path.stat().st_size for path in model_files(folder)),
             licence=manifest.licence if manifest else _licence(card),
             digest=manifest.digest if manifest else stated if isinstance(stated, str) else None,
@@ -150,6 +153,13 @@ def _folders_in(folder: Path) -> Iterator[Path]:
         yield from (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
+def _take_along(old: Path, new: Path) -> None:
+    """Moves what lies beside a model and is no part of it."""
+    for name in BESIDE:
+        if (old / name).is_dir() and not (new / name).exists():
+            (old / name).rename(new / name)
+
+
 def _is_model(folder: Path) -> bool:
     return any(path.name in (INDEX, CARD) or path.suffix in WEIGHTS for path in folder.iterdir())
 
@@ -162,13 +172,6 @@ def _told(folder: Path) -> tuple[Manifest | None, dict[str, object], str]:
         return read_manifest(folder), read_json(folder / CARD), ""
     except SetupError as error:
         return None, {}, str(error)
-
-
-def _class_name(folder: Path) -> str:
-    try:
-        return str(read_json(folder / INDEX).get("_class_name", ""))
-    except SetupError:
-        return ""
 
 
 def _licence(card: dict[str, object]) -> Licence:

@@ -14,7 +14,8 @@ from typing import Any
 
 from reelnet.errors import StartError
 from runner.backend import SetupError
-from runner.models.digest import CARD, LORAS, read_json, survey
+from runner.models import digest
+from runner.models.digest import CARD, read_json, survey
 
 SD = "reelnet/tiny-random-sd"
 SVD = "reelnet/tiny-random-svd"
@@ -26,6 +27,8 @@ ESRGAN = "reelnet/tiny-random-esrgan"
 UPSCALE_SD = "reelnet/tiny-random-sd-x4"
 FILM = "reelnet/tiny-random-film"
 MODELS = (SD, SVD, SDXL, SD3, FLUX, PIX2PIX, ESRGAN, UPSCALE_SD, FILM)
+WITH_FILM = (SVD,)
+"""Models of video: the tiny FILM lies beside each, so that jobs may ask for frames between their frames."""
 LORA = "ink"
 """The LoRA that lies with the tiny Stable Diffusion model, below its `loras`."""
 GENERATOR = 4
@@ -42,7 +45,7 @@ def make_all(folder: Path) -> list[Path]:
 
 def _make(folder: Path, name: str) -> Path:
     target = folder / name
-    if not _is_whole(target):
+    if not (_is_whole(target) and (name not in WITH_FILM or _is_whole(target / digest.FILM))):
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".making-") as draft:
             _write(Path(draft) / target.name, name)
@@ -69,7 +72,9 @@ def _is_whole(target: Path) -> bool:
 def _write(folder: Path, name: str) -> None:
     _module("tiny_nets").build(name).save_pretrained(folder, safe_serialization=True)
     if name == SD:
-        _module("tiny_lora").write_lora(folder / LORAS / LORA)
+        _module("tiny_lora").write_lora(folder / digest.LORAS / LORA)
+    if name in WITH_FILM:
+        _write(folder / digest.FILM, FILM)
     card = {
         "licence": {"id": "Apache-2.0", "commercial": "yes"},
         "note": "random weights: draws nothing sensible",

@@ -12,6 +12,7 @@ from reelnet.parameters import ImageToVideo
 from runner.backend import Frames, Rendered, Reporter, RunnerJob, Served
 from runner.images import fit
 from runner.pipelines.family import Share, as_bytes, memory_errors, noise
+from runner.video_frames import ClipMaker
 
 _ONLY = Share(0, 1)
 
@@ -19,13 +20,14 @@ _ONLY = Share(0, 1)
 class StableVideo:
     """Serves image-to-video. The step callback is its cancel point: it has no `_interrupt`."""
 
-    def __init__(self, pipe: Any) -> None:
+    def __init__(self, pipe: Any, clips: ClipMaker) -> None:
         self._pipe = pipe
+        self._clips = clips
 
     @property
     def served(self) -> tuple[Served, ...]:
         """The pipelines that this family has."""
-        return (Served("image-to-video", type(self._pipe).__name__),)
+        return (Served("image-to-video", type(self._pipe).__name__, features=self._clips.features),)
 
     @property
     def loras(self) -> Mapping[str, str]:
@@ -33,18 +35,19 @@ class StableVideo:
         return {}
 
     def render(self, job: RunnerJob, report: Reporter) -> Iterator[Rendered]:
-        """One clip that begins with the input, which is cut to the asked aspect."""
+        """One clip that begins with the input, fitted to the asked size."""
         params = job.params
         assert isinstance(params, ImageToVideo)
+        self._clips.check(params)
         with memory_errors(), torch.inference_mode():
-            frames = self._film(job, params, report)
-        yield Rendered(0, job.seed, frames, fps=params.fps)
+            clip = self._clips.clip(job, self._frames(job, params, report), report)
+        yield clip
 
-    def _film(self, job: RunnerJob, params: ImageToVideo, report: Reporter) -> Frames:
+    def _frames(self, job: RunnerJob, params: ImageToVideo, report: Reporter) -> Frames:
         decodes = math.ceil(params.num_frames / params.decode_chunk_size)
         with _ONLY.decoding(report, self._pipe, decodes):
             result = self._pipe(
-                image=fit(job.inputs["image"], params.width, params.height),
+                image=fit(job.inputs["image"], (params.width, params.height), params.fit),
                 height=params.height,
                 width=params.width,
                 num_frames=params.num_frames,

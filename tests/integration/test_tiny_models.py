@@ -79,9 +79,19 @@ async def test_everything_that_is_asked_changes_a_clip(pool: Pool) -> None:
         await film(pool, picture(seed=2)),
         await film(pool, picture(seed=1), seed=12),
         await film(pool, picture(seed=1), num_inference_steps=3),
+        await film(pool, picture(seed=1), fit="stretch"),
     ]
     for other in others:
         assert max(np.abs(a - b).max() for a, b in zip(first, frames(other), strict=True)) > 2
+
+
+async def test_frames_are_made_between_a_clips_frames(pool: Pool) -> None:
+    """By the network that lies beside the model, over every hop: as many as promised; its ends look as before."""
+    plain = frames(await film(pool, picture(seed=1)))
+    faster = frames(await film(pool, picture(seed=1), interpolate_to_fps=24))
+    assert (len(plain), len(faster)) == (14, 46)
+    for end in (0, -1):
+        assert np.abs(plain[end] - faster[end]).mean() < 8
 
 
 async def test_the_same_request_gives_the_same_bytes_on_every_node(tmp_path: Path, tiny_models: Path) -> None:

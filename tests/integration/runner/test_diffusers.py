@@ -15,6 +15,7 @@ import av
 import numpy as np
 import pytest
 
+from reelnet.pipelines import PIPELINES
 from runner.app import build
 from runner.diffusion import DiffusersBackend
 from runner.settings import RunnerSettings
@@ -194,8 +195,11 @@ async def test_info_is_the_model_s(sd: RunnerClient) -> None:
     assert info["variant"] == "float32"
     assert info["licence"] == {"id": "Apache-2.0", "commercial": "yes"}
     assert info["pipelines"] == [
-        {"pipeline": "text-to-image", "schema": "text-to-image/sd@2", "class": "StableDiffusionPipeline"},
-        {"pipeline": "image-to-image", "schema": "image-to-image/sd@2", "class": "StableDiffusionImg2ImgPipeline"},
+        {"pipeline": name, "schema": PIPELINES[name].schema, "class": kind, "features": []}
+        for name, kind in (
+            ("text-to-image", "StableDiffusionPipeline"),
+            ("image-to-image", "StableDiffusionImg2ImgPipeline"),
+        )
     ]
     assert {"torch", "diffusers", "transformers"} <= set(info["versions"])
 

@@ -276,7 +276,9 @@ def test_another_familys_defaults_ask_for_nothing() -> None:
 )
 def test_a_parameter_may_need_a_feature(more: dict[str, Any], features: set[str]) -> None:
     """Only where it is not neutral."""
-    assert parse("image-to-video", **more).required_features() == features
+    params = parse("image-to-video", **more)
+    assert params.required_features() == features
+    assert {params.asking_for(feature) for feature in features} <= more.keys()
 
 
 @pytest.mark.parametrize(("frames", "near"), [(16, "13 and 17"), (80, "77 and 81"), (6, "5 and 9")])

@@ -51,6 +51,19 @@ def test_digest_changes_with_the_weights_only(model: Path) -> None:
     assert survey(model).digest() != before
 
 
+@pytest.mark.parametrize("folder", ["loras/ink", "film"])
+def test_what_lies_beside_a_model_is_no_part_of_it(model: Path, folder: str) -> None:
+    """LoRAs and FILM have digests of their own, and weights that are damaged there are not the model's."""
+    before = survey(model).digest()
+    (model / folder).mkdir(parents=True)
+    (model / folder / "model.safetensors").write_bytes(_tensors(b"more")[:-1])
+    (model / folder / "config.json").write_text("{}")
+    assert survey(model).digest() == before
+    (model / folder).rename(model / "other")
+    with pytest.raises(SetupError, match="download it again"):
+        survey(model)
+
+
 def test_the_licence_is_the_card_s(model: Path) -> None:
     """Without a card it is unknown, never assumed."""
     assert survey(model).licence == Licence("LicenseRef-unknown", "unknown")

@@ -7,7 +7,6 @@ import io
 import json
 import math
 import pickle
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from runner.backend import Frames, SetupError
 from runner.models import film_folder, tiny_film
@@ -25,6 +24,7 @@ from runner.models.film import Film, layout, warp
 from runner.models.film_folder import CLASS, FilmFrames, check_layout, load_film, padded, read_shape
 from runner.models.tiny import FILM
 from runner.models.torchscript import read_tensors
+from tests.fakes.torchscript import script
 
 pytestmark = pytest.mark.diffusers
 
@@ -175,33 +175,6 @@ def test_the_tiny_model_is_a_model(tiny_models: Path) -> None:
 
 
 # The published file
-
-
-class Shell(nn.Module):
-    """A module that only holds others: enough for a TorchScript file with the same names."""
-
-    def forward(self, picture: Tensor) -> Tensor:
-        return picture
-
-
-def shells(tensors: dict[str, Tensor]) -> nn.Module:
-    root = Shell()
-    for name, tensor in tensors.items():
-        *path, last = name.split(".")
-        node: nn.Module = root
-        for part in path:
-            if part not in dict(node.named_children()):
-                node.add_module(part, Shell())
-            node = node.get_submodule(part)
-        node.register_parameter(last, nn.Parameter(tensor, requires_grad=False))
-    return root
-
-
-def script(tensors: dict[str, Tensor], path: Path) -> Path:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit is deprecated; the published file was written with it
-        torch.jit.script(shells(tensors)).save(str(path))
-    return path
 
 
 def test_the_published_layout_becomes_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

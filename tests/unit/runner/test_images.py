@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from reelnet.errors import UserError
-from runner.images import decode, fit, png
+from runner.images import FitRule, decode, fit, png
 from tests.fakes.runner import picture
 
 
@@ -56,13 +56,63 @@ def test_refuses_a_decompression_bomb() -> None:
     assert caught.value.http_status in (413, 415)
 
 
-def test_fit_cuts_around_the_centre() -> None:
-    """A wide picture loses its sides, not its proportions."""
-    pixels = np.zeros((40, 120, 3), np.uint8)
-    pixels[:, 40:80] = 255
-    fitted = np.asarray(fit(Image.fromarray(pixels), 16, 16))
-    assert fitted.shape == (16, 16, 3)
-    assert fitted.min() > 200
+WIDE, TALL, EQUAL = (120, 40), (40, 120), (60, 60)
+
+
+def _marked(size: tuple[int, int]) -> Image.Image:
+    """White with a grey border of a quarter along both ends of its longer side; grey all around when it is a square."""
+    pixels = np.full((size[1], size[0], 3), 255, np.uint8)
+    width, height = size[0] // 4, size[1] // 4
+    if width >= height:
+        pixels[:, :width] = pixels[:, -width:] = 128
+    if height >= width:
+        pixels[:height] = pixels[-height:] = 128
+    return Image.fromarray(pixels)
+
+
+def _rows_and_columns(picture: Image.Image) -> tuple[list[int], list[int]]:
+    """The middle column from above and the middle row from the left, each at seven places away from any edge."""
+    pixels = np.asarray(picture)[..., 0].astype(int)
+    places = [round((n + 0.5) * pixels.shape[0] / 8) for n in (0, 1, 3, 4, 6, 7)]
+    return pixels[places, pixels.shape[1] // 2].tolist(), pixels[pixels.shape[0] // 2, places].tolist()
+
+
+W, G, B = 255, 128, 0
+FITTED: list[tuple[FitRule, tuple[int, int], list[int], list[int]]] = [
+    ("crop", WIDE, [W, W, W, W, W, W], [W, W, W, W, W, W]),
+    ("crop", TALL, [W, W, W, W, W, W], [W, W, W, W, W, W]),
+    ("crop", EQUAL, [G, G, W, W, G, G], [G, G, W, W, G, G]),
+    ("pad", WIDE, [B, B, W, W, B, B], [G, G, W, W, G, G]),
+    ("pad", TALL, [G, G, W, W, G, G], [B, B, W, W, B, B]),
+    ("pad", EQUAL, [G, G, W, W, G, G], [G, G, W, W, G, G]),
+    ("stretch", WIDE, [W, W, W, W, W, W], [G, G, W, W, G, G]),
+    ("stretch", TALL, [G, G, W, W, G, G], [W, W, W, W, W, W]),
+    ("stretch", EQUAL, [G, G, W, W, G, G], [G, G, W, W, G, G]),
+]
+
+
+@pytest.mark.parametrize(("rule", "size", "down", "across"), FITTED)
+def test_each_rule_does_what_it_says(rule: FitRule, size: tuple[int, int], down: list[int], across: list[int]) -> None:
+    """crop loses both ends of the longer side, pad has black beside the shorter one, stretch keeps all of both."""
+    fitted = fit(_marked(size), (80, 80), rule)
+    assert fitted.size == (80, 80)
+    found = _rows_and_columns(fitted)
+    assert found[0] == pytest.approx(down, abs=6)
+    assert found[1] == pytest.approx(across, abs=6)
+
+
+@pytest.mark.parametrize("rule", ["crop", "pad", "stretch"])
+def test_a_picture_of_the_size_stays_as_it_is(rule: FitRule) -> None:
+    """To the byte: nothing is resampled."""
+    picture = _marked(WIDE)
+    assert fit(picture, WIDE, rule) is picture
+
+
+@pytest.mark.parametrize("size", [(16, 16384), (16384, 16), (1, 1), (33, 64)])
+@pytest.mark.parametrize("rule", ["crop", "pad", "stretch"])
+def test_any_aspect_fits(rule: FitRule, size: tuple[int, int]) -> None:
+    """The size is the asked one, also where a side of what is left is under a pixel."""
+    assert fit(Image.new("RGB", size, "white"), (64, 32), rule).size == (64, 32)
 
 
 def test_png_is_lossless_and_repeatable() -> None:

@@ -53,6 +53,21 @@ def test_advertised_id(model: str, model_id: str | None, advertised: str) -> Non
     assert RunnerSettings(model=model, model_id=model_id).advertised_id == advertised
 
 
+def test_film_lies_beside_its_model_or_is_named(tmp_path: Path) -> None:
+    """`film` in the model's folder is taken unasked; a name is a folder there, else an id, or a path."""
+    model = tmp_path / "acme/svd"
+
+    def found(interpolation: str | None = None) -> Path | None:
+        return RunnerSettings(model="acme/svd", models_home=tmp_path, interpolation=interpolation).interpolation_folder
+
+    assert found() is None
+    assert found("acme/film") == tmp_path / "acme/film"
+    assert found(str(tmp_path / "x")) == tmp_path / "x"
+    (model / "film").mkdir(parents=True)
+    assert found() == found("film") == model / "film"
+    assert found("acme/film") == tmp_path / "acme/film", "what is named is what is taken"
+
+
 def test_models_lie_under_their_home(tmp_path: Path) -> None:
     """An id is a folder under the models' folder; a path is itself."""
     assert RunnerSettings(model="acme/sdxl", models_home=tmp_path).folder == tmp_path / "acme/sdxl"

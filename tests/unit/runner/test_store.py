@@ -247,6 +247,85 @@ def test_an_operator_s_spelling_becomes_an_id() -> None:
     ]
 
 
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    """A folder that looks like FILM."""
+    folder = tmp_path / "its-film"
+    folder.mkdir()
+    (folder / "model_index.json").write_text('{"_class_name": "FilmInterpolation"}')
+    (folder / "model.safetensors").write_bytes(tensors(b"film"))
+    return folder
+
+
+def _of_class(model: Path, name: str) -> Path:
+    (model / "model_index.json").write_text(json.dumps({"_class_name": name}))
+    return model
+
+
+def test_film_is_imported_beside_a_video_model(store: ModelStore, model: Path, film: Path) -> None:
+    """Into its folder, with a manifest of its own; the model stays the model that it was."""
+    svd = brought(Import(_of_class(model, "StableVideoDiffusionPipeline"), "acme/svd", FREE), store)
+    before = survey(svd).digest()
+    folder = brought(Import(film, "acme/film", FREE, beside="acme/svd"), store)
+    assert folder == svd / "film"
+    manifest = read_manifest(folder)
+    assert manifest
+    assert manifest.digest == survey(folder).digest() == survey(film).digest()
+    assert survey(svd).digest() == before
+    assert [found.id for found in store.models()] == ["acme/svd"]
+    with pytest.raises(StoreError, match="--replace"):
+        brought(Import(film, "acme/film", FREE, beside="acme/svd"), store)
+    brought(Import(film, "acme/film", FREE, beside="acme/svd", replace=True), store)
+
+
+@pytest.mark.parametrize("name", ["FluxPipeline", "FilmInterpolation", ""])
+def test_film_goes_with_models_of_video_alone(store: ModelStore, model: Path, film: Path, name: str) -> None:
+    """With another one it would never be asked; a model that is not there is named."""
+    with pytest.raises(StoreError, match="no such model"):
+        brought(Import(film, "acme/film", FREE, beside="acme/mine"), store)
+    brought(Import(_of_class(model, name), "acme/mine", FREE), store)
+    with pytest.raises(StoreError, match="makes no clips of pictures"):
+        brought(Import(film, "acme/film", FREE, beside="acme/mine"), store)
+
+
+def test_nothing_but_film_lies_beside_a_model(store: ModelStore, model: Path) -> None:
+    """A runner would refuse it at its start."""
+    svd = brought(Import(_of_class(model, "StableVideoDiffusionPipeline"), "acme/svd", FREE), store)
+    with pytest.raises(StoreError, match="not a FILM network"):
+        brought(Import(_of_class(model, "FluxPipeline"), "acme/flux", FREE, beside="acme/svd"), store)
+    assert not (svd / "film").exists()
+
+
+def test_what_lies_beside_a_model_outlives_it(store: ModelStore, model: Path, film: Path) -> None:
+    """A newer copy of the model takes its place; LoRAs and FILM stay."""
+    order = Import(_of_class(model, "StableVideoDiffusionPipeline"), "acme/svd", FREE)
+    svd = brought(order, store)
+    brought(Import(film, "acme/film", FREE, beside="acme/svd"), store)
+    (svd / "loras" / "ink").mkdir(parents=True)
+    (svd / "loras" / "ink" / "ink.safetensors").write_bytes(tensors())
+    (model / "unet" / "config.json").write_text('{"new": true}')
+    brought(replace(order, replace=True), store)
+    assert (svd / "unet" / "config.json").read_text() == '{"new": true}'
+    assert survey(svd / "film").digest() == survey(film).digest()
+    assert (svd / "loras" / "ink" / "ink.safetensors").exists()
+
+
+def test_film_is_verified_with_its_model(store: ModelStore, model: Path, film: Path) -> None:
+    """By the command that put it there, and by its own manifest."""
+    home = ["--home", str(store.home)]
+    brought(Import(_of_class(model, "StableVideoDiffusionPipeline"), "acme/svd", FREE), store)
+    imported = CliRunner().invoke(
+        cli, ["models", "import", str(film), "--for", "acme/svd", "--licence", "mit", "--commercial", "yes", *home]
+    )
+    assert imported.exit_code == 0, imported.output
+    assert str(store.home / "acme/svd/film") in imported.stdout
+    assert CliRunner().invoke(cli, ["models", "verify", *home]).exit_code == 0
+    (store.home / "acme/svd/film/model.safetensors").write_bytes(tensors(b"mlif"))
+    done = CliRunner().invoke(cli, ["models", "verify", *home])
+    assert done.exit_code == 1
+    assert "film/model.safetensors: its content differs" in done.stdout
+
+
 def test_the_command_imports(store: ModelStore, model: Path) -> None:
     """With JSON for programs, and exit code 2 for a file that is not there."""
     arguments = ["models", "import", "--home", str(store.home), "--reserve", "0", "--commercial", "yes", "--json"]

@@ -74,6 +74,19 @@ def test_outputs_depend_on_seed_and_prompt_and_nothing_else() -> None:
     assert two[0].frames.std() > 10
 
 
+def test_a_clip_at_another_rate_is_made_of_the_same_frames() -> None:
+    """As many as promised, and it says so of itself: a pool without a model library can be asked for them."""
+    backend, size = SyntheticBackend("m"), {"width": 128, "height": 64, "num_frames": 14, "fps": 7}
+    (given,), _ = _run(backend, _job("image-to-video", **size))
+    (made,), steps = _run(backend, _job("image-to-video", **size, interpolate_to_fps=24))
+    assert made.clip is not None
+    assert (given.shape, made.shape, made.fps) == ((14, 64, 128, 3), (46, 64, 128, 3), 24)
+    assert probe_clip(bytes(made.clip.data)).frames == 46
+    assert steps.seen[-1] == ("interpolate", 46, 46)
+    features = {row.pipeline: row.features for row in backend.load().served}
+    assert {name for name, found in features.items() if "interpolation" in found} == {"image-to-video"}
+
+
 def test_clips_move() -> None:
     """Neighbouring frames differ."""
     outputs, _ = _run(SyntheticBackend("m"), _job("image-to-video", width=128, height=64))
