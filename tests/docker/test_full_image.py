@@ -54,11 +54,12 @@ async def test_it_draws(docker_engine: TestEngine, full_image: str, tmp_path: Pa
 
 
 async def test_it_films(docker_engine: TestEngine, full_image: str, tmp_path: Path, readable_models: Path) -> None:
-    """Image to video by true model code, in the same image."""
+    """Image to video by true model code, in the same image; FILM in the model's folder is seen there too."""
     models = options(readable_models, "reelnet/tiny-random-svd")
     async with running(docker_engine, full_image, tmp_path, *models) as container:
         await until_state(container, tmp_path, "READY")
-        answer = await container.job(CLIP, "image-to-video", picture())
-        assert answer.last["event"] == "done", answer.last
-        with av.open(io.BytesIO(answer.outputs[0])) as clip:
-            assert len(list(clip.decode(video=0))) == 14
+        for params, frames in ((CLIP, 14), (CLIP | {"interpolate_to_fps": 24}, 46)):
+            answer = await container.job(params, "image-to-video", picture())
+            assert answer.last["event"] == "done", answer.last
+            with av.open(io.BytesIO(answer.outputs[0])) as clip:
+                assert len(list(clip.decode(video=0))) == frames
