@@ -71,7 +71,7 @@ class SyntheticBackend:
             model=self._model_id,
             digest=hashlib.sha256(f"synthetic:{self._model_id}".encode()).hexdigest(),
             variant="none",
-            served=tuple(Served(name, CLASS_NAME) for name in self._pipelines),
+            served=tuple(Served(name, CLASS_NAME, self._options.families.get(name, "")) for name in self._pipelines),
             licence=LICENCE,
             versions={"python": platform.python_version(), "runner": version("reelnet")},
         )

@@ -14,6 +14,7 @@ _FAMILIES = {
     "Sana": (_DRAWS,),
     "StableDiffusionInstructPix2Pix": (_CHANGES,),
     "StableVideoDiffusion": ("image-to-video",),
+    "WanImageToVideo": ("image-to-video",),
     "StableDiffusionUpscale": ("upscale",),
 }
 _OURS = {"FilmInterpolation": ("frame-interpolation",)}

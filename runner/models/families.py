@@ -28,13 +28,18 @@ from runner.pipelines.pictures import Pictures
 from runner.pipelines.schedulers import Schedulers
 from runner.pipelines.stable_video import StableVideo
 from runner.pipelines.upscale import DiffusionUpscale, TiledUpscale
+from runner.pipelines.wan_video import WanVideo
 from runner.settings import RunnerSettings
 from runner.video_writer import ClipOutput
 
 UPSCALE_CLASS = "StableDiffusionUpscalePipeline"
 VIDEO_CLASS = "StableVideoDiffusionPipeline"
+PROMPTED_CLASS = "WanImageToVideoPipeline"
+_FULL_NUMBERS = {PROMPTED_CLASS: ("vae", "image_encoder")}
+"""Nets of a class that were trained for float32 and are published in it, whatever the others have."""
 _TEXT = "text-to-image"
 _IMAGE = "image-to-image"
+_VIDEO = "image-to-video"
 _LOAD_ERRORS = (
     OSError,
     ValueError,
@@ -76,11 +81,20 @@ def read_family(files: ModelFiles, settings: RunnerSettings, device: torch.devic
         pipe = _read(diffusers.StableVideoDiffusionPipeline, files, dtype)
         _place({_TEXT: pipe}, files, settings, device)
         return StableVideo(pipe)
+    if files.class_name == PROMPTED_CLASS:
+        pipe = _read(diffusers.WanImageToVideoPipeline, files, dtype)
+        _place({_VIDEO: pipe}, files, settings, device)
+        return _compiled(WanVideo(pipe, _extras({_VIDEO: pipe}, files, settings, (device, dtype))), pipe, settings)
     pipes = _picture_pipes(files, dtype)
     _place(pipes, files, settings, device)
     family = Pictures(pipes, _extras(pipes, files, settings, (device, dtype)))
+    return _compiled(family, next(iter(pipes.values())), settings)
+
+
+def _compiled(family: Family, pipe: Any, settings: RunnerSettings) -> Family:
+    """The family, whose net is compiled and warm if the settings say so."""
     if settings.compile:
-        compile_net(next(iter(pipes.values())))
+        compile_net(pipe)
         warm_up(family)
     return family
 
@@ -141,6 +155,9 @@ def _extras(
     schedulers.check(pipe.scheduler)
     if settings.loras and not hasattr(pipe, "load_lora_weights"):
         raise SetupError(f"loras: a {files.class_name} takes none; leave the setting out")
+    for lora in settings.loras:
+        if lora.net and getattr(pipe, lora.net, None) is None:
+            raise SetupError(f"loras: {lora.advertised_id}: the model has no {lora.net}; leave `net` out")
     return Extras(
         schedulers=schedulers,
         loras=LoraShelf(pipe, survey_loras(settings), settings.lora_bytes) if settings.loras else None,
@@ -178,12 +195,18 @@ def _unreadable(files: ModelFiles, error: Exception) -> SetupError:
 def _from_folder(kind: Any, files: ModelFiles, dtype: torch.dtype) -> Any:
     return kind.from_pretrained(
         files.folder,
-        dtype=dtype,
+        dtype=_number_formats(files, dtype),
         local_files_only=True,
         use_safetensors=True,
         variant=_variant(files),
         **_without_extras(files),
     )
+
+
+def _number_formats(files: ModelFiles, dtype: torch.dtype) -> Any:
+    """The nets' number format, or a map of it where some nets keep their own."""
+    full = _FULL_NUMBERS.get(files.class_name)
+    return {"default": dtype, **dict.fromkeys(full, torch.float32)} if full else dtype
 
 
 def _single_file(files: ModelFiles) -> Any:
