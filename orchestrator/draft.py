@@ -14,6 +14,7 @@ GIB = 2**30
 PIPELINES: Mapping[str, tuple[str, ...]] = {
     "StableVideoDiffusionPipeline": ("image-to-video",),
     "WanImageToVideoPipeline": ("image-to-video",),
+    "WanPipeline": ("image-to-video",),
     "StableDiffusionUpscalePipeline": ("upscale",),
     UPSCALER: ("upscale", "upscale-video"),
 }

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from runner.backend import SetupError
 from runner.models import film_folder
-from runner.models.digest import UPSCALER, WEIGHTS, ModelFiles
+from runner.models.digest import INDEX, UPSCALER, WEIGHTS, ModelFiles, read_json
 from runner.models.lora import LoraShelf
 from runner.models.lora_files import survey_loras
 from runner.models.memory import compile_net, place
@@ -34,8 +34,9 @@ from runner.video_writer import ClipOutput
 
 UPSCALE_CLASS = "StableDiffusionUpscalePipeline"
 VIDEO_CLASS = "StableVideoDiffusionPipeline"
-PROMPTED_CLASS = "WanImageToVideoPipeline"
-_FULL_NUMBERS = {PROMPTED_CLASS: ("vae", "image_encoder")}
+PROMPTED_CLASSES = ("WanImageToVideoPipeline", "WanPipeline")
+"""The second one is a model of words alone, or TI2V's, which takes a picture as well."""
+_FULL_NUMBERS = dict.fromkeys(PROMPTED_CLASSES, ("vae", "image_encoder"))
 """Nets of a class that were trained for float32 and are published in it, whatever the others have."""
 _TEXT = "text-to-image"
 _IMAGE = "image-to-image"
@@ -81,14 +82,21 @@ def read_family(files: ModelFiles, settings: RunnerSettings, device: torch.devic
         pipe = _read(diffusers.StableVideoDiffusionPipeline, files, dtype)
         _place({_TEXT: pipe}, files, settings, device)
         return StableVideo(pipe)
-    if files.class_name == PROMPTED_CLASS:
-        pipe = _read(diffusers.WanImageToVideoPipeline, files, dtype)
-        _place({_VIDEO: pipe}, files, settings, device)
-        return _compiled(WanVideo(pipe, _extras({_VIDEO: pipe}, files, settings, (device, dtype))), pipe, settings)
+    if files.class_name in PROMPTED_CLASSES:
+        return _prompted_video(files, settings, (device, dtype))
     pipes = _picture_pipes(files, dtype)
     _place(pipes, files, settings, device)
     family = Pictures(pipes, _extras(pipes, files, settings, (device, dtype)))
     return _compiled(family, next(iter(pipes.values())), settings)
+
+
+def _prompted_video(files: ModelFiles, settings: RunnerSettings, at: tuple[torch.device, torch.dtype]) -> Family:
+    if files.class_name == "WanPipeline" and not read_json(files.folder / INDEX).get("expand_timesteps"):
+        raise SetupError(f"{files.folder}: makes clips from words alone, which no pipeline here does")
+    device, dtype = at
+    pipe = _read(diffusers.WanImageToVideoPipeline, files, dtype)
+    _place({_VIDEO: pipe}, files, settings, device)
+    return _compiled(WanVideo(pipe, _extras({_VIDEO: pipe}, files, settings, at)), pipe, settings)
 
 
 def _compiled(family: Family, pipe: Any, settings: RunnerSettings) -> Family:

@@ -10,6 +10,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     UniPCMultistepScheduler,
     WanImageToVideoPipeline,
+    WanPipeline,
     WanTransformer3DModel,
 )
 from transformers import (
@@ -56,8 +57,11 @@ def with_two_nets(filled: Filled, tokenizer: T5Tokenizer) -> Any:
 
 
 def with_one_seen_frame(filled: Filled, tokenizer: T5Tokenizer) -> Any:
-    """As Wan 2.2 TI2V 5B: the picture is the first latent frame, and a latent's side a sixteenth of the picture's."""
-    return WanImageToVideoPipeline(
+    """As Wan 2.2 TI2V 5B: the picture is the first latent frame, and a latent's side a sixteenth of the picture's.
+
+    It is published as the class that makes clips from words alone, which it can as well.
+    """
+    return WanPipeline(
         **_words(filled, tokenizer),
         vae=_vae(
             filled,

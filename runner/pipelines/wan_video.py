@@ -34,7 +34,7 @@ class WanVideo:
 
     def __init__(self, pipe: Any, extras: Extras) -> None:
         """`pipe`: a WanImageToVideoPipeline. Raises SetupError for nets that jobs of this family do not fit."""
-        for name in ("transformer", *(("transformer_2",) if pipe.config.boundary_ratio is not None else ())):
+        for name in _needed(pipe):
             if getattr(pipe, name) is None:
                 raise SetupError(f"{name}: missing; download the whole model")
         if pipe.vae_scale_factor_temporal != _GROUP:
@@ -99,6 +99,15 @@ class WanVideo:
                 yield
             finally:
                 vae.clear_cache()
+
+
+def _needed(pipe: Any) -> Iterator[str]:
+    """The nets without which a call would fail, of those that the class may lack."""
+    yield "transformer"
+    if getattr(getattr(pipe.transformer, "config", None), "image_dim", None) is not None:
+        yield "image_encoder"
+    if pipe.config.boundary_ratio is not None:
+        yield "transformer_2"
 
 
 def _tiles(vae: Any, size: tuple[int, int], patch: int = 1) -> int:

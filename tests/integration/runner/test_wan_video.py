@@ -18,9 +18,9 @@ from reelnet.clips import probe_clip
 from reelnet.parameters import PromptedVideo
 from reelnet.pipelines import VERSION
 from runner.diffusion import DiffusersBackend
+from runner.models.tiny_lora import write_lora
 from tests.fakes.runner import Answer, GatedBackend, RunnerClient, collect, picture
 from tests.integration.runner.diffusion import PICTURE, VISIBLE, apart, done, runner_settings, running, setup_failure
-from tests.integration.runner.lora_files import write_lora
 
 torch = pytest.importorskip("torch", reason="needs the extra: diffusers")
 pytestmark = [pytest.mark.diffusers]
@@ -240,6 +240,8 @@ async def test_a_scheduler_of_noise_levels_is_a_failed_setup(tiny_models: Path, 
     [
         ("wan", "vae/config.json", {"scale_factor_temporal": 8}, "its VAE groups 8 frames; jobs count on 4"),
         ("wan-a14b", "model_index.json", {"transformer_2": [None, None]}, "transformer_2: missing"),
+        ("wan", "model_index.json", {"image_encoder": [None, None]}, "image_encoder: missing"),
+        ("wan-ti2v", "model_index.json", {"expand_timesteps": False}, "makes clips from words alone"),
     ],
 )
 async def test_a_model_that_jobs_do_not_fit_is_a_failed_setup(
