@@ -28,7 +28,7 @@ from broadcaster.openapi import describe_pipeline, error_schemas
 from broadcaster.registry import Registry, short
 from reelnet.errors import BusyError, CanceledError, NodeError, ReelnetError, UserError
 from reelnet.http_routes import Answer, Direct, Handler, header
-from reelnet.pipelines import PIPELINES, Pipeline, did_you_mean
+from reelnet.pipelines import PIPELINES, Pipeline, did_you_mean, families_of
 from reelnet.pricing import format_money
 
 MEDIA_HEADERS = (
@@ -85,7 +85,7 @@ def make_api(parts: HttpParts, routes: Mapping[tuple[str, str], Handler] | None 
             routes["POST", f"/{pipeline.name}"],
             methods=["POST"],
             name=pipeline.name,
-            summary=pipeline.params.__doc__,
+            summary=" ".join(filter(None, (family.params.__doc__ for family in families_of(pipeline.name)))),
             responses=error_schemas(),
             openapi_extra=describe_pipeline(pipeline),
         )

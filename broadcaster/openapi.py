@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 from reelnet.parameters import VIDEO
-from reelnet.pipelines import Pipeline
+from reelnet.pipelines import Pipeline, families_of
 
 ERROR = {
     "type": "object",
@@ -63,20 +63,25 @@ def error_schemas() -> dict[int | str, dict[str, Any]]:
 
 
 def describe_pipeline(pipeline: Pipeline) -> dict[str, Any]:
-    """The request body and success answer of a pipeline's route."""
+    """The request body and success answer of a pipeline's route. Where it has several families, the model decides."""
+    bodies = [_body(family) for family in families_of(pipeline.name)]
+    schema = bodies[0] if len(bodies) == 1 else {"anyOf": bodies}
+    kinds = ["multipart/form-data"] if pipeline.inputs else ["application/json", "multipart/form-data"]
+    answer = {"application/json": {"schema": IMAGES}, "text/event-stream": {"schema": {"type": "string"}}}
+    return {
+        "requestBody": {"required": True, "content": {kind: {"schema": schema} for kind in kinds}},
+        "responses": {"200": {"description": "The results.", "content": answer}},
+    }
+
+
+def _body(pipeline: Pipeline) -> dict[str, Any]:
+    """The fields and files of a request for one family's models."""
     schema = copy.deepcopy(pipeline.params.model_json_schema())
     model_id = {"type": "string", "default": "", "description": "Hugging Face id; empty: the pipeline's default."}
     schema["properties"] = {"model_id": model_id, **schema["properties"]}
-    if not pipeline.inputs:
-        body = {"application/json": {"schema": schema}, "multipart/form-data": {"schema": schema}}
-    else:
-        for name in pipeline.inputs:
-            kinds = "MP4 or QuickTime." if name == VIDEO else "PNG, JPEG or WebP."
-            schema["properties"][name] = {"type": "string", "format": "binary", "description": kinds}
+    for name in pipeline.inputs:
+        kinds = "MP4 or QuickTime." if name == VIDEO else "PNG, JPEG or WebP."
+        schema["properties"][name] = {"type": "string", "format": "binary", "description": kinds}
+    if pipeline.inputs:
         schema["required"] = [*schema.get("required", []), *pipeline.inputs]
-        body = {"multipart/form-data": {"schema": schema}}
-    answer = {"application/json": {"schema": IMAGES}, "text/event-stream": {"schema": {"type": "string"}}}
-    return {
-        "requestBody": {"required": True, "content": body},
-        "responses": {"200": {"description": "The results.", "content": answer}},
-    }
+    return schema

@@ -13,7 +13,7 @@ from broadcaster.media import MediaSettings
 from reelnet.client import Address
 from reelnet.clips import ClipLimits
 from reelnet.errors import UserError
-from reelnet.pipelines import PIPELINES, did_you_mean, pipeline_named
+from reelnet.pipelines import FAMILIES, did_you_mean, pipeline_named
 from reelnet.pricing import money_text, parse_money
 from reelnet.rpc import RpcLimits
 from reelnet.settings import ComponentSettings, Listener, Section
@@ -50,7 +50,7 @@ class CatalogueEntry(Section):
     @field_validator("defaults")
     @classmethod
     def _known(cls, value: dict[str, object]) -> dict[str, object]:
-        known = {name: None for pipeline in PIPELINES.values() for name in pipeline.params.model_fields}
+        known = {name: None for pipeline in FAMILIES.values() for name in pipeline.params.model_fields}
         if unknown := sorted(value.keys() - known):
             raise ValueError(f"no pipeline has a parameter {unknown[0]!r}{did_you_mean(unknown[0], known)}")
         return value

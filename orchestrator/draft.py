@@ -13,6 +13,8 @@ from orchestrator.models_on_disk import UPSCALER, FoundModel
 GIB = 2**30
 PIPELINES: Mapping[str, tuple[str, ...]] = {
     "StableVideoDiffusionPipeline": ("image-to-video",),
+    "WanImageToVideoPipeline": ("image-to-video",),
+    "WanPipeline": ("image-to-video",),
     "StableDiffusionUpscalePipeline": ("upscale",),
     UPSCALER: ("upscale", "upscale-video"),
 }

@@ -14,7 +14,7 @@ from reelnet.identity import valid_id
 from reelnet.pipelines import pipeline_named
 from reelnet.pricing import Rates, money_text
 from reelnet.rpc import RpcLimits
-from reelnet.settings import ComponentSettings, Listener, Section
+from reelnet.settings import ComponentSettings, Families, Listener, Section
 
 
 def _known_pipeline(name: str) -> str:
@@ -58,6 +58,7 @@ class SyntheticOptions(Section):
     output_bytes: int | None = Field(
         None, ge=1, description="Bytes of a picture, made once and padded: nothing is drawn or encoded for a job."
     )
+    families: Families = Field(default_factory=dict)
     faults: tuple[Fault, ...] = Field((), description="Faults by number of jobs.")
 
 

@@ -12,7 +12,7 @@ from reelnet.clips import ClipLimits
 from reelnet.home import model_dir
 from reelnet.parameters import SchedulerName
 from reelnet.pipelines import PIPELINES, did_you_mean
-from reelnet.settings import ComponentSettings, Listener, Section
+from reelnet.settings import ComponentSettings, Families, Listener, Section
 from runner.models.digest import FILM, LORAS
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -38,6 +38,7 @@ class Synthetic(Section):
     output_bytes: int | None = Field(
         None, ge=1, description="Bytes of a picture, made once and padded: nothing is drawn or encoded for a job."
     )
+    families: Families = Field(default_factory=dict)
     faults: tuple[Fault, ...] = Field(
         (), description="Faults by count of finished jobs; the last that applies is taken."
     )
@@ -59,6 +60,11 @@ class Lora(Section):
     )
     id: str | None = Field(None, min_length=1, max_length=256, description="Id to advertise; default: the folder.")
     file: str | None = Field(None, description="Its safetensors file; default: the only one in the folder.")
+    net: Literal["transformer", "transformer_2"] | None = Field(
+        None,
+        description="In a model with two nets (Wan 2.2 A14B) the one that it is for: 'transformer' draws the noisy "
+        "steps, 'transformer_2' the last ones; default: both.",
+    )
 
     @property
     def advertised_id(self) -> str:
@@ -109,7 +115,7 @@ class RunnerSettings(ComponentSettings):
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         "auto",
         description="Number format of the weights; auto: float32 on a CPU, on a GPU float16, and bfloat16 for "
-        "transformers (SD 3, FLUX).",
+        "transformers (SD 3, FLUX, Wan).",
     )
     offload: Literal["none", "model", "sequential"] = Field(
         "none",

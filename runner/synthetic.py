@@ -73,13 +73,15 @@ class SyntheticBackend:
             model=self._model_id,
             digest=hashlib.sha256(f"synthetic:{self._model_id}".encode()).hexdigest(),
             variant="none",
-            served=tuple(Served(name, CLASS_NAME, features=self._features(name)) for name in self._pipelines),
+            served=tuple(self._served(name) for name in self._pipelines),
             licence=LICENCE,
             versions={"python": platform.python_version(), "runner": version("reelnet")},
         )
 
-    def _features(self, pipeline: str) -> tuple[str, ...]:
-        return self._clips.features if issubclass(PIPELINES[pipeline].params, Clip) else ()
+    def _served(self, name: str) -> Served:
+        makes_clips = issubclass(PIPELINES[name].params, Clip)
+        features = self._clips.features if makes_clips else ()
+        return Served(name, CLASS_NAME, self._options.families.get(name, ""), features)
 
     def run(self, job: RunnerJob, report: Reporter) -> Iterator[Rendered]:
         """Colour bars, one output after the other."""

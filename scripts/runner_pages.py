@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from annotated_types import BaseMetadata, MaxLen, MultipleOf
 from pydantic.fields import FieldInfo
 
-from reelnet.pipelines import PIPELINES, Pipeline
+from reelnet.pipelines import FAMILIES, Pipeline, families_of
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "docs" / "runner.md"
@@ -26,13 +26,18 @@ def document(page: str) -> str:
     _, end, after = rest.partition(END)
     if not end:
         raise ValueError(f"{FILE.name}: the marks around the generated part are missing")
-    return before + BEGIN + "".join(chapter(pipeline) for pipeline in PIPELINES.values()) + "\n" + END + after
+    return before + BEGIN + "".join(chapter(pipeline) for pipeline in FAMILIES.values()) + "\n" + END + after
+
+
+def title(pipeline: Pipeline) -> str:
+    """A chapter's title: the pipeline, and its family where there is more than one."""
+    return pipeline.name if len(families_of(pipeline.name)) == 1 else f"{pipeline.name} ({pipeline.family})"
 
 
 def chapter(pipeline: Pipeline) -> str:
-    """A pipeline's parameters as a table."""
+    """A pipeline's parameters as a table, as one family has them."""
     inputs = f" Input: `{'`, `'.join(pipeline.inputs)}`." if pipeline.inputs else ""
-    head = ["", f"### {pipeline.name}", "", f"{_first_line(pipeline)} Schema `{pipeline.schema}`.{inputs}", ""]
+    head = ["", f"### {title(pipeline)}", "", f"{_first_line(pipeline)} Schema `{pipeline.schema}`.{inputs}", ""]
     table = ["| parameter | type | default | since | meaning |", "|---|---|---|---|---|"]
     rows = (row(name, field) for name, field in pipeline.params.model_fields.items())
     return "\n".join([*head, *table, *rows]) + "\n"

@@ -137,8 +137,7 @@ class Pipeline:
         """
         foreign = {
             name: field.get_default(call_default_factory=True)
-            for other in FAMILIES.values()
-            if other.name == self.name
+            for other in families_of(self.name)
             for name, field in other.params.model_fields.items()
             if name not in self.params.model_fields
         }
@@ -267,6 +266,11 @@ def pipeline_named(name: str, family: str = "") -> Pipeline:
         return FAMILIES[name, family]
     except KeyError:
         raise UserError(f"{name} has no family {family!r}", code="pipeline", loc=("pipeline",)) from None
+
+
+def families_of(name: str) -> tuple[Pipeline, ...]:
+    """A pipeline as each of its families has it, the first one first."""
+    return tuple(pipeline for pipeline in _ALL if pipeline.name == name)
 
 
 def pipeline_of(schema: str) -> Pipeline:

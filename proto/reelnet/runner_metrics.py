@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from reelnet.metrics import CLASS, OUTCOME, PIPELINE, Label, counter, seconds
 
-STAGES = ("denoise", "upscale", "interpolate", "decode", "encode", "run")
+STAGES = ("condition", "denoise", "upscale", "interpolate", "decode", "encode", "run")
 STAGE = Label(
     "stage",
-    "`denoise`, `upscale`, `interpolate`, `decode`, `encode`, `run` (the whole job, waits for the encoder included); "
-    "`other`",
+    "`condition` (reading the input), `denoise`, `upscale`, `interpolate`, `decode`, `encode`, `run` (the whole job, "
+    "waits for the encoder included); `other`",
 )
 JOBS = counter("reelnet_runner_jobs_total", "Jobs that ended in a runner.", PIPELINE, OUTCOME, CLASS)
 STAGE_SECONDS = seconds("reelnet_runner_stage_seconds", "Time in each stage of a job in a runner.", PIPELINE, STAGE)

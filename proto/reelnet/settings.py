@@ -20,8 +20,8 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from reelnet.errors import ConfigError
-from reelnet.pipelines import did_you_mean
+from reelnet.errors import ConfigError, UserError
+from reelnet.pipelines import did_you_mean, pipeline_named
 
 S = TypeVar("S", bound="ComponentSettings")
 
@@ -40,6 +40,20 @@ def _loopback(host: str) -> str:
     )
 
 
+def _known_families(families: dict[str, str]) -> dict[str, str]:
+    for name, family in families.items():
+        try:
+            pipeline_named(name, family)
+        except UserError as error:
+            raise ValueError(error.message) from None
+    return families
+
+
+Families = Annotated[
+    dict[str, str],
+    Field(description="The families as which pipelines are served, {image-to-video: wan}; default: each one's first."),
+    AfterValidator(_known_families),
+]
 LoopbackHost = Annotated[str, AfterValidator(_loopback)]
 Port = Annotated[int, Field(ge=0, le=65535, description="TCP port; 0 takes a free one.")]
 

@@ -15,6 +15,8 @@ _FAMILIES = {
     "Sana": (_DRAWS,),
     "StableDiffusionInstructPix2Pix": (_CHANGES,),
     "StableVideoDiffusion": (VIDEO_PIPELINE,),
+    "Wan": (VIDEO_PIPELINE,),
+    "WanImageToVideo": (VIDEO_PIPELINE,),
     "StableDiffusionUpscale": ("upscale",),
 }
 _OURS = {"FilmInterpolation": (FILM_PIPELINE,)}

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from runner.backend import SetupError
 from runner.models import film_folder
 from runner.models.classes import VIDEO_PIPELINE, pipelines_of
-from runner.models.digest import UPSCALER, WEIGHTS, ModelFiles
+from runner.models.digest import INDEX, UPSCALER, WEIGHTS, ModelFiles, read_json
 from runner.models.lora import LoraShelf
 from runner.models.lora_files import survey_loras
 from runner.models.memory import compile_net, place
@@ -29,14 +29,20 @@ from runner.pipelines.pictures import Pictures
 from runner.pipelines.schedulers import Schedulers
 from runner.pipelines.stable_video import StableVideo
 from runner.pipelines.upscale import DiffusionUpscale, TiledUpscale
+from runner.pipelines.wan_video import WanVideo
 from runner.settings import RunnerSettings
 from runner.video_frames import ClipMaker
 from runner.video_writer import ClipOutput
 
 UPSCALE_CLASS = "StableDiffusionUpscalePipeline"
 VIDEO_CLASS = "StableVideoDiffusionPipeline"
+PROMPTED_CLASSES = ("WanImageToVideoPipeline", "WanPipeline")
+"""The second one is a model of words alone, or TI2V's, which takes a picture as well."""
+_FULL_NUMBERS = dict.fromkeys(PROMPTED_CLASSES, ("vae", "image_encoder"))
+"""Nets of a class that were trained for float32 and are published in it, whatever the others have."""
 _TEXT = "text-to-image"
 _IMAGE = "image-to-image"
+_VIDEO = "image-to-video"
 _LOAD_ERRORS = (
     OSError,
     ValueError,
@@ -75,11 +81,28 @@ def read_family(files: ModelFiles, settings: RunnerSettings, device: torch.devic
         pipe = _read(diffusers.StableVideoDiffusionPipeline, files, dtype)
         _place({_TEXT: pipe}, files, settings, device)
         return StableVideo(pipe, _clip_maker(settings, device, dtype))
+    if files.class_name in PROMPTED_CLASSES:
+        return _prompted_video(files, settings, (device, dtype))
     pipes = _picture_pipes(files, dtype)
     _place(pipes, files, settings, device)
     family = Pictures(pipes, _extras(pipes, files, settings, (device, dtype)))
+    return _compiled(family, next(iter(pipes.values())), settings)
+
+
+def _prompted_video(files: ModelFiles, settings: RunnerSettings, at: tuple[torch.device, torch.dtype]) -> Family:
+    if files.class_name == "WanPipeline" and not read_json(files.folder / INDEX).get("expand_timesteps"):
+        raise SetupError(f"{files.folder}: makes clips from words alone, which no pipeline here does")
+    device, dtype = at
+    pipe = _read(diffusers.WanImageToVideoPipeline, files, dtype)
+    _place({_VIDEO: pipe}, files, settings, device)
+    extras = _extras({_VIDEO: pipe}, files, settings, at)
+    return _compiled(WanVideo(pipe, extras, _clip_maker(settings, *at)), pipe, settings)
+
+
+def _compiled(family: Family, pipe: Any, settings: RunnerSettings) -> Family:
+    """The family, whose net is compiled and warm if the settings say so."""
     if settings.compile:
-        compile_net(next(iter(pipes.values())))
+        compile_net(pipe)
         warm_up(family)
     return family
 
@@ -153,6 +176,9 @@ def _extras(
     schedulers.check(pipe.scheduler)
     if settings.loras and not hasattr(pipe, "load_lora_weights"):
         raise SetupError(f"loras: a {files.class_name} takes none; leave the setting out")
+    for lora in settings.loras:
+        if lora.net and getattr(pipe, lora.net, None) is None:
+            raise SetupError(f"loras: {lora.advertised_id}: the model has no {lora.net}; leave `net` out")
     return Extras(
         schedulers=schedulers,
         loras=LoraShelf(pipe, survey_loras(settings), settings.lora_bytes) if settings.loras else None,
@@ -190,12 +216,18 @@ def _unreadable(files: ModelFiles, error: Exception) -> SetupError:
 def _from_folder(kind: Any, files: ModelFiles, dtype: torch.dtype) -> Any:
     return kind.from_pretrained(
         files.folder,
-        dtype=dtype,
+        dtype=_number_formats(files, dtype),
         local_files_only=True,
         use_safetensors=True,
         variant=_variant(files),
         **_without_extras(files),
     )
+
+
+def _number_formats(files: ModelFiles, dtype: torch.dtype) -> Any:
+    """The nets' number format, or a map of it where some nets keep their own."""
+    full = _FULL_NUMBERS.get(files.class_name)
+    return {"default": dtype, **dict.fromkeys(full, torch.float32)} if full else dtype
 
 
 def _single_file(files: ModelFiles) -> Any:

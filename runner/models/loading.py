@@ -23,7 +23,7 @@ from runner.settings import RunnerSettings
 
 CUDA_CONTEXT_BYTES = 600 * 2**20
 """What CUDA itself holds for a process, which the allocator does not count; some 300-600 MiB with torch's kernels."""
-_WIDE_NUMBERS = ("StableDiffusion3", "Flux")
+_WIDE_NUMBERS = ("StableDiffusion3", "Flux", "Wan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def choose_device(name: str) -> torch.device:
 def choose_dtype(name: str, device: torch.device, class_name: str) -> torch.dtype:
     """The number format of that name; `auto` is float32 on a CPU, and on a GPU what the class was trained for.
 
-    The numbers of SD 3 and FLUX leave float16's range: their pictures would be black.
+    The numbers of SD 3, FLUX and Wan leave float16's range: their pictures would be black.
     """
     on_gpu = torch.bfloat16 if class_name.startswith(_WIDE_NUMBERS) else torch.float16
     auto = on_gpu if device.type == "cuda" else torch.float32

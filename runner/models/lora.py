@@ -99,19 +99,29 @@ class LoraShelf:
 
     def _read(self, file: LoraFile) -> None:
         """Puts the LoRA into the nets. Raises ValueError when some of its layers are not the model's."""
-        adapter = self._adapters[file.id]
-        self._pipe.load_lora_weights(
-            str(file.path.parent),
-            weight_name=file.path.name,
-            adapter_name=adapter,
-            local_files_only=True,
-            use_safetensors=True,
-        )
         with safe_open(file.path, "pt") as content:
             layers = sum(1 for key in content.keys() if _DOWN.search(key))  # noqa: SIM118 - it is no mapping
-        found = sum(1 for key, _ in self._weights(file.id) if ".lora_A." in key)
-        if not found or found < layers:
-            raise ValueError(f"{layers} layers, of which the model has {found}")
+        before = 0
+        for options in self._goals(file):
+            self._pipe.load_lora_weights(
+                str(file.path.parent),
+                weight_name=file.path.name,
+                adapter_name=self._adapters[file.id],
+                local_files_only=True,
+                use_safetensors=True,
+                **options,
+            )
+            found = sum(1 for key, _ in self._weights(file.id) if ".lora_A." in key) - before
+            if not found or found < layers:
+                raise ValueError(f"{layers} layers, of which the model has {found}")
+            before += found
+
+    def _goals(self, file: LoraFile) -> list[dict[str, bool]]:
+        """What diffusers has to be told for each net that it does not find by itself: a Wan model may have two."""
+        if getattr(self._pipe, "transformer_2", None) is None:
+            return [{}]
+        goals = {"transformer": {}, "transformer_2": {"load_into_transformer_2": True}}
+        return [options for net, options in goals.items() if file.net in (None, net)]
 
     def _make_room(self, size_bytes: int, keep: list[str]) -> None:
         """Drops what was unused for longest, until `size_bytes` more are within the limit. Raises UnsupportedError."""

@@ -12,11 +12,12 @@ from runner.settings import Lora, RunnerSettings
 
 @dataclass(frozen=True, slots=True)
 class LoraFile:
-    """One LoRA: its id, its safetensors file, and that file's sha256 as hex."""
+    """One LoRA: its id, its safetensors file, that file's sha256 as hex, and the net that it is for (None: all)."""
 
     id: str
     path: Path
     sha256: str
+    net: str | None = None
 
 
 def survey_loras(settings: RunnerSettings) -> tuple[LoraFile, ...]:
@@ -27,7 +28,7 @@ def survey_loras(settings: RunnerSettings) -> tuple[LoraFile, ...]:
 def _survey(lora: Lora, folder: Path) -> LoraFile:
     path = _file(lora, folder)
     check_whole(path)
-    return LoraFile(lora.advertised_id, path, sha256_of(path))
+    return LoraFile(lora.advertised_id, path, sha256_of(path), lora.net)
 
 
 def _file(lora: Lora, folder: Path) -> Path:

@@ -11,8 +11,8 @@ import torch
 from runner.backend import SetupError
 from runner.settings import RunnerSettings
 
-NETS = ("unet", "transformer")
-"""What denoises: the net that a step runs."""
+NETS = ("unet", "transformer", "transformer_2")
+"""What denoises: the nets that a step runs one of."""
 
 
 def place(pipes: Iterable[Any], settings: RunnerSettings, device: torch.device) -> None:

@@ -26,8 +26,11 @@ PIX2PIX = "reelnet/tiny-random-instruct-pix2pix"
 ESRGAN = "reelnet/tiny-random-esrgan"
 UPSCALE_SD = "reelnet/tiny-random-sd-x4"
 FILM = "reelnet/tiny-random-film"
-MODELS = (SD, SVD, SDXL, SD3, FLUX, PIX2PIX, ESRGAN, UPSCALE_SD, FILM)
-WITH_FILM = (SVD,)
+WAN = "reelnet/tiny-random-wan"
+WAN_TWO_NETS = "reelnet/tiny-random-wan-a14b"
+WAN_TI2V = "reelnet/tiny-random-wan-ti2v"
+MODELS = (SD, SVD, SDXL, SD3, FLUX, PIX2PIX, ESRGAN, UPSCALE_SD, FILM, WAN, WAN_TWO_NETS, WAN_TI2V)
+WITH_FILM = (SVD, WAN)
 """Models of video: the tiny FILM lies beside each, so that jobs may ask for frames between their frames."""
 LORA = "ink"
 """The LoRA that lies with the tiny Stable Diffusion model, below its `loras`."""

@@ -39,7 +39,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from runner.models import tiny, tiny_film, tiny_upscaler
+from runner.models import tiny, tiny_film, tiny_upscaler, tiny_wan
 from runner.models.libraries import quiet_libraries
 
 _SEED = 20240917
@@ -60,6 +60,9 @@ def build(name: str) -> Any:
         tiny.ESRGAN: lambda: tiny_upscaler.esrgan(_filled),
         tiny.UPSCALE_SD: lambda: tiny_upscaler.diffusion(_filled, _text_config(), _tokenizer()),
         tiny.FILM: lambda: tiny_film.TinyFilm(_filled),
+        tiny.WAN: lambda: tiny_wan.with_clip(_filled, _t5_tokenizer(), _vision_config()),
+        tiny.WAN_TWO_NETS: lambda: tiny_wan.with_two_nets(_filled, _t5_tokenizer()),
+        tiny.WAN_TI2V: lambda: tiny_wan.with_one_seen_frame(_filled, _t5_tokenizer()),
     }
     return builders[name]()
 

@@ -1,4 +1,4 @@
-"""What an operator's settings add to the picture pipelines."""
+"""What an operator's settings add to the pipelines that draw by words."""
 
 from __future__ import annotations
 

@@ -63,14 +63,23 @@ class Share:
             yield
             report.step("decode", self.index + 1, self.outputs)
             return
+        with self._called(report, "decode", decoder, calls):
+            yield
+
+    def conditioning(self, report: Reporter, encoder: Any, calls: int) -> contextlib.AbstractContextManager[None]:
+        """Reports `condition` after each of an output's `calls` of the net that reads the input, as `decoding` does."""
+        return self._called(report, "condition", encoder, calls)
+
+    @contextlib.contextmanager
+    def _called(self, report: Reporter, stage: str, net: Any, calls: int) -> Iterator[None]:
         done = 0
 
-        def decoded(*_: Any) -> None:
+        def told(*_: Any) -> None:
             nonlocal done
             done = min(done + 1, calls)
-            report.step("decode", self.index * calls + done, self.outputs * calls)
+            report.step(stage, self.index * calls + done, self.outputs * calls)
 
-        handle = decoder.register_forward_hook(decoded)
+        handle = net.register_forward_hook(told)
         try:
             yield
         finally:

@@ -27,6 +27,8 @@ _CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 _TRAINED = "beta_schedule"
 """A model that was trained by noise levels states this; one that was trained by flow matching cannot use these."""
+_FLOW = "use_flow_sigmas"
+"""What a scheduler that can do both says of a model that was trained by flow matching."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class Schedulers:
         wanted = name or self.override
         if not wanted:
             return own
-        if _TRAINED not in own.config:
+        if _TRAINED not in own.config or own.config.get(_FLOW, False):
             raise UnsupportedError(
                 f"a model with a {type(own).__name__} cannot use {wanted!r}", code="scheduler", loc=("scheduler",)
             )

@@ -17,12 +17,14 @@ from runner.settings import RunnerSettings
 pytestmark = pytest.mark.gpu
 
 SMALL = {"prompt": "a boat", "width": 128, "height": 128, "num_inference_steps": 4}
+WORDS = {"prompt": "a boat sails", "width": 128, "height": 72, "num_frames": 9, "num_inference_steps": 2}
 EDIT = {"prompt": "a boat", "num_inference_steps": 4}
 CASES = [
     ("tiny-random-sd", "text-to-image", SMALL),
     *((f"tiny-random-{name}", "text-to-image", SMALL) for name in ("sdxl", "sd3", "flux")),
     *((f"tiny-random-{name}", "image-to-image", EDIT) for name in ("sd", "sdxl", "sd3", "flux", "instruct-pix2pix")),
     ("tiny-random-svd", "image-to-video", {"width": 128, "height": 128, "num_inference_steps": 2}),
+    *((f"tiny-random-{name}", "image-to-video", WORDS) for name in ("wan", "wan-a14b", "wan-ti2v")),
     ("tiny-random-esrgan", "upscale", {}),
     ("tiny-random-sd-x4", "upscale", {"num_inference_steps": 2}),
 ]
@@ -45,8 +47,10 @@ def test_a_model_computes_on_the_card(tiny_models: Path, model: str, pipeline: s
     info = backend.load()
     assert info.device.startswith("cuda")
     assert info.vram_bytes > 0
-    inputs = {"image": Image.radial_gradient("L").convert("RGB")} if PIPELINES[pipeline].inputs else {}
-    job = RunnerJob("job", 1, pipeline, PIPELINES[pipeline].parse({**params, "seed": 1}), inputs)
+    row = info.serving(pipeline)
+    assert row
+    inputs = {"image": Image.radial_gradient("L").convert("RGB")} if row.kind.inputs else {}
+    job = RunnerJob("job", 1, pipeline, row.kind.parse({**params, "seed": 1}), inputs, family=row.family)
     first, second = [next(iter(backend.run(job, Steps()))).frames for _ in range(2)]
     assert first.std() > 1
     assert np.array_equal(first, second)

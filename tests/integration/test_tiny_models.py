@@ -110,6 +110,19 @@ async def test_the_same_request_gives_the_same_bytes_on_every_node(tmp_path: Pat
     assert len(set(digests)) == 1
 
 
+@pytest.mark.parametrize("name", ["wan", "wan-ti2v"])
+async def test_a_prompted_clip_follows_its_words(tmp_path: Path, tiny_models: Path, name: str) -> None:
+    """Frames as asked at a size that is drawn larger; other words, other frames; the same request, the same bytes."""
+    models, engine = [{"model": f"reelnet/tiny-random-{name}"}], InProcessEngine()
+    async with running_pool(PoolPlan(tmp_path, [engine], models, node={"models_home": str(tiny_models)})) as pool:
+        asked = {"num_frames": 5, "width": 72, "prompt": "a lighthouse", "guidance_scale": 8}
+        first = await film(pool, picture(seed=1), **asked)
+        assert [frame.shape for frame in frames(first)] == [(64, 72, 3)] * 5
+        assert await film(pool, picture(seed=1), **asked) == first
+        other = await film(pool, picture(seed=1), **{**asked, "prompt": "a submarine"})
+        assert max(np.abs(a - b).max() for a, b in zip(frames(first), frames(other), strict=True)) > 2
+
+
 @pytest.mark.parametrize("words", ["!fail node", "!hang", "!oom", "!die"])
 async def test_fault_words_are_only_words_to_a_model(pool: Pool, words: str) -> None:
     """A prompt that would fail the synthetic backend is drawn like any other."""

@@ -12,7 +12,7 @@ import pytest
 
 from broadcaster.settings import BroadcasterSettings
 from orchestrator.settings import OrchestratorSettings
-from reelnet.pipelines import PIPELINES
+from reelnet.pipelines import FAMILIES
 from reelnet.settings import ComponentSettings, load
 from runner.settings import RunnerSettings
 
@@ -70,8 +70,8 @@ def test_the_runner_page_has_every_parameter() -> None:
     script = script_module("runner_pages")
     page = script.FILE.read_text("utf-8")
     assert page == script.document(page), "run scripts/runner_pages.py"
-    for pipeline in PIPELINES.values():
-        chapter = page.split(f"### {pipeline.name}\n")[1].split("\n### ")[0]
+    for pipeline in FAMILIES.values():
+        chapter = page.split(f"### {script.title(pipeline)}\n")[1].split("\n### ")[0]
         assert all(f"| `{name}` |" in chapter for name in pipeline.params.model_fields)
 
 

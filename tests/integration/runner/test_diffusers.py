@@ -219,7 +219,7 @@ def test_tiny_models_are_made_once_and_always_the_same(models: Path, tmp_path: P
     broken.write_bytes(broken.read_bytes()[:-1] + b"x")
     make_all(tmp_path)
     assert broken.read_bytes() == weights.read_bytes()
-    assert sum(path.stat().st_size for path in tmp_path.rglob("*")) < 28e6
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*")) < 32e6
 
 
 def test_tiny_models_of_an_older_maker_are_made_anew(tmp_path: Path) -> None:

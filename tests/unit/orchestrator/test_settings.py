@@ -98,6 +98,10 @@ def test_a_price_that_is_a_float_is_refused(tmp_path: Path) -> None:
         ('models: [{model: a, pipelines: {upscale: {price: {mpixstep: "1"}}}}]', "unknown rate 'mpixstep'"),
         ('models: [{model: a, pipelines: {upscale: {price: {job: "1e-6"}}}}]', "is no amount"),
         ("models: [{model: a, backend: {synthetic: {unit: 1}}}]", "did you mean 'unit_s'?"),
+        (
+            "models: [{model: a, backend: {synthetic: {families: {image-to-video: sd}}}}]",
+            "image-to-video has no family 'sd'",
+        ),
         ("models: [{model: a, backend: onnx}]", "expected diffusers, synthetic"),
         ("models: [{model: a}, {model: a}]", "'a' stands twice; use `replicas`"),
         ("models: [{model: a}, {model: ./x/a}]", "'a' stands twice"),

@@ -35,6 +35,7 @@ def test_environment_over_file_and_flags_over_both(tmp_path: Path, monkeypatch: 
         ({"tcp": {"host": "0.0.0.0", "port": 1}}, "not a loopback address"),
         ({"tick": 3}, "tick: unknown key; did you mean 'tick_s'"),
         ({"synthetic": {"unit": 3}}, "did you mean 'unit_s'"),
+        ({"synthetic": {"families": {"image-to-video": "wam"}}}, "image-to-video has no family 'wam'"),
         ({"model": None}, "model: Field required"),
     ],
 )

@@ -61,6 +61,13 @@ def test_gives_what_the_pipeline_promises(pipeline: str) -> None:
     assert steps.seen[-1] == ((stage, frames, frames) if frames else ("decode", len(promised), len(promised)))
 
 
+def test_a_pipeline_is_served_as_the_family_that_was_asked() -> None:
+    """The others as their first one."""
+    backend = SyntheticBackend("m", Synthetic(families={"image-to-video": "wan"}))
+    families = {row.pipeline: row.kind.family for row in backend.load().served}
+    assert families == {name: pipeline.family for name, pipeline in PIPELINES.items()} | {"image-to-video": "wan"}
+
+
 def test_outputs_depend_on_seed_and_prompt_and_nothing_else() -> None:
     """The same job is the same picture; image i is the picture of seed + i."""
     backend = SyntheticBackend("m")
