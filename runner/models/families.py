@@ -73,11 +73,11 @@ def read_family(files: ModelFiles, settings: RunnerSettings, device: torch.devic
         _place({"upscale": pipe}, files, settings, device)
         return DiffusionUpscale(pipe)
     if files.class_name == film_folder.CLASS:
-        _refuse_for_video(settings)
+        _refuse_beside_pictures(settings)
         film = film_folder.load_film(files.folder, device, dtype)
         return Interpolation(film, ClipOutput(settings.crf, settings.clip_window))
     if files.class_name == VIDEO_CLASS:
-        _refuse_for_video(settings)
+        _refuse_beside_pictures(settings)
         pipe = _read(diffusers.StableVideoDiffusionPipeline, files, dtype)
         _place({_TEXT: pipe}, files, settings, device)
         return StableVideo(pipe, _clip_maker(settings, device, dtype))
@@ -118,14 +118,6 @@ def _clip_maker(settings: RunnerSettings, device: torch.device, dtype: torch.dty
         return ClipMaker(output)
     half = settings.dtype == "auto" and device.type == "cuda"
     return ClipMaker(output, film_folder.load_beside(folder, device, torch.float16 if half else dtype))
-
-
-def _refuse_for_video(settings: RunnerSettings) -> None:
-    for name in ("scheduler", "loras", "compile"):
-        if getattr(settings, name):
-            raise SetupError(f"{name}: not for a model of video; leave the setting out")
-    if settings.safety in ("blur", "refuse"):
-        raise SetupError(f"safety: no checker for video, so {settings.safety!r} cannot be kept; say 'flag' or 'off'")
 
 
 def _refuse_beside_pictures(settings: RunnerSettings) -> None:

@@ -85,7 +85,7 @@ async def test_refuse_ends_the_job_as_refused(tiny_models: Path, tmp_path: Path)
 async def test_a_promise_needs_a_checker(tiny_models: Path, tmp_path: Path, policy: str) -> None:
     """A policy that cannot be kept is a failed setup."""
     assert "has no safety_checker" in await setup_failure(tiny_models, "sd", tmp_path, safety=policy)
-    assert "no checker for video" in await setup_failure(tiny_models, "svd", tmp_path, safety=policy)
+    assert "no checker for this pipeline" in await setup_failure(tiny_models, "svd", tmp_path, safety=policy)
 
 
 async def test_a_pickled_checker_is_not_read(tiny_models: Path, tmp_path: Path) -> None:
