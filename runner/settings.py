@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -16,6 +17,7 @@ from reelnet.settings import ComponentSettings, Families, Listener, Section
 from runner.models.digest import FILM, LORAS
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_SIZE = re.compile(r"\d{2,4}x\d{2,4}(x\d{1,3})?", re.ASCII)
 
 
 class Fault(Section):
@@ -130,6 +132,12 @@ class RunnerSettings(ComponentSettings):
     channels_last: bool = Field(True, description="Memory layout of convolution nets on a GPU that its kernels prefer.")
     compile: bool = Field(False, description="Compile the denoising net before READY: minutes at first, then faster.")
     compile_cache: Path | None = Field(None, description="Folder of compiled kernels; default: torch's, lost at exit.")
+    warmup: tuple[str, ...] = Field(
+        (),
+        max_length=8,
+        description="With compile: sizes that are compiled before READY, as 1024x576, or 1024x576x25 for clips of 25 "
+        "frames; default: the model's own.",
+    )
     scheduler: SchedulerName | None = Field(None, description="Scheduler of jobs that name none; default: the model's.")
     loras: tuple[Lora, ...] = Field((), max_length=64, description="LoRAs that jobs may use, and no other.")
     lora_bytes: int = Field(
@@ -158,6 +166,14 @@ class RunnerSettings(ComponentSettings):
                 raise ValueError(f"there is no pipeline {name!r}{did_you_mean(name, PIPELINES)}")
         return names
 
+    @field_validator("warmup")
+    @classmethod
+    def _sizes(cls, sizes: tuple[str, ...]) -> tuple[str, ...]:
+        for size in sizes:
+            if not _SIZE.fullmatch(size):
+                raise ValueError(f"{size!r} is no size: expected 1024x576, or 1024x576x25 for clips of 25 frames")
+        return sizes
+
     @field_validator("loras")
     @classmethod
     def _named_once(cls, loras: tuple[Lora, ...]) -> tuple[Lora, ...]:
@@ -185,6 +201,11 @@ class RunnerSettings(ComponentSettings):
         if own.is_dir():
             return own
         return model_dir(self.interpolation, Path.cwd(), self.models_home) if self.interpolation else None
+
+    @property
+    def warmup_sizes(self) -> tuple[tuple[int, ...], ...]:
+        """Width, height and, for clips, frames of what is compiled before READY."""
+        return tuple(tuple(map(int, size.split("x"))) for size in self.warmup)
 
     @property
     def of_clips(self) -> ClipLimits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Container
 from typing import Any
 
 import diffusers
@@ -20,7 +21,7 @@ from runner.models.lora_files import survey_loras
 from runner.models.memory import compile_net, place
 from runner.models.safety import load_safety
 from runner.models.upscaler import read_upscaler
-from runner.models.warmup import warm_up
+from runner.models.warmup import own_size, warm_up
 from runner.pipelines.arguments import Arguments
 from runner.pipelines.extras import Extras
 from runner.pipelines.family import Family
@@ -77,10 +78,10 @@ def read_family(files: ModelFiles, settings: RunnerSettings, device: torch.devic
         film = film_folder.load_film(files.folder, device, dtype)
         return Interpolation(film, ClipOutput(settings.crf, settings.clip_window))
     if files.class_name == VIDEO_CLASS:
-        _refuse_beside_pictures(settings)
+        _refuse_beside_pictures(settings, but=("compile",))
         pipe = _read(diffusers.StableVideoDiffusionPipeline, files, dtype)
         _place({_TEXT: pipe}, files, settings, device)
-        return StableVideo(pipe, _clip_maker(settings, device, dtype))
+        return _compiled(StableVideo(pipe, _clip_maker(settings, device, dtype)), pipe, settings)
     if files.class_name in PROMPTED_CLASSES:
         return _prompted_video(files, settings, (device, dtype))
     pipes = _picture_pipes(files, dtype)
@@ -100,10 +101,10 @@ def _prompted_video(files: ModelFiles, settings: RunnerSettings, at: tuple[torch
 
 
 def _compiled(family: Family, pipe: Any, settings: RunnerSettings) -> Family:
-    """The family, whose net is compiled and warm if the settings say so."""
+    """The family, whose nets are compiled and warm if the settings say so. Raises SetupError."""
     if settings.compile:
         compile_net(pipe)
-        warm_up(family)
+        warm_up(family, settings.warmup_sizes or (own_size(pipe),))
     return family
 
 
@@ -120,9 +121,9 @@ def _clip_maker(settings: RunnerSettings, device: torch.device, dtype: torch.dty
     return ClipMaker(output, film_folder.load_beside(folder, device, torch.float16 if half else dtype))
 
 
-def _refuse_beside_pictures(settings: RunnerSettings) -> None:
+def _refuse_beside_pictures(settings: RunnerSettings, but: Container[str] = ()) -> None:
     for name in ("scheduler", "loras", "compile"):
-        if getattr(settings, name):
+        if name not in but and getattr(settings, name):
             raise SetupError(f"{name}: not for a model of this kind; leave the setting out")
     if settings.safety in ("blur", "refuse"):
         raise SetupError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable
 from typing import Any
 
@@ -30,12 +31,20 @@ def place(pipes: Iterable[Any], settings: RunnerSettings, device: torch.device) 
             lay_out(pipe)
 
 
+def denoisers(pipe: Any) -> list[Any]:
+    """The nets that a step runs one of."""
+    return [net for name in NETS if (net := getattr(pipe, name, None)) is not None]
+
+
 def compile_net(pipe: Any) -> None:
-    """Compiles the net that a step runs, in place, for every pipeline that shares it. It is slow at its first call."""
-    for name in NETS:
-        net = getattr(pipe, name, None)
-        if net is not None:
-            net.compile()
+    """Compiles the nets that a step runs one of, for every pipeline that has them: slow at the first call.
+
+    Raises SetupError without the C compiler that torch's needs, on a GPU too: Triton builds its launchers with it.
+    """
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        raise SetupError("compile: needs a C compiler; install gcc, or leave the setting out")
+    for net in denoisers(pipe):
+        net.compile()
 
 
 def keep_kernels(settings: RunnerSettings) -> None:

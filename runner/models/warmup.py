@@ -1,27 +1,71 @@
-"""One step of each pipeline before a model is said to be ready: what compilation costs is paid by no job."""
+"""One short job of each pipeline and size before a model is said to be ready: no job pays for compilation."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
+from typing import Any
 
 from PIL import Image
+from pydantic import ValidationError
 
-from runner.backend import RunnerJob
+from reelnet.errors import OutOfMemoryError
+from reelnet.parameters import ImageToVideo
+from reelnet.pipelines import explain
+from runner.backend import RunnerJob, Served, SetupError
+from runner.models.memory import denoisers
 from runner.pipelines.family import Family
 
+_STEPS = 2
+"""The second step of a scheduler may differ from the first."""
 _SIDE = 512
+"""Of the input of a pipeline that has no size of its own."""
+_FIELDS = ("width", "height", "num_frames")
 
 
-def warm_up(family: Family) -> None:
-    """Runs a job of two steps through every pipeline that the family serves."""
-    for row in family.served:
-        pipeline = row.kind
-        raw = {"prompt": "warm-up", "seed": 0, "num_inference_steps": 2, "width": _SIDE, "height": _SIDE}
-        params = pipeline.parse({name: value for name, value in raw.items() if name in pipeline.params.model_fields})
-        inputs = {name: Image.new("RGB", (_SIDE, _SIDE), "grey") for name in pipeline.inputs}
-        job = RunnerJob("warm-up", 1, row.pipeline, params, inputs, canceled=threading.Event(), family=row.family)
-        for _ in family.render(job, _Deaf()):
-            pass
+def own_size(pipe: Any) -> tuple[int, ...]:
+    """Width and height, and frames of a clip, of what a model was trained for, as far as its net tells.
+
+    Empty where it tells nothing: the pipeline's own defaults are meant.
+    """
+    config = denoisers(pipe)[0].config
+    if frames := getattr(config, "num_frames", None):
+        clip = ImageToVideo(num_frames=frames)
+        return clip.width, clip.height, clip.num_frames
+    sample = getattr(pipe, "default_sample_size", None) or getattr(config, "sample_size", None)
+    return (sample * pipe.vae_scale_factor,) * 2 if isinstance(sample, int) else ()
+
+
+def warm_up(family: Family, sizes: Iterable[tuple[int, ...]]) -> None:
+    """Runs a job of two steps in each size through every pipeline that the family serves.
+
+    Raises SetupError for a size that a pipeline does not take, or that does not fit.
+    """
+    for size in sizes:
+        for row in family.served:
+            job = _job(row, size)
+            try:
+                for _ in family.render(job, _Deaf()):
+                    pass
+            except OutOfMemoryError:
+                raise SetupError(f"warmup: {_text(size)} does not fit into the device's memory; name smaller") from None
+
+
+def _job(row: Served, size: tuple[int, ...]) -> RunnerJob:
+    pipeline = row.kind
+    raw = {"prompt": "warm-up", "seed": 0, "num_inference_steps": _STEPS, **dict(zip(_FIELDS, size, strict=False))}
+    known = pipeline.params.model_fields
+    try:
+        params = pipeline.parse({name: value for name, value in raw.items() if name in known})
+    except ValidationError as error:
+        raise SetupError(f"warmup: {_text(size)}: {explain(error, pipeline.params)}") from None
+    sides = size[:2] or (getattr(params, "width", _SIDE), getattr(params, "height", _SIDE))
+    inputs = {name: Image.new("RGB", sides, "grey") for name in pipeline.inputs}
+    return RunnerJob("warm-up", 1, row.pipeline, params, inputs, canceled=threading.Event(), family=row.family)
+
+
+def _text(size: tuple[int, ...]) -> str:
+    return "x".join(map(str, size)) or "the default size"
 
 
 class _Deaf:

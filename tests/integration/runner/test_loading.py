@@ -145,6 +145,52 @@ def test_compiled_nets_are_warm_before_the_model_is_ready(
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "kernels")
 
 
+def test_a_video_model_can_be_compiled(tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its net over time as well, and what is warm is the size and the frames that the setting names."""
+    from runner.models.digest import survey
+    from runner.models.loading import load
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    seen: list[tuple[int, ...]] = []
+
+    def compile_it(net: Any, **_: Any) -> None:
+        net.register_forward_pre_hook(lambda _, args, kwargs: seen.append(tuple(args[0].shape)), with_kwargs=True)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_it)
+    options = runner_settings(tiny_models, "svd", compile=True, warmup=["128x64x3"], compile_cache=tmp_path / "kernels")
+    load(survey(options.folder), options)
+    assert seen == [(2, 3, 8, 8, 16)] * 2, "with and without guidance at once: frames, channels, height, width"
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("sd", (512, 512)), ("svd", (1024, 576, 14)), ("sd3", (512, 512)), ("flux", (1024, 1024))]
+)
+def test_what_is_warm_is_the_models_own_size(tiny_models: Path, name: str, size: tuple[int, ...]) -> None:
+    """Where no size is named, the one that the model was trained for."""
+    import diffusers
+
+    from runner.models.warmup import own_size
+
+    pipe = diffusers.DiffusionPipeline.from_pretrained(tiny_models / f"reelnet/tiny-random-{name}", dtype=torch.float32)
+    assert own_size(pipe) == size
+
+
+@pytest.mark.parametrize(("size", "reason"), [("100x64", "warmup: 100x64: width"), ("64x64x99", "num_frames")])
+async def test_a_size_that_no_job_can_have_is_not_warmed_up(
+    tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str, reason: str
+) -> None:
+    """The setup fails with the size and what is wrong with it."""
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda net, **_: None)
+    assert reason in await setup_failure(tiny_models, "svd", tmp_path, compile=True, warmup=[size])
+
+
+async def test_compiling_needs_a_compiler(tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without one the setup fails at once, and says what to install."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    assert "needs a C compiler; install gcc" in await setup_failure(tiny_models, "svd", tmp_path, compile=True)
+
+
 @pytest.mark.parametrize("values", [{"loras": [{"folder": "a"}]}, {"offload": "model"}])
 def test_a_compiled_net_stays_as_it_is(values: dict[str, Any]) -> None:
     """What changes a net after it was compiled is refused with the setting."""

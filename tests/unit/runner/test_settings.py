@@ -36,6 +36,7 @@ def test_environment_over_file_and_flags_over_both(tmp_path: Path, monkeypatch: 
         ({"tick": 3}, "tick: unknown key; did you mean 'tick_s'"),
         ({"synthetic": {"unit": 3}}, "did you mean 'unit_s'"),
         ({"synthetic": {"families": {"image-to-video": "wam"}}}, "image-to-video has no family 'wam'"),
+        ({"warmup": ["large"]}, "'large' is no size: expected 1024x576"),
         ({"model": None}, "model: Field required"),
     ],
 )
