@@ -19,6 +19,7 @@ from reelnet.home import models_home
 from reelnet.jobs import Licence
 from runner.backend import SetupError
 from runner.commands.exit_codes import exit_codes
+from runner.models import full
 from runner.models.choice import Wish
 from runner.models.classes import pipelines_of
 from runner.models.copying import Import, import_model
@@ -198,6 +199,23 @@ def make_tiny(
         tiny = _import("runner.models.tiny")
         with console.status("making tiny models"):
             made = tiny.make_all(folder)
+        for path in made:
+            console.print(str(path), highlight=False, soft_wrap=True)
+
+
+@models.command("make-full", epilog="Example: runner models make-full ./models --only sd15")
+def make_full(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of models.")],
+    only: Annotated[str | None, typer.Option(help="Some of sd15,sdxl,svd-xt; default: all, 13.6 GB.")] = None,
+) -> None:
+    """Writes models of full size with random weights: reelnet/full-random-sd15, …-sdxl and …-svd-xt.
+
+    They take the time and the memory of the real ones, for measuring, and draw nothing sensible.
+    """
+    with exit_codes():
+        console = Console(stderr=True)
+        with console.status("making models of full size"):
+            made = full.make(folder, full.parse_names(only))
         for path in made:
             console.print(str(path), highlight=False, soft_wrap=True)
 

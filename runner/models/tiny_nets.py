@@ -44,7 +44,7 @@ from runner.models.libraries import quiet_libraries
 
 _SEED = 20240917
 _WIDTH = 32
-_NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
 def build(name: str) -> Any:
@@ -58,7 +58,7 @@ def build(name: str) -> Any:
         tiny.FLUX: _flux,
         tiny.PIX2PIX: _instruct_pix2pix,
         tiny.ESRGAN: lambda: tiny_upscaler.esrgan(_filled),
-        tiny.UPSCALE_SD: lambda: tiny_upscaler.diffusion(_filled, _text_config(), _tokenizer()),
+        tiny.UPSCALE_SD: lambda: tiny_upscaler.diffusion(_filled, _text_config(), clip_tokenizer()),
         tiny.FILM: lambda: tiny_film.TinyFilm(_filled),
         tiny.WAN: lambda: tiny_wan.with_clip(_filled, _t5_tokenizer(), _vision_config()),
         tiny.WAN_TWO_NETS: lambda: tiny_wan.with_two_nets(_filled, _t5_tokenizer()),
@@ -80,9 +80,9 @@ def _sd_parts(in_channels: int) -> dict[str, Any]:
     return {
         "vae": _vae(),
         "text_encoder": _filled(CLIPTextModel(_text_config())),
-        "tokenizer": _tokenizer(),
+        "tokenizer": clip_tokenizer(),
         "unet": _filled(UNet2DConditionModel(in_channels=in_channels, cross_attention_dim=_WIDTH, **_unet_shape())),
-        "scheduler": DDIMScheduler(**_NOISE, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+        "scheduler": DDIMScheduler(**NOISE, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
         "safety_checker": None,
         "feature_extractor": None,
         "requires_safety_checker": False,
@@ -102,10 +102,10 @@ def _stable_diffusion_xl() -> Any:
         vae=_vae(),
         text_encoder=_filled(CLIPTextModel(_text_config())),
         text_encoder_2=_filled(CLIPTextModelWithProjection(_text_config())),
-        tokenizer=_tokenizer(),
-        tokenizer_2=_tokenizer(),
+        tokenizer=clip_tokenizer(),
+        tokenizer_2=clip_tokenizer(),
         unet=_filled(UNet2DConditionModel(**shape)),
-        scheduler=EulerDiscreteScheduler(**_NOISE, timestep_spacing="leading", steps_offset=1),
+        scheduler=EulerDiscreteScheduler(**NOISE, timestep_spacing="leading", steps_offset=1),
         add_watermarker=False,
     )
 
@@ -130,9 +130,9 @@ def _stable_diffusion_3() -> Any:
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=_vae(shift_factor=0.1),
         text_encoder=_filled(CLIPTextModelWithProjection(_text_config())),
-        tokenizer=_tokenizer(),
+        tokenizer=clip_tokenizer(),
         text_encoder_2=_filled(CLIPTextModelWithProjection(_text_config())),
-        tokenizer_2=_tokenizer(),
+        tokenizer_2=clip_tokenizer(),
         text_encoder_3=_t5(),
         tokenizer_3=_t5_tokenizer(),
     )
@@ -156,7 +156,7 @@ def _flux() -> Any:
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
         vae=_vae(shift_factor=0.1),
         text_encoder=_filled(CLIPTextModel(_text_config())),
-        tokenizer=_tokenizer(),
+        tokenizer=clip_tokenizer(),
         text_encoder_2=_t5(),
         tokenizer_2=_t5_tokenizer(),
     )
@@ -212,7 +212,7 @@ def _stable_video() -> Any:
             )
         ),
         scheduler=EulerDiscreteScheduler(
-            **_NOISE,
+            **NOISE,
             prediction_type="v_prediction",
             timestep_type="continuous",
             timestep_spacing="leading",
@@ -270,7 +270,8 @@ def _vocabulary() -> dict[str, int]:
     return {token: number for number, token in enumerate(tokens)}
 
 
-def _tokenizer() -> Any:
+def clip_tokenizer() -> Any:
+    """Of the right class, with a vocabulary of bytes."""
     return CLIPTokenizer(vocab=_vocabulary(), merges=[], model_max_length=77)
 
 
@@ -288,10 +289,20 @@ def _filled(module: Any) -> Any:
 
 
 def _values(name: str, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray[Any, np.dtype[np.float32]]:
+    constant = constant_of(name, shape)
+    if constant is not None:
+        return np.full(shape, constant, np.float32)
+    return (random.random(shape, np.float32) * 2 - 1) * np.float32(bound_of(name, shape))
+
+
+def constant_of(name: str, shape: tuple[int, ...]) -> float | None:
+    """The one value of a bias, or of a norm's scale; None for weights that are drawn."""
     if name.endswith("bias"):
-        return np.zeros(shape, np.float32)
-    if "norm" in name and len(shape) == 1:
-        return np.ones(shape, np.float32)
+        return 0.0
+    return 1.0 if "norm" in name and len(shape) == 1 else None
+
+
+def bound_of(name: str, shape: tuple[int, ...]) -> float:
+    """Weights are drawn evenly from ± this, so that their deviation is 1/√fan-in."""
     fan_in = 1 if "embedding" in name and len(shape) < 4 else math.prod(shape[1:])
-    bound = np.float32(math.sqrt(3 / fan_in))
-    return (random.random(shape, np.float32) * 2 - 1) * bound
+    return math.sqrt(3 / fan_in)
