@@ -7,8 +7,10 @@ JOBS ?= 1000
 ENGINE ?= process
 SEED ?= 1
 TARGET ?= full
+GPU_BENCH ?=
+CHECKOUT := $(CURDIR):$(CURDIR)/proto$(if $(PYTHONPATH),:$(PYTHONPATH))
 
-.PHONY: demo pool image test check bench soak proto openapi configuration runner-pages metrics format lock gpu-test clean
+.PHONY: demo pool image test check bench soak proto openapi configuration runner-pages metrics format lock gpu-test gpu-bench clean
 
 demo: ## The main job on tiny models (no Docker, no GPU); FULL=1: every pipeline; ENGINE=docker: in containers
 	@scripts/bootstrap full
@@ -41,9 +43,13 @@ soak: ## 1,000 jobs under faults: make soak JOBS=1000 ENGINE=process|docker SEED
 	@scripts/bootstrap full
 	@$(PY) -m benchmark.soak --jobs $(JOBS) --engine $(ENGINE) --seed $(SEED)
 
-gpu-test: ## Tests that need a CUDA device
+gpu-test: ## Tests that need a CUDA device; PYTHON=… takes that interpreter as it is
 	@scripts/bootstrap full
-	@$(PY) -m pytest -m gpu
+	@PYTHONPATH="$(CHECKOUT)" $(PY) -m pytest -m gpu tests/gpu
+
+gpu-bench: ## Full-size models on a card: make gpu-bench GPU_BENCH="--only sd15 --runs 20"
+	@scripts/bootstrap full
+	@PYTHONPATH="$(CHECKOUT)" $(PY) -m benchmark.gpu $(GPU_BENCH)
 
 proto: ## Generate the protobuf modules from proto/reelnet/v1/*.proto
 	@scripts/bootstrap codegen

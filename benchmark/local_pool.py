@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import json
-import os
 import shutil
 import signal
 import socket
@@ -21,7 +20,7 @@ import yaml
 
 from benchmark.client import BroadcasterClient
 from benchmark.pool_plan import Backend, PoolPlan, node_settings
-from benchmark.processes import Child, ProcessId, family, gone, start, tail
+from benchmark.processes import Child, ProcessId, environment, family, gone, start, tail
 from reelnet.errors import ReelnetError, StartError
 from reelnet.lifecycle import READY_FILE
 
@@ -151,7 +150,9 @@ class LocalPool:
         if self._plan.backend != "tiny":
             return
         self._tell("looking after the tiny models")
-        maker = await start("models", "runner.cli", ["models", "make-tiny", str(models)], self._log("models"), _env())
+        maker = await start(
+            "models", "runner.cli", ["models", "make-tiny", str(models)], self._log("models"), environment()
+        )
         self._children.append(maker)
         if await maker.process.wait() != 0:
             hint = "is the extra reelnet[diffusers] installed? --backend synthetic needs no model library"
@@ -176,7 +177,7 @@ class LocalPool:
     async def _start_component(self, component: str, name: str, settings: Mapping[str, Any]) -> Child:
         config = self._plan.home / f"{name}.yaml"
         config.write_text(yaml.safe_dump(dict(settings), sort_keys=False), "utf-8")
-        environ = _env(REELNET_HOME=self._plan.home.resolve(), REELNET_MODELS=self._plan.models.resolve())
+        environ = environment(REELNET_HOME=self._plan.home.resolve(), REELNET_MODELS=self._plan.models.resolve())
         command = [f"{component}.cli", "serve", "--config", str(config)]
         if self._plan.profiles:
             command = ["benchmark.profiled", str(self._plan.profiles), name, *command]
@@ -252,12 +253,6 @@ def _member(child: Child, facts: Mapping[str, Any]) -> Member:
     """A component by what its ready file says."""
     address = str(facts.get("address") or facts["url"])
     return Member(child.name, child.pid, address, child.log, f"http://127.0.0.1:{facts['metrics_port']}/metrics")
-
-
-def _env(**more: Path) -> dict[str, str]:
-    """This environment without settings meant for other components of this user."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("REELNET_")}
-    return kept | {name: str(value) for name, value in more.items()}
 
 
 def _obituary(child: Child) -> str:

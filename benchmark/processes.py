@@ -82,6 +82,12 @@ async def start(name: str, module: str, words: Iterable[str], log: Path, environ
     return Child(name, process, log)
 
 
+def environment(**more: object) -> dict[str, str]:
+    """This environment without settings meant for other components of this user, and with those named."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("REELNET_")}
+    return kept | {name: str(value) for name, value in more.items()}
+
+
 def tail(log: Path) -> str:
     """The last lines of a log, without control characters."""
     try:

@@ -14,6 +14,7 @@ from reelnet import telemetry
 from reelnet.errors import ConfigError
 from runner import process
 from runner.app import build
+from runner.commands import gauge
 from runner.commands.exit_codes import exit_codes
 from runner.commands.models import models
 from runner.settings import RunnerSettings
@@ -25,6 +26,8 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
 )
 cli.add_typer(models, name="models")
+cli.command(epilog="Example: runner card --device cuda:0")(gauge.card)
+cli.command(epilog="Example: runner flops ./models/acme/sd --pipeline text-to-image")(gauge.flops)
 
 
 def main() -> None:
