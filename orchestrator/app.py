@@ -18,6 +18,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from orchestrator import grpc_api
+from orchestrator.compiled_code import CompiledCode
 from orchestrator.control import serve_control
 from orchestrator.devices import Device, inventory, needs_gpus
 from orchestrator.engine import RunnerEngine
@@ -75,7 +76,7 @@ async def serve(
     with locked_instance("orchestrator", settings.name, settings.home) as folder, _socket_folder(folder) as sockets:
         identity = Identity.load_or_create(folder / "identity.key")
         found = await asyncio.to_thread(_find_devices, settings.devices)
-        engine = engine or await choose_engine(settings, identity.id)
+        engine = engine or await choose_engine(settings, identity.id, CompiledCode(folder.resolve() / "compiled"))
         async with _closing(engine), asyncio.TaskGroup() as tasks:
             facts = await engine.fingerprint()
             parts = NodeParts(

@@ -8,11 +8,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from orchestrator.engine import RunnerSpec
-from orchestrator.runner_command import SOCKET_NAME, flag_environment, serve_words
+from orchestrator.runner_command import COMPILE_CACHE, SOCKET_NAME, flag_environment, serve_words
 
 NODE_LABEL, SLOT_LABEL, SPEC_LABEL, IMAGE_LABEL = "reelnet.node", "reelnet.slot", "reelnet.spec", "reelnet.image"
 SOCKET_FOLDER = PurePosixPath("/run/reelnet")
 WEIGHTS_FOLDER = PurePosixPath("/model")
+CODE_FOLDER = PurePosixPath("/compiled")
 NODE_ID_CHARS = 12
 """Characters of the node's id in a container's name; the label has all of it."""
 OPEN_FILES = 16_384
@@ -47,7 +48,10 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """What the engine found out for one runner: the image's id, the user `uid:gid`, its bound in memory."""
+    """What the engine found out for one runner: the image's id, the user `uid:gid`, its bound in memory.
+
+    `code` is the host's folder for what the runner compiles, None for a runner that compiles nothing.
+    """
 
     node_id: str
     image_id: str
@@ -55,6 +59,7 @@ class Placement:
     memory_bytes: int
     weights: Weights | None = None
     init: bool = True
+    code: Path | None = None
 
 
 def container_name(node_id: str, slot: str) -> str:
@@ -68,7 +73,7 @@ def creation(spec: RunnerSpec, placement: Placement, options: DockerOptions) -> 
     return {
         "Image": placement.image_id,
         "Cmd": serve_words(spec, model, Path(SOCKET_FOLDER / SOCKET_NAME)),
-        "Env": [f"{name}={value}" for name, value in sorted(environment(spec, options).items())],
+        "Env": [f"{name}={value}" for name, value in sorted(environment(spec, options, placement.code).items())],
         "User": placement.user,
         "WorkingDir": "/tmp",  # noqa: S108  (the container's own)
         "Labels": {
@@ -87,7 +92,7 @@ def creation(spec: RunnerSpec, placement: Placement, options: DockerOptions) -> 
     }
 
 
-def environment(spec: RunnerSpec, options: DockerOptions) -> dict[str, str]:
+def environment(spec: RunnerSpec, options: DockerOptions, code: Path | None = None) -> dict[str, str]:
     """The runner's environment over its image's. An image that asks for every GPU gets its slot's, or none."""
     by_hook = spec.gpu if options.gpu_request == "device-request" else None
     own = {
@@ -97,6 +102,8 @@ def environment(spec: RunnerSpec, options: DockerOptions) -> dict[str, str]:
         "NVIDIA_VISIBLE_DEVICES": by_hook or "void",
         "REELNET_RUNNER_IDLE_EXIT_S": f"{spec.resources.idle_exit_s:g}",
     }
+    if code:
+        own[COMPILE_CACHE] = str(CODE_FOLDER)
     if spec.gpu is None:
         own["CUDA_VISIBLE_DEVICES"] = ""
     return {**flag_environment(spec), **own}
@@ -141,6 +148,8 @@ def _mounts(spec: RunnerSpec, placement: Placement) -> list[dict[str, Any]]:
     mounts = [_bind(spec.folder, SOCKET_FOLDER, read_only=False)]
     if placement.weights:
         mounts.append(_bind(placement.weights.source, WEIGHTS_FOLDER, read_only=True))
+    if placement.code:
+        mounts.append(_bind(placement.code, CODE_FOLDER, read_only=False))
     return mounts
 
 

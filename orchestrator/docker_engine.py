@@ -13,8 +13,10 @@ from typing import Any
 
 import structlog
 
+from orchestrator.compiled_code import CompiledCode, compiles
 from orchestrator.docker_api import DockerApi
 from orchestrator.docker_container import (
+    CODE_FOLDER,
     IMAGE_LABEL,
     NODE_LABEL,
     SLOT_LABEL,
@@ -49,8 +51,9 @@ log = structlog.get_logger()
 class DockerEngine:
     """Runs the runners of one node as containers. Only what bears the node's label is ever touched."""
 
-    def __init__(self, node_id: str, options: DockerOptions) -> None:
+    def __init__(self, node_id: str, options: DockerOptions, compiled: CompiledCode | None = None) -> None:
         self._node_id = node_id
+        self._compiled = compiled
         self._options = options
         self._api = DockerApi(options)
         self._watch = EventWatch(options.socket, node_id)
@@ -76,8 +79,9 @@ class DockerEngine:
         await self._clear(spec.slot)
         image_id = await self._images.id_of(spec.image)
         user, weights = await asyncio.to_thread(_settled, spec)
+        code = await asyncio.to_thread(self._code, spec, image_id, user)
         memory_bytes = memory_bound(spec.resources.memory_bytes, facts)
-        placement = Placement(self._node_id, image_id, user, memory_bytes, weights, facts.init)
+        placement = Placement(self._node_id, image_id, user, memory_bytes, weights, facts.init, code)
         return await self._launch(spec, placement)
 
     async def wait(self, handle: RunnerHandle) -> RunnerExit:
@@ -113,6 +117,7 @@ class DockerEngine:
                 await self._remove_if_possible(container["Id"])
             else:
                 self._losses[handle.ref] = self._watch.losses
+                await asyncio.to_thread(self._keep_code, container)
                 found.append(handle if await self._current(container) else replace(handle, fingerprint=""))
         return found
 
@@ -156,6 +161,21 @@ class DockerEngine:
             raise
         self._losses[ref] = self._watch.losses
         return RunnerHandle(NAME, spec.slot, ref, spec.folder / SOCKET_NAME, spec.fingerprint)
+
+    def _code(self, spec: RunnerSpec, image_id: str, user: str) -> Path | None:
+        """The folder of what this image compiles for the model; None when it compiles nothing."""
+        if self._compiled is None or not compiles(spec):
+            return None
+        uid, gid = map(int, user.split(":"))
+        try:
+            return self._compiled.folder(image_id, Path(spec.model), (uid, gid) if os.geteuid() == 0 else None)
+        except OSError as error:
+            raise EngineError(f"the folder for compiled code of {spec.slot} cannot be made: {error}") from None
+
+    def _keep_code(self, container: Mapping[str, Any]) -> None:
+        for mount in container["Mounts"] if self._compiled else ():
+            if self._compiled and mount["Destination"] == str(CODE_FOLDER):
+                self._compiled.keep(Path(mount["Source"]))
 
     async def _own(self, slot: str | None = None) -> Sequence[Mapping[str, Any]]:
         """This node's containers, in whatever state; of one slot if it is named."""

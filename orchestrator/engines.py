@@ -8,6 +8,7 @@ from pathlib import Path
 
 import structlog
 
+from orchestrator.compiled_code import CompiledCode
 from orchestrator.docker_container import DockerOptions
 from orchestrator.docker_engine import DockerEngine
 from orchestrator.engine import EngineError, RunnerEngine
@@ -18,28 +19,30 @@ UNIX = "unix://"
 log = structlog.get_logger()
 
 
-async def choose_engine(settings: OrchestratorSettings, node_id: str) -> RunnerEngine:
+async def choose_engine(
+    settings: OrchestratorSettings, node_id: str, compiled: CompiledCode | None = None
+) -> RunnerEngine:
     """The engine that the settings ask for; `auto` says in the log what it took and why.
 
     Raises EngineError when `docker` is asked for and cannot be used.
     """
     if settings.engine == "process":
-        return ProcessEngine()
+        return ProcessEngine(compiled=compiled)
     try:
-        engine = await _docker(settings, node_id)
+        engine = await _docker(settings, node_id, compiled)
     except EngineError as error:
         if settings.engine == "docker":
             raise
         log.info("engine chosen", engine="process", reason=str(error))
-        return ProcessEngine()
+        return ProcessEngine(compiled=compiled)
     log.info("engine chosen", engine="docker", socket=str(engine.socket))
     return engine
 
 
-async def _docker(settings: OrchestratorSettings, node_id: str) -> DockerEngine:
+async def _docker(settings: OrchestratorSettings, node_id: str, compiled: CompiledCode | None) -> DockerEngine:
     if without := without_image(settings):
         raise EngineError(f"image: no container image is named for {without}; build one: scripts/image")
-    engine = DockerEngine(node_id, docker_options(settings))
+    engine = DockerEngine(node_id, docker_options(settings), compiled)
     try:
         await engine.fingerprint()
     except EngineError:

@@ -14,8 +14,9 @@ from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
+from orchestrator.compiled_code import CompiledCode, compiles
 from orchestrator.engine import EngineError, EngineFacts, RunnerExit, RunnerHandle, RunnerSpec
-from orchestrator.runner_command import SOCKET_NAME, flag_environment, serve_words
+from orchestrator.runner_command import COMPILE_CACHE, SOCKET_NAME, flag_environment, serve_words
 
 LOG_NAME = "runner.log"
 LOG_TAIL_BYTES = 4096
@@ -26,8 +27,13 @@ NAME = "process"
 class ProcessEngine:
     """Runs runners as children of this process. `command` starts one; the default is this installation's runner."""
 
-    def __init__(self, command: tuple[str, ...] = (sys.executable, "-m", "runner.cli")) -> None:
+    def __init__(
+        self,
+        command: tuple[str, ...] = (sys.executable, "-m", "runner.cli"),
+        compiled: CompiledCode | None = None,
+    ) -> None:
         self._command = command
+        self._compiled = compiled
         self._children: dict[str, tuple[Process, RunnerSpec]] = {}
 
     async def fingerprint(self) -> EngineFacts:
@@ -35,6 +41,7 @@ class ProcessEngine:
 
     async def start(self, spec: RunnerSpec) -> RunnerHandle:
         socket = spec.folder / SOCKET_NAME
+        code = await asyncio.to_thread(self._code, spec)
         try:
             socket.unlink(missing_ok=True)
             log = await asyncio.to_thread(_open_log, spec)
@@ -42,7 +49,7 @@ class ProcessEngine:
             raise EngineError(f"the slot's folder {spec.folder} cannot be written: {error.strerror}") from None
         try:
             child = await asyncio.create_subprocess_exec(
-                *self._command, *arguments(spec), stdin=PIPE, stdout=log, stderr=log, env=environment(spec)
+                *self._command, *arguments(spec), stdin=PIPE, stdout=log, stderr=log, env=environment(spec, code)
             )
         except OSError as error:
             raise EngineError(f"cannot start a runner: {error}; is the `runner` extra installed?") from None
@@ -51,6 +58,15 @@ class ProcessEngine:
         handle = RunnerHandle(NAME, spec.slot, str(child.pid), socket, spec.fingerprint)
         self._children[handle.ref] = (child, spec)
         return handle
+
+    def _code(self, spec: RunnerSpec) -> Path | None:
+        """The folder of what this installation compiles for the model; None when it compiles nothing."""
+        if self._compiled is None or not compiles(spec):
+            return None
+        try:
+            return self._compiled.folder(f"{version('reelnet')} by {' '.join(self._command)}", Path(spec.model))
+        except OSError as error:
+            raise EngineError(f"the folder for compiled code of {spec.slot} cannot be made: {error}") from None
 
     async def wait(self, handle: RunnerHandle) -> RunnerExit:
         if handle.ref not in self._children:
@@ -92,10 +108,12 @@ def arguments(spec: RunnerSpec) -> list[str]:
     return [*serve_words(spec, spec.model, spec.folder / SOCKET_NAME), "--exit-with-stdin"]
 
 
-def environment(spec: RunnerSpec) -> dict[str, str]:
+def environment(spec: RunnerSpec, code: Path | None = None) -> dict[str, str]:
     """The runner's environment: this one's, with only its own device visible and no hub reachable."""
     index = spec.device.removeprefix("cuda:") if spec.device.startswith("cuda:") else ""
     own = {"CUDA_VISIBLE_DEVICES": spec.gpu or index, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    if code:
+        own[COMPILE_CACHE] = str(code.resolve())
     return {**os.environ, **flag_environment(spec), **own}
 
 

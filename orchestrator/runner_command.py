@@ -8,6 +8,8 @@ from pathlib import Path
 from orchestrator.engine import RunnerSpec
 
 SOCKET_NAME = "runner.sock"
+COMPILE_CACHE = "REELNET_RUNNER_COMPILE_CACHE"
+"""Where a runner keeps compiled code: the node's to say, never a flag's."""
 
 
 def serve_words(spec: RunnerSpec, model: str, socket: Path) -> list[str]:

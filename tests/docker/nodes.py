@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.compiled_code import CompiledCode
 from orchestrator.docker_container import NODE_LABEL, DockerOptions
 from orchestrator.docker_engine import DockerEngine
 from orchestrator.engine import Resources, RunnerSpec
@@ -28,11 +29,12 @@ class NodeEngine:
     proxy: DockerProxy
     docker: TestEngine
     options: DockerOptions
+    compiled: Path
     later: list[DockerEngine] = field(default_factory=list)
 
     def again(self) -> DockerEngine:
         """What the node has after it was started again."""
-        self.later.append(DockerEngine(self.id, self.options))
+        self.later.append(DockerEngine(self.id, self.options, CompiledCode(self.compiled)))
         return self.later[-1]
 
     def containers(self) -> list[str]:
@@ -47,7 +49,9 @@ async def docker_node(docker: TestEngine, options: DockerOptions = OPTIONS) -> A
     with tempfile.TemporaryDirectory(prefix="node-") as folder:
         async with docker_proxy(docker.socket, Path(folder) / "docker.sock") as proxy:
             through = replace(options, socket=proxy.socket)
-            node = NodeEngine(node_id, DockerEngine(node_id, through), proxy, docker, through)
+            compiled = Path(folder).resolve() / "compiled"
+            engine = DockerEngine(node_id, through, CompiledCode(compiled))
+            node = NodeEngine(node_id, engine, proxy, docker, through, compiled)
             try:
                 yield node
             finally:

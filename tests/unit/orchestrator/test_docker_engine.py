@@ -41,6 +41,19 @@ def test_a_runner_is_told_what_it_sees() -> None:
     }
 
 
+def test_compiled_code_has_a_place_of_its_own() -> None:
+    """Writable, told to the runner over any flag, and there for a runner that compiles alone."""
+    compiling = replace(SPEC, flags={"compile": "true", "compile_cache": "/tmp/other"})
+    body = creation(compiling, replace(PLACEMENT, code=Path("/srv/compiled/1/code")), OPTIONS)
+    assert "REELNET_RUNNER_COMPILE_CACHE=/compiled" in body["Env"]
+    (mount,) = [mount for mount in body["HostConfig"]["Mounts"] if mount["Target"] == "/compiled"]
+    assert (mount["Source"], mount["ReadOnly"]) == ("/srv/compiled/1/code", False)
+    assert body["HostConfig"]["ReadonlyRootfs"] is True
+    plain = creation(SPEC, PLACEMENT, OPTIONS)
+    assert not any("COMPILE_CACHE" in word for word in plain["Env"])
+    assert not any(mount["Target"] == "/compiled" for mount in plain["HostConfig"]["Mounts"])
+
+
 def test_flags_do_not_win_over_the_node() -> None:
     """An operator's flag is passed on; what keeps a runner in its place is not theirs to change."""
     flags = {"dtype": "bfloat16", "idle_exit_s": "9999"}
