@@ -63,3 +63,17 @@ async def test_it_films(docker_engine: TestEngine, full_image: str, tmp_path: Pa
             assert answer.last["event"] == "done", answer.last
             with av.open(io.BytesIO(answer.outputs[0])) as clip:
                 assert len(list(clip.decode(video=0))) == frames
+
+
+async def test_it_has_what_compiling_needs(
+    docker_engine: TestEngine, full_image: str, tmp_path: Path, readable_models: Path
+) -> None:
+    """Triton builds its launchers with a C compiler and Python's headers, as the runner's user."""
+    script = (
+        "import subprocess, sysconfig; "
+        "subprocess.run(['g++', '-fsyntax-only', '-x', 'c++', '-I', sysconfig.get_path('include'), '-'], "
+        "input=b'#include <Python.h>', check=True); print('built')"
+    )
+    models = options(readable_models, "reelnet/tiny-random-sd")
+    async with running(docker_engine, full_image, tmp_path, *models) as container:
+        assert container.run("python", "-c", script).strip() == "built"
