@@ -59,8 +59,8 @@ def _job(row: Served, size: tuple[int, ...]) -> RunnerJob:
         params = pipeline.parse({name: value for name, value in raw.items() if name in known})
     except ValidationError as error:
         raise SetupError(f"warmup: {_text(size)}: {explain(error, pipeline.params)}") from None
-    sides = size[:2] or (getattr(params, "width", _SIDE), getattr(params, "height", _SIDE))
-    inputs = {name: Image.new("RGB", sides, "grey") for name in pipeline.inputs}
+    width, height, *_ = size or (getattr(params, "width", _SIDE), getattr(params, "height", _SIDE))
+    inputs = {name: Image.new("RGB", (width, height), "grey") for name in pipeline.inputs}
     return RunnerJob("warm-up", 1, row.pipeline, params, inputs, canceled=threading.Event(), family=row.family)
 
 

@@ -162,11 +162,25 @@ def test_a_video_model_can_be_compiled(tiny_models: Path, tmp_path: Path, monkey
     assert seen == [(2, 3, 8, 8, 16)] * 2, "with and without guidance at once: frames, channels, height, width"
 
 
+def test_every_net_of_a_model_is_compiled(tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wan A14B has one for early steps and one for late ones; its clip is warm in the size that is named."""
+    from runner.models.digest import survey
+    from runner.models.loading import load
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    compiled: list[str] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda net, **_: compiled.append(type(net).__name__))
+    options = runner_settings(tiny_models, "wan-a14b", compile=True, warmup=["128x64x5"])
+    load(survey(options.folder), options)
+    assert compiled == ["WanTransformer3DModel"] * 2
+
+
 @pytest.mark.parametrize(
-    ("name", "size"), [("sd", (512, 512)), ("svd", (1024, 576, 14)), ("sd3", (512, 512)), ("flux", (1024, 1024))]
+    ("name", "size"),
+    [("sd", (512, 512)), ("svd", (1024, 576, 14)), ("sd3", (512, 512)), ("flux", (1024, 1024)), ("wan", ())],
 )
 def test_what_is_warm_is_the_models_own_size(tiny_models: Path, name: str, size: tuple[int, ...]) -> None:
-    """Where no size is named, the one that the model was trained for."""
+    """Where no size is named, the one that the model was trained for; the pipeline's default where it tells none."""
     import diffusers
 
     from runner.models.warmup import own_size
