@@ -199,17 +199,14 @@ def table(finished: list[Finished]) -> Table:
 
 def lines(finished: list[Finished]) -> Table:
     """What was done, a line for each job."""
-    shown = Table("job", "model", "node", "run", "price", "output", "file")
+    shown = Table("job", "model", "run", "output", caption=f"files: {near(OUT)}")
     for item in finished:
         answer = item.answer
         texts = (
             item.title,
-            answer.model,
-            answer.node[:SHORT_CHARS],
+            answer.model.rpartition("/")[2],
             f"{answer.timings_s.get('run', 0.0):.2f} s",
-            f"${format_money(answer.price_nano)}",
-            look(item.facts) + (", with sound" if item.sounds else ""),
-            item.file.name,
+            f"{item.file.suffix.lstrip('.')}, {look(item.facts)}{', with sound' if item.sounds else ''}",
         )
         shown.add_row(*(Text(printable(text, CELL_CHARS), overflow="fold") for text in texts))
     return shown

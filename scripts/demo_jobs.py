@@ -81,7 +81,7 @@ def full() -> list[Step]:
         Step("upscale", lambda made: JobSpec("upscale", {"seed": SEED}, files=_drawn(made))),
         Step(
             "image-to-video_at_24_fps",
-            lambda _: JobSpec("image-to-video", _clip(fps=7, interpolate_to_fps=24), SVD, _photo()),
+            lambda _: JobSpec("image-to-video", _clip(192, fps=7, interpolate_to_fps=24), SVD, _photo()),
         ),
         Step(
             "image-to-video_with_words",
@@ -143,8 +143,8 @@ def _tone(seconds: float) -> Iterator[av.AudioFrame]:
         yield frame
 
 
-def _clip(**more: object) -> dict[str, object]:
-    return {"width": 256, "height": 256, "num_frames": 14, "num_inference_steps": 5, "seed": SEED, **more}
+def _clip(side: int = 256, **more: object) -> dict[str, object]:
+    return {"width": side, "height": side, "num_frames": 14, "num_inference_steps": 5, "seed": SEED, **more}
 
 
 def _photo() -> dict[str, tuple[str, bytes]]:
