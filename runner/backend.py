@@ -14,7 +14,6 @@ import numpy.typing as npt
 from PIL import Image
 
 from reelnet.jobs import Licence
-from reelnet.metadata import PNG
 from reelnet.parameters import Params
 from reelnet.pipelines import ClipSize, MediaSpec, Pipeline, Size, pipeline_named
 
@@ -94,7 +93,7 @@ class Rendered:
     """One output. `fps`, frames a second, is None for a picture, which has one frame.
 
     `file` is the encoded picture of a backend that has it already, `clip` the encoded clip; they are delivered as
-    they are. `alpha` is a picture's transparency, shape (height, width). `media_type` is what a picture is encoded as.
+    they are. `alpha` is a picture's transparency, shape (height, width).
     `nsfw` None: nobody looked, which is not the same as clean.
     """
 
@@ -104,7 +103,6 @@ class Rendered:
     fps: int | Fraction | None = None
     nsfw: bool | None = None
     file: bytes | None = None
-    media_type: str = PNG
     clip: ClipFile | None = None
     alpha: npt.NDArray[np.uint8] | None = None
 

@@ -14,6 +14,8 @@ from reelnet.errors import UserError
 from runner.backend import Frames
 
 PNG_CHUNK_OVERHEAD = 12
+Alpha = npt.NDArray[np.uint8] | None
+"""A picture's transparency, shape (height, width); None: it has none."""
 FORMATS = ("PNG", "JPEG", "WEBP")
 """What an input may be; the long tail of Pillow's decoders is no stranger's to reach."""
 
@@ -47,27 +49,24 @@ def fit(picture: Image.Image, width: int, height: int) -> Image.Image:
     return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
 
 
-def png(frames: Frames, level: int, alpha: npt.NDArray[np.uint8] | None = None) -> bytes:
+def png(frames: Frames, level: int, alpha: Alpha = None) -> bytes:
     """The first frame as PNG without metadata, with its transparency: equal pixels give equal bytes."""
     out = io.BytesIO()
-    picture = Image.fromarray(frames[0])
-    if alpha is not None:
-        picture.putalpha(Image.fromarray(alpha))
-    picture.save(out, "PNG", compress_level=level)
+    _picture(frames, alpha).save(out, "PNG", compress_level=level)
     return out.getvalue()
 
 
-def jpeg(frames: Frames, quality: int) -> bytes:
-    """The first frame as JPEG with full colour resolution, without metadata."""
+def jpeg(frames: Frames, quality: int, alpha: Alpha = None) -> bytes:
+    """The first frame as JPEG with full colour resolution, without metadata; what is transparent, on white."""
     out = io.BytesIO()
-    Image.fromarray(frames[0]).save(out, "JPEG", quality=quality, subsampling=0)
+    _on_white(_picture(frames, alpha)).save(out, "JPEG", quality=quality, subsampling=0)
     return out.getvalue()
 
 
-def webp(frames: Frames) -> bytes:
-    """The first frame as lossless WebP: method 0 is smaller than PNG and three times as fast."""
+def webp(frames: Frames, alpha: Alpha = None) -> bytes:
+    """The first frame as lossless WebP, with its transparency: method 0 is smaller than PNG and three times as fast."""
     out = io.BytesIO()
-    Image.fromarray(frames[0]).save(out, "WEBP", lossless=True, quality=0, method=0, exact=True)
+    _picture(frames, alpha).save(out, "WEBP", lossless=True, quality=0, method=0, exact=True)
     return out.getvalue()
 
 
@@ -80,6 +79,19 @@ def padded(data: bytes, size: int) -> bytes:
     framed = struct.pack(">I", missing) + chunk + struct.pack(">I", zlib.crc32(chunk))
     end = data.rindex(b"IEND") - 4
     return data[:end] + framed + data[end:]
+
+
+def _picture(frames: Frames, alpha: Alpha) -> Image.Image:
+    picture = Image.fromarray(frames[0])
+    if alpha is not None:
+        picture.putalpha(Image.fromarray(alpha))
+    return picture
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    if picture.mode != "RGBA":
+        return picture
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
 
 
 def _check_size(picture: Image.Image, max_pixels: int, name: str) -> None:

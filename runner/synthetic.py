@@ -9,7 +9,6 @@ import platform
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import version
 from statistics import NormalDist
@@ -26,9 +25,9 @@ from runner import faults
 from runner.backend import Frames, ModelInfo, Pixels, Rendered, Reporter, RunnerJob, Served
 from runner.images import padded, png
 from runner.settings import Synthetic
+from runner.video_codecs import ClipOutput
 from runner.video_rate import at_rate
 from runner.video_stream import remade
-from runner.video_writer import ClipOutput
 
 BARS = 8
 CLASS_NAME = "Synthetic"
@@ -89,8 +88,7 @@ class SyntheticBackend:
                     continue
                 report.step("decode", index + 1, len(promised))
                 seed = job.seed + index
-                rendered = self._rendered(index, seed, f"{job.pipeline}:{seed}:{prompt}", spec)
-                yield replace(rendered, media_type=spec.media_type or PNG)
+                yield self._rendered(index, seed, f"{job.pipeline}:{seed}:{prompt}", spec)
         finally:
             self._finished += 1
 
@@ -103,9 +101,10 @@ class SyntheticBackend:
     def _remade(self, job: RunnerJob, report: Reporter, spec: MediaSpec) -> Rendered:
         """The input clip at the asked size or rate, with its sound."""
         (clip,) = job.clips.values()
+        output = self._output.of(job)
         assert spec.rate is not None
         if isinstance(job.params, FrameInterpolation):
-            file = at_rate(clip, job.params.fps, _Nearest(), self._output, report)
+            file = at_rate(clip, job.params.fps, _Nearest(), output, report)
             return Rendered.of_clip(job.seed, file, spec.rate)
         factor = spec.width // clip.source.width
 
@@ -115,7 +114,7 @@ class SyntheticBackend:
         def told(frames: int) -> None:
             report.step("upscale", frames, clip.source.frames)
 
-        return Rendered.of_clip(job.seed, remade(clip, enlarged, factor, self._output, told), spec.rate)
+        return Rendered.of_clip(job.seed, remade(clip, enlarged, factor, output, told), spec.rate)
 
     def recover(self) -> None:
         """Nothing to free."""

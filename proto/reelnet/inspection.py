@@ -259,9 +259,9 @@ def _video_stream(container: InputContainer, spec: MediaSpec) -> VideoStream:
         raise NodeError(f"the output has other streams than {asked}", code="media_type")
     stream = container.streams.video[0]
     context = stream.codec_context
-    codec = context.name if context else "something unknown"
-    if codec != "h264":
-        raise NodeError(f"the output is coded as {codec}; H.264 was asked", code="media_type")
+    codec = context.codec.canonical_name if context else "something unknown"
+    if codec != spec.codec:
+        raise NodeError(f"the output is coded as {codec}; {spec.codec} was asked", code="media_type")
     _check_size(context.width, context.height, spec)
     context.thread_count = 1
     context.options = {"err_detect": "explode"}

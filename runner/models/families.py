@@ -29,7 +29,6 @@ from runner.pipelines.schedulers import Schedulers
 from runner.pipelines.stable_video import StableVideo
 from runner.pipelines.upscale import DiffusionUpscale, TiledUpscale
 from runner.settings import RunnerSettings
-from runner.video_writer import ClipOutput
 
 UPSCALE_CLASS = "StableDiffusionUpscalePipeline"
 VIDEO_CLASS = "StableVideoDiffusionPipeline"
@@ -55,12 +54,10 @@ def read_family(files: ModelFiles, settings: RunnerSettings, device: torch.devic
     """The model's family, on its device, with what the settings add to it. Raises SetupError."""
     if files.class_name == film_folder.CLASS:
         _refuse_beside_pictures(settings)
-        return Interpolation(
-            film_folder.load_film(files.folder, device, dtype), ClipOutput(settings.crf, settings.clip_window)
-        )
+        return Interpolation(film_folder.load_film(files.folder, device, dtype), settings.clip_output)
     if files.class_name == UPSCALER:
         _refuse_beside_pictures(settings)
-        output = ClipOutput(settings.crf, settings.clip_window)
+        output = settings.clip_output
         return TiledUpscale(read_upscaler(files, device, settings.dtype, settings.tile), output)
     if files.class_name == UPSCALE_CLASS:
         _refuse_beside_pictures(settings)
@@ -70,7 +67,7 @@ def read_family(files: ModelFiles, settings: RunnerSettings, device: torch.devic
     if files.class_name == film_folder.CLASS:
         _refuse_for_video(settings)
         film = film_folder.load_film(files.folder, device, dtype)
-        return Interpolation(film, ClipOutput(settings.crf, settings.clip_window))
+        return Interpolation(film, settings.clip_output)
     if files.class_name == VIDEO_CLASS:
         _refuse_for_video(settings)
         pipe = _read(diffusers.StableVideoDiffusionPipeline, files, dtype)
