@@ -41,7 +41,8 @@ class InputClip:
 class RunnerJob:
     """One attempt of one job: complete parameters, inputs by name (pictures decoded), seconds that it may take.
 
-    `canceled` is set when the job shall stop, for whatever reason; a backend that waits, waits on it.
+    `canceled` is set when the job shall stop, for whatever reason; a backend that waits, waits on it. `model` is the
+    one that the job came to, None for a job of the runner's own.
     """
 
     job_id: str
@@ -53,6 +54,7 @@ class RunnerJob:
     canceled: threading.Event = field(default_factory=threading.Event)
     clips: Mapping[str, InputClip] = field(default_factory=dict)
     family: str = ""
+    model: ModelInfo | None = None
 
     @property
     def kind(self) -> Pipeline:

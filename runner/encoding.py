@@ -32,21 +32,22 @@ class Encoder:
     jpeg_quality: int = 90
     clips: ClipOutput = field(default_factory=ClipOutput)
 
-    def encode(self, rendered: Rendered, promised: MediaSpec, ticked: Callable[[int], None]) -> Encoded:
-        """The file of one output; `ticked` hears of each frame that is encoded."""
+    def encode(self, rendered: Rendered, promised: MediaSpec, note: str, ticked: Callable[[int], None]) -> Encoded:
+        """The file of one output, which says `note` of itself; `ticked` hears of each frame that is encoded."""
         if rendered.clip:
             return Encoded(MP4, rendered.clip.data)
         if rendered.fps is not None:
-            output = replace(self.clips, codec=promised.codec)
+            output = replace(self.clips, codec=promised.codec, note=note)
             return Encoded(MP4, clip_of(rendered.frames, Fraction(rendered.fps), output, ticked).data)
         media_type = promised.media_type or PNG
-        data = rendered.file or self._picture(rendered, media_type)
+        data = rendered.file or self._picture(rendered, media_type, note)
         ticked(1)
         return Encoded(media_type, data)
 
-    def _picture(self, rendered: Rendered, media_type: str) -> bytes:
+    def _picture(self, rendered: Rendered, media_type: str, note: str) -> bytes:
+        picture = images.picture_of(rendered.frames, rendered.alpha)
         if media_type == JPEG:
-            return images.jpeg(rendered.frames, self.jpeg_quality, rendered.alpha)
+            return images.jpeg(picture, self.jpeg_quality, note)
         if media_type == WEBP:
-            return images.webp(rendered.frames, rendered.alpha)
-        return images.png(rendered.frames, self.png_level, rendered.alpha)
+            return images.webp(picture, note)
+        return images.png(picture, self.png_level, note)

@@ -8,14 +8,14 @@ import zlib
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from reelnet.errors import UserError
 from runner.backend import Frames
 
 PNG_CHUNK_OVERHEAD = 12
-Alpha = npt.NDArray[np.uint8] | None
-"""A picture's transparency, shape (height, width); None: it has none."""
+PNG_KEYWORD = "Description"
+"""What a PNG's text is called that JPEG and WebP have as EXIF's ImageDescription."""
 FORMATS = ("PNG", "JPEG", "WEBP")
 """What an input may be; the long tail of Pillow's decoders is no stranger's to reach."""
 
@@ -49,24 +49,35 @@ def fit(picture: Image.Image, width: int, height: int) -> Image.Image:
     return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
 
 
-def png(frames: Frames, level: int, alpha: Alpha = None) -> bytes:
-    """The first frame as PNG without metadata, with its transparency: equal pixels give equal bytes."""
+def picture_of(frames: Frames, alpha: npt.NDArray[np.uint8] | None = None) -> Image.Image:
+    """The first frame, with its transparency of shape (height, width) where it has one."""
+    picture = Image.fromarray(frames[0])
+    if alpha is not None:
+        picture.putalpha(Image.fromarray(alpha))
+    return picture
+
+
+def png(picture: Image.Image, level: int, note: str = "") -> bytes:
+    """The picture as PNG. Equal pixels give equal bytes: it says nothing of itself but `note`, in ASCII."""
     out = io.BytesIO()
-    _picture(frames, alpha).save(out, "PNG", compress_level=level)
+    said = PngImagePlugin.PngInfo()
+    if note:
+        said.add_text(PNG_KEYWORD, note)
+    picture.save(out, "PNG", compress_level=level, pnginfo=said)
     return out.getvalue()
 
 
-def jpeg(frames: Frames, quality: int, alpha: Alpha = None) -> bytes:
-    """The first frame as JPEG with full colour resolution, without metadata; what is transparent, on white."""
+def jpeg(picture: Image.Image, quality: int, note: str = "") -> bytes:
+    """The picture as JPEG with full colour resolution; what is transparent, on white. `note` as in `png`."""
     out = io.BytesIO()
-    _on_white(_picture(frames, alpha)).save(out, "JPEG", quality=quality, subsampling=0)
+    _on_white(picture).save(out, "JPEG", quality=quality, subsampling=0, exif=_exif(note))
     return out.getvalue()
 
 
-def webp(frames: Frames, alpha: Alpha = None) -> bytes:
-    """The first frame as lossless WebP, with its transparency: method 0 is smaller than PNG and three times as fast."""
+def webp(picture: Image.Image, note: str = "") -> bytes:
+    """The picture as lossless WebP: method 0 is smaller than PNG and three times as fast. `note` as in `png`."""
     out = io.BytesIO()
-    _picture(frames, alpha).save(out, "WEBP", lossless=True, quality=0, method=0, exact=True)
+    picture.save(out, "WEBP", lossless=True, quality=0, method=0, exact=True, exif=_exif(note))
     return out.getvalue()
 
 
@@ -81,11 +92,12 @@ def padded(data: bytes, size: int) -> bytes:
     return data[:end] + framed + data[end:]
 
 
-def _picture(frames: Frames, alpha: Alpha) -> Image.Image:
-    picture = Image.fromarray(frames[0])
-    if alpha is not None:
-        picture.putalpha(Image.fromarray(alpha))
-    return picture
+def _exif(note: str) -> bytes:
+    if not note:
+        return b""
+    tags = Image.Exif()
+    tags[ExifTags.Base.ImageDescription] = note
+    return tags.tobytes()
 
 
 def _on_white(picture: Image.Image) -> Image.Image:

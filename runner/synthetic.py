@@ -23,7 +23,8 @@ from reelnet.parameters import FrameInterpolation
 from reelnet.pipelines import PIPELINES, MediaSpec
 from runner import faults
 from runner.backend import Frames, ModelInfo, Pixels, Rendered, Reporter, RunnerJob, Served
-from runner.images import padded, png
+from runner.images import padded, picture_of, png
+from runner.provenance import note_of
 from runner.settings import Synthetic
 from runner.video_codecs import ClipOutput
 from runner.video_rate import at_rate
@@ -87,14 +88,14 @@ class SyntheticBackend:
                     yield self._remade(job, report, spec)
                     continue
                 report.step("decode", index + 1, len(promised))
-                seed = job.seed + index
-                yield self._rendered(index, seed, f"{job.pipeline}:{seed}:{prompt}", spec)
+                yield self._rendered(job, index, spec)
         finally:
             self._finished += 1
 
-    def _rendered(self, index: int, seed: int, key: str, spec: MediaSpec) -> Rendered:
-        size = self._options.output_bytes
-        if size is None or spec.fps is not None or spec.media_type not in (None, PNG):
+    def _rendered(self, job: RunnerJob, index: int, spec: MediaSpec) -> Rendered:
+        size, seed = self._options.output_bytes, job.seed + index
+        if size is None or spec.fps is not None or spec.media_type not in (None, PNG) or note_of(job, seed):
+            key = f"{job.pipeline}:{seed}:{getattr(job.params, 'prompt', '')}"
             return Rendered(index, seed, _bars(key, spec), spec.fps)
         return Rendered(index, seed, *_prepared(spec, size))
 
@@ -202,7 +203,7 @@ def _steps(job: RunnerJob) -> int:
 def _prepared(spec: MediaSpec, size: int) -> tuple[Frames, None, None, bytes]:
     """A picture's frames and its file of `size` bytes, made at the first job that asks for them."""
     frames = _bars("prepared", spec)
-    return frames, None, None, padded(png(frames, 1), size)
+    return frames, None, None, padded(png(picture_of(frames), 1), size)
 
 
 def _bars(key: str, spec: MediaSpec) -> Frames:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from runner.backend import RunnerJob
+from runner.provenance import note_of
 
 os.environ.setdefault("SVT_LOG", "1")  # errors alone: SVT-AV1 tells its settings at each clip, and reads nothing else
 
@@ -19,6 +20,7 @@ class ClipOutput:
     """How clips are written: as which `codec`, at what quality and pace of each encoder, and how many frames may wait.
 
     `crf`, `av1_crf` and `vp9_crf` are constant rate factors of x264, SVT-AV1 and libvpx: less is better and larger.
+    `note` is what the file says of itself.
     """
 
     crf: int = 18
@@ -29,10 +31,11 @@ class ClipOutput:
     vp9_speed: int = 5
     window: int = 4
     codec: str = "h264"
+    note: str = ""
 
     def of(self, job: RunnerJob) -> ClipOutput:
         """As the job wants its one clip."""
-        return replace(self, codec=job.promises[0].codec)
+        return replace(self, codec=job.promises[0].codec, note=note_of(job, job.seed))
 
 
 def encoder(output: ClipOutput) -> tuple[str, dict[str, str]]:

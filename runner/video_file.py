@@ -133,6 +133,8 @@ class Mp4:
 def writing(path: Path, layout: ClipFormat, output: ClipOutput) -> Iterator[Mp4]:
     """An MP4 at `path`. The index can only be moved to the front of a file that can be reopened, so there is one."""
     with av.open(str(path), "w", format="mp4", options=_CONTAINER) as container:
+        if output.note:
+            container.metadata["description"] = output.note
         yield Mp4(container, layout, output)
 
 

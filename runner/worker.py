@@ -23,6 +23,7 @@ from runner.encoding import Encoder
 from runner.events import Done, Failed, Output, OutputEnd, Progress, chunks
 from runner.lane import Call, Lane
 from runner.metrics import RunnerMetrics
+from runner.provenance import note_of
 
 log = structlog.get_logger()
 
@@ -218,10 +219,12 @@ class Worker:
             return
         total = len(promised) * rendered.shape[0]
         before = rendered.index * rendered.shape[0]
-        spec = promised[rendered.index]
+        spec, note = promised[rendered.index], note_of(activity.job, rendered.seed)
         began = time.monotonic()
         try:
-            encoded = self._encoder.encode(rendered, spec, lambda n: activity.advance("encode", before + n, total))
+            encoded = self._encoder.encode(
+                rendered, spec, note, lambda n: activity.advance("encode", before + n, total)
+            )
         except Exception as error:  # noqa: BLE001 - outermost: the job fails, the runner goes on
             activity.stop(as_failure(error))
             return
