@@ -19,7 +19,6 @@ from runner.metrics import RunnerMetrics
 from runner.routes import answer_error, answer_fault, job_route, make_router
 from runner.settings import RunnerSettings
 from runner.synthetic import SyntheticBackend
-from runner.video_writer import ClipOutput
 from runner.worker import Worker
 
 log = structlog.get_logger()
@@ -33,9 +32,8 @@ def build(settings: RunnerSettings, backend: Backend | None = None) -> FastAPI:
     `backend` replaces the one that the settings name. Raises ConfigError for synthetic options that make no sense.
     """
     metrics = RunnerMetrics()
-    worker = Worker(
-        backend or make_backend(settings), Encoder(settings.png_level, settings.crf, settings.jpeg_quality), metrics
-    )
+    encoder = Encoder(settings.png_level, settings.jpeg_quality, settings.clip_output)
+    worker = Worker(backend or make_backend(settings), encoder, metrics)
 
     @contextlib.asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
@@ -59,6 +57,6 @@ def build(settings: RunnerSettings, backend: Backend | None = None) -> FastAPI:
 def make_backend(settings: RunnerSettings) -> Backend:
     """The backend that the settings name."""
     if settings.backend == "synthetic":
-        output = ClipOutput(settings.crf, settings.clip_window)
-        return SyntheticBackend(settings.advertised_id, settings.synthetic, settings.pipelines, output=output)
+        named = settings.advertised_id, settings.synthetic, settings.pipelines
+        return SyntheticBackend(*named, output=settings.clip_output)
     return DiffusersBackend(settings)

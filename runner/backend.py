@@ -14,7 +14,6 @@ import numpy.typing as npt
 from PIL import Image
 
 from reelnet.jobs import Licence
-from reelnet.metadata import PNG
 from reelnet.parameters import Params
 from reelnet.pipelines import ClipSize, MediaSpec, Pipeline, Size, pipeline_named
 
@@ -42,7 +41,8 @@ class InputClip:
 class RunnerJob:
     """One attempt of one job: complete parameters, inputs by name (pictures decoded), seconds that it may take.
 
-    `canceled` is set when the job shall stop, for whatever reason; a backend that waits, waits on it.
+    `canceled` is set when the job shall stop, for whatever reason; a backend that waits, waits on it. `model` is the
+    one that the job came to, None for a job of the runner's own.
     """
 
     job_id: str
@@ -54,6 +54,7 @@ class RunnerJob:
     canceled: threading.Event = field(default_factory=threading.Event)
     clips: Mapping[str, InputClip] = field(default_factory=dict)
     family: str = ""
+    model: ModelInfo | None = None
 
     @property
     def kind(self) -> Pipeline:
@@ -94,7 +95,7 @@ class Rendered:
     """One output. `fps`, frames a second, is None for a picture, which has one frame.
 
     `file` is the encoded picture of a backend that has it already, `clip` the encoded clip; they are delivered as
-    they are. `alpha` is a picture's transparency, shape (height, width). `media_type` is what a picture is encoded as.
+    they are. `alpha` is a picture's transparency, shape (height, width).
     `nsfw` None: nobody looked, which is not the same as clean.
     """
 
@@ -104,7 +105,6 @@ class Rendered:
     fps: int | Fraction | None = None
     nsfw: bool | None = None
     file: bytes | None = None
-    media_type: str = PNG
     clip: ClipFile | None = None
     alpha: npt.NDArray[np.uint8] | None = None
 

@@ -9,12 +9,14 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from reelnet.errors import UserError
 from runner.backend import Frames
 
 PNG_CHUNK_OVERHEAD = 12
+PNG_KEYWORD = "Description"
+"""What a PNG's text is called that JPEG and WebP have as EXIF's ImageDescription."""
 FORMATS = ("PNG", "JPEG", "WEBP")
 """What an input may be; the long tail of Pillow's decoders is no stranger's to reach."""
 FitRule = Literal["crop", "pad", "stretch"]
@@ -61,27 +63,35 @@ def fit(picture: Image.Image, size: tuple[int, int], rule: FitRule = "crop") -> 
             return picture.resize(size, _RESAMPLING)
 
 
-def png(frames: Frames, level: int, alpha: npt.NDArray[np.uint8] | None = None) -> bytes:
-    """The first frame as PNG without metadata, with its transparency: equal pixels give equal bytes."""
-    out = io.BytesIO()
+def picture_of(frames: Frames, alpha: npt.NDArray[np.uint8] | None = None) -> Image.Image:
+    """The first frame, with its transparency of shape (height, width) where it has one."""
     picture = Image.fromarray(frames[0])
     if alpha is not None:
         picture.putalpha(Image.fromarray(alpha))
-    picture.save(out, "PNG", compress_level=level)
+    return picture
+
+
+def png(picture: Image.Image, level: int, note: str = "") -> bytes:
+    """The picture as PNG. Equal pixels give equal bytes: it says nothing of itself but `note`, in ASCII."""
+    out = io.BytesIO()
+    said = PngImagePlugin.PngInfo()
+    if note:
+        said.add_text(PNG_KEYWORD, note)
+    picture.save(out, "PNG", compress_level=level, pnginfo=said)
     return out.getvalue()
 
 
-def jpeg(frames: Frames, quality: int) -> bytes:
-    """The first frame as JPEG with full colour resolution, without metadata."""
+def jpeg(picture: Image.Image, quality: int, note: str = "") -> bytes:
+    """The picture as JPEG with full colour resolution; what is transparent, on white. `note` as in `png`."""
     out = io.BytesIO()
-    Image.fromarray(frames[0]).save(out, "JPEG", quality=quality, subsampling=0)
+    _on_white(picture).save(out, "JPEG", quality=quality, subsampling=0, exif=_exif(note))
     return out.getvalue()
 
 
-def webp(frames: Frames) -> bytes:
-    """The first frame as lossless WebP: method 0 is smaller than PNG and three times as fast."""
+def webp(picture: Image.Image, note: str = "") -> bytes:
+    """The picture as lossless WebP: method 0 is smaller than PNG and three times as fast. `note` as in `png`."""
     out = io.BytesIO()
-    Image.fromarray(frames[0]).save(out, "WEBP", lossless=True, quality=0, method=0, exact=True)
+    picture.save(out, "WEBP", lossless=True, quality=0, method=0, exact=True, exif=_exif(note))
     return out.getvalue()
 
 
@@ -103,6 +113,20 @@ def _bordered(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     canvas = Image.new(picture.mode, size)
     canvas.paste(picture.resize(inner, _RESAMPLING), ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2))
     return canvas
+
+
+def _exif(note: str) -> bytes:
+    if not note:
+        return b""
+    tags = Image.Exif()
+    tags[ExifTags.Base.ImageDescription] = note
+    return tags.tobytes()
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    if picture.mode != "RGBA":
+        return picture
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
 
 
 def _check_size(picture: Image.Image, max_pixels: int, name: str) -> None:

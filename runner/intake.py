@@ -69,7 +69,8 @@ async def read_job(
         raise CanceledError("the client left", http_status=400) from None
     row = model.serving(order.pipeline)
     assert row is not None, "its parameters were read by it"
-    job = RunnerJob(order.job_id, order.attempt, order.pipeline, params, deadline_s=order.deadline_s, family=row.family)
+    named = order.job_id, order.attempt, order.pipeline
+    job = RunnerJob(*named, params, deadline_s=order.deadline_s, family=row.family, model=model)
     return await run_in_threadpool(_with_inputs, job, data, max_pixels, clips) if data else job
 
 

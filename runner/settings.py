@@ -15,6 +15,7 @@ from reelnet.parameters import SchedulerName
 from reelnet.pipelines import PIPELINES, did_you_mean
 from reelnet.settings import ComponentSettings, Families, Listener, Section
 from runner.models.digest import FILM, LORAS
+from runner.video_codecs import ClipOutput, X264Preset
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _SIZE = re.compile(r"\d{2,4}x\d{2,4}(x\d{1,3})?", re.ASCII)
@@ -107,7 +108,11 @@ class RunnerSettings(ComponentSettings):
     crf: int = Field(
         18, ge=0, le=51, description="x264 constant rate factor of MP4 outputs; less is better and larger."
     )
-
+    av1_crf: int = Field(30, ge=1, le=63, description="The same of AV1 outputs, by SVT-AV1's measure.")
+    vp9_crf: int = Field(24, ge=0, le=63, description="The same of VP9 outputs, by libvpx's measure.")
+    x264_preset: X264Preset = Field("veryfast", description="x264's preset: slower ones make smaller files.")
+    av1_preset: int = Field(10, ge=0, le=13, description="SVT-AV1's preset; more is faster.")
+    vp9_speed: int = Field(5, ge=0, le=8, description="libvpx's cpu-used; more is faster.")
     clip_window: int = Field(4, ge=1, le=64, description="Frames of a clip that may wait to be encoded.")
     tile: int = Field(
         0, ge=0, le=4096, description="Side of an upscaler's tile, pixels of the input; 0: by the device's free memory."
@@ -206,6 +211,13 @@ class RunnerSettings(ComponentSettings):
     def warmup_sizes(self) -> tuple[tuple[int, ...], ...]:
         """Width, height and, for clips, frames of what is compiled before READY."""
         return tuple(tuple(map(int, size.split("x"))) for size in self.warmup)
+
+    @property
+    def clip_output(self) -> ClipOutput:
+        """How clips are written."""
+        return ClipOutput(
+            self.crf, self.av1_crf, self.vp9_crf, self.x264_preset, self.av1_preset, self.vp9_speed, self.clip_window
+        )
 
     @property
     def of_clips(self) -> ClipLimits:

@@ -24,12 +24,13 @@ from reelnet.parameters import Clip, FrameInterpolation
 from reelnet.pipelines import PIPELINES, MediaSpec
 from runner import faults
 from runner.backend import Frames, ModelInfo, Pixels, Rendered, Reporter, RunnerJob, Served
-from runner.images import padded, png
+from runner.images import padded, picture_of, png
+from runner.provenance import note_of
 from runner.settings import Synthetic
+from runner.video_codecs import ClipOutput
 from runner.video_frames import ClipMaker, VideoParams
 from runner.video_rate import at_rate
 from runner.video_stream import remade
-from runner.video_writer import ClipOutput
 
 BARS = 8
 CLASS_NAME = "Synthetic"
@@ -100,24 +101,24 @@ class SyntheticBackend:
             self._finished += 1
 
     def _drawn(self, job: RunnerJob, report: Reporter, index: int, spec: MediaSpec) -> Rendered:
-        seed = job.seed + index
-        key = f"{job.pipeline}:{seed}:{getattr(job.params, 'prompt', '')}"
+        key = f"{job.pipeline}:{job.seed + index}:{getattr(job.params, 'prompt', '')}"
         if isinstance(job.params, VideoParams):
             return self._clips.clip(job, _bars(key, replace(spec, frames=job.params.num_frames)), report)
-        return replace(self._picture(index, seed, key, spec), media_type=spec.media_type or PNG)
+        return self._picture(job, index, key, spec)
 
-    def _picture(self, index: int, seed: int, key: str, spec: MediaSpec) -> Rendered:
-        size = self._options.output_bytes
-        if size is None or spec.media_type not in (None, PNG):
+    def _picture(self, job: RunnerJob, index: int, key: str, spec: MediaSpec) -> Rendered:
+        size, seed = self._options.output_bytes, job.seed + index
+        if size is None or spec.media_type not in (None, PNG) or note_of(job, seed):
             return Rendered(index, seed, _bars(key, spec))
         return Rendered(index, seed, *_prepared(spec, size))
 
     def _remade(self, job: RunnerJob, report: Reporter, spec: MediaSpec) -> Rendered:
         """The input clip at the asked size or rate, with its sound."""
         (clip,) = job.clips.values()
+        output = self._output.of(job)
         assert spec.rate is not None
         if isinstance(job.params, FrameInterpolation):
-            file = at_rate(clip, job.params.fps, _Nearest(), self._output, report)
+            file = at_rate(clip, job.params.fps, _Nearest(), output, report)
             return Rendered.of_clip(job.seed, file, spec.rate)
         factor = spec.width // clip.source.width
 
@@ -127,7 +128,7 @@ class SyntheticBackend:
         def told(frames: int) -> None:
             report.step("upscale", frames, clip.source.frames)
 
-        return Rendered.of_clip(job.seed, remade(clip, enlarged, factor, self._output, told), spec.rate)
+        return Rendered.of_clip(job.seed, remade(clip, enlarged, factor, output, told), spec.rate)
 
     def recover(self) -> None:
         """Nothing to free."""
@@ -215,7 +216,7 @@ def _steps(job: RunnerJob) -> int:
 def _prepared(spec: MediaSpec, size: int) -> tuple[Frames, None, None, bytes]:
     """A picture's frames and its file of `size` bytes, made at the first job that asks for them."""
     frames = _bars("prepared", spec)
-    return frames, None, None, padded(png(frames, 1), size)
+    return frames, None, None, padded(png(picture_of(frames), 1), size)
 
 
 def _bars(key: str, spec: MediaSpec) -> Frames:

@@ -10,8 +10,8 @@ from reelnet.frame_rates import Schedule
 from reelnet.parameters import INTERPOLATION, ImageToVideo, PromptedVideo
 from runner.backend import Frames, Rendered, Reporter, RunnerJob
 from runner.interpolation import Interpolator
+from runner.video_codecs import ClipOutput
 from runner.video_rate import frames_at_rate
-from runner.video_writer import ClipOutput
 
 VideoParams = ImageToVideo | PromptedVideo
 _ASKS = "interpolate_to_fps"
@@ -50,4 +50,5 @@ class ClipMaker:
         assert self.net is not None, "check has refused it"
         rate = Fraction(params.interpolate_to_fps)
         schedule = Schedule(len(frames), Fraction(params.fps), rate)
-        return Rendered.of_clip(job.seed, frames_at_rate(frames, schedule, self.net, self.output, report), rate)
+        file = frames_at_rate(frames, schedule, self.net, self.output.of(job), report)
+        return Rendered.of_clip(job.seed, file, rate)

@@ -8,8 +8,10 @@ from fractions import Fraction
 from reelnet.frame_rates import Schedule
 from runner.backend import ClipFile, Frames, InputClip, Pixels, Reporter
 from runner.interpolation import Interpolator, interpolate
+from runner.video_codecs import ClipOutput
+from runner.video_file import ClipFormat
 from runner.video_reader import ClipReader, Frame
-from runner.video_writer import ClipFormat, ClipOutput, ClipWriter
+from runner.video_writer import ClipWriter
 
 _TICKS = 512
 """Ticks of the new clip's clock in a frame: its start is kept that exactly."""

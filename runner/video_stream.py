@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from runner.backend import ClipFile, InputClip, Pixels
+from runner.video_codecs import ClipOutput
+from runner.video_file import ClipFormat
 from runner.video_reader import ClipReader, Frame
-from runner.video_writer import ClipFormat, ClipOutput, ClipWriter
+from runner.video_writer import ClipWriter
 
 OnFrame = Callable[[int], None]
 """Hears of the count of frames that are done; what it raises stops the clip."""

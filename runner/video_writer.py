@@ -2,54 +2,25 @@
 
 from __future__ import annotations
 
-import mmap
 import queue
 import tempfile
 import threading
-from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Self
 
-import av
-from av.audio.stream import AudioStream
 from av.packet import Packet
 
 from reelnet.errors import NodeError
 from runner.backend import ClipFile
-from runner.video_reader import Colours, Frame
+from runner.video_codecs import ClipOutput
+from runner.video_file import ClipFormat, taken, writing
+from runner.video_reader import Frame
 
-_CONTAINER = {"movflags": "+faststart", "fflags": "+bitexact"}
-_ENCODER = {"preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
-"""As in `runner.video`: equal frames give equal bytes."""
 _POLL_S = 0.2
 
 
-@dataclass(frozen=True, slots=True)
-class ClipOutput:
-    """How clips are written: x264's constant rate factor, and how many frames may wait for it."""
-
-    crf: int = 18
-    window: int = 4
-
-
-@dataclass(frozen=True, slots=True)
-class ClipFormat:
-    """A clip to be written. Frames' times count `time_base`; `rate` is their average number a second.
-
-    `sound` is the stream that packets of sound come from, None for a clip without.
-    """
-
-    width: int
-    height: int
-    rate: Fraction
-    time_base: Fraction
-    colours: Colours = field(default_factory=Colours)
-    sound: AudioStream | None = None
-
-
 class ClipWriter:
-    """Writes one MP4 (H.264, yuv420p, index in front). `encoded` counts the frames that are.
+    """Writes one MP4. `encoded` counts the frames that are.
 
     Used in a `with` block: left by an exception, or before `finish`, it stops its thread and leaves no file.
     """
@@ -83,9 +54,7 @@ class ClipWriter:
         self._offer(None)
         self._thread.join()
         self._check()
-        with self._path.open("rb") as file:
-            data = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-        return ClipFile(data, (self.encoded, self._layout.height, self._layout.width, 3))
+        return taken(self._path, (self.encoded, self._layout.height, self._layout.width, 3))
 
     def _offer(self, item: Frame | Packet[Any] | None) -> None:
         while True:
@@ -108,19 +77,15 @@ class ClipWriter:
             self._error = error
 
     def _write(self) -> None:
-        with av.open(str(self._path), "w", format="mp4", options=_CONTAINER) as container:
-            video = self._video(container)
-            given = self._layout.sound
-            sound = container.add_stream_from_template(given, opaque=True) if given else None
+        with writing(self._path, self._layout, self._options) as clip:
             while (item := self._next()) is not None:
                 if isinstance(item, Frame):
-                    container.mux(video.encode(self._picture(item)))
+                    clip.add(item)
                     self.encoded += 1
                 else:
-                    item.stream = sound
-                    container.mux(item)
+                    clip.carry(item)
             if not self._stop.is_set():
-                container.mux(video.encode())
+                clip.finish()
 
     def _next(self) -> Frame | Packet[Any] | None:
         """The next item; None at the end, or when nobody wants the clip any more."""
@@ -130,23 +95,3 @@ class ClipWriter:
             except queue.Empty:
                 continue
         return None
-
-    def _video(self, container: av.container.OutputContainer) -> av.VideoStream:
-        layout = self._layout
-        options = {"crf": str(self._options.crf), **_ENCODER}
-        stream = container.add_stream("libx264", rate=layout.rate, options=options)
-        stream.height, stream.width, stream.pix_fmt = layout.height, layout.width, "yuv420p"
-        context = stream.codec_context
-        context.time_base = layout.time_base
-        context.colorspace, context.color_range = layout.colours.space, 1
-        context.color_primaries, context.color_trc = layout.colours.primaries, layout.colours.transfer
-        if layout.colours.aspect:
-            context.sample_aspect_ratio = layout.colours.aspect
-        return stream
-
-    def _picture(self, frame: Frame) -> av.VideoFrame:
-        rgb = av.VideoFrame.from_ndarray(frame.pixels, format="rgb24")
-        space = self._layout.colours.space
-        picture = rgb.reformat(format="yuv420p", dst_colorspace=space if space != 2 else None)
-        picture.pts, picture.time_base, picture.duration = frame.pts, self._layout.time_base, frame.duration
-        return picture

@@ -23,6 +23,7 @@ from runner.encoding import Encoder
 from runner.events import Done, Failed, Output, OutputEnd, Progress, chunks
 from runner.lane import Call, Lane
 from runner.metrics import RunnerMetrics
+from runner.provenance import note_of
 
 log = structlog.get_logger()
 
@@ -178,7 +179,7 @@ class Worker:
             _check_shape(rendered, promised[delivered] if delivered < len(promised) else None)
             delivered += 1
             activity.encodes = activity.encodes or not rendered.encoded
-            self._after_outputs(activity, partial(self._encode, activity, rendered, len(promised)))
+            self._after_outputs(activity, partial(self._encode, activity, rendered, promised))
             activity.resume()
         if delivered != len(promised):
             raise NodeError(f"the model gave {delivered} of {len(promised)} outputs", code="output_count")
@@ -213,14 +214,17 @@ class Worker:
 
     # What the media thread does.
 
-    def _encode(self, activity: Activity, rendered: Rendered, outputs: int) -> None:
+    def _encode(self, activity: Activity, rendered: Rendered, promised: tuple[MediaSpec, ...]) -> None:
         if activity.error is not None:
             return
-        total = outputs * rendered.shape[0]
+        total = len(promised) * rendered.shape[0]
         before = rendered.index * rendered.shape[0]
+        spec, note = promised[rendered.index], note_of(activity.job, rendered.seed)
         began = time.monotonic()
         try:
-            encoded = self._encoder.encode(rendered, lambda n: activity.advance("encode", before + n, total))
+            encoded = self._encoder.encode(
+                rendered, spec, note, lambda n: activity.advance("encode", before + n, total)
+            )
         except Exception as error:  # noqa: BLE001 - outermost: the job fails, the runner goes on
             activity.stop(as_failure(error))
             return

@@ -11,7 +11,6 @@ import hashlib
 import io
 import struct
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -31,12 +30,10 @@ from reelnet.metadata import (
     upright,
 )
 from reelnet.pipelines import MediaSpec, Size
+from reelnet.strict_frames import strict_frames
 
 if TYPE_CHECKING:
-    from hashlib import _Hash as Hash
-
     from av.container import InputContainer
-    from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
     from PIL import Image
 
@@ -253,18 +250,16 @@ def _check_clip(file: BinaryIO, size: int, media_type: str, spec: MediaSpec) -> 
 
 
 def _video_stream(container: InputContainer, spec: MediaSpec) -> VideoStream:
-    """The clip's stream of pictures, ready to be decoded on one thread, where the first damage is an error."""
+    """The clip's stream of pictures, coded as was asked."""
     if sorted(stream.type for stream in container.streams) != ["audio", "video"][not spec.sound :]:
         asked = "one of video and one of sound" if spec.sound else "one of video"
         raise NodeError(f"the output has other streams than {asked}", code="media_type")
     stream = container.streams.video[0]
     context = stream.codec_context
-    codec = context.name if context else "something unknown"
-    if codec != "h264":
-        raise NodeError(f"the output is coded as {codec}; H.264 was asked", code="media_type")
+    codec = context.codec.canonical_name if context else "something unknown"
+    if codec != spec.codec:
+        raise NodeError(f"the output is coded as {codec}; {spec.codec} was asked", code="media_type")
     _check_size(context.width, context.height, spec)
-    context.thread_count = 1
-    context.options = {"err_detect": "explode"}
     return stream
 
 
@@ -274,11 +269,9 @@ def _decode_clip(container: InputContainer, stream: VideoStream, spec: MediaSpec
     thumbs: set[bytes] = set()
     sound = hashlib.sha256()
     moments: list[int] = []
-    for count, frame in enumerate(_frames(container, stream, sound), start=1):
+    for count, frame in enumerate(strict_frames(container, stream, sound), start=1):
         _check_most(count, spec)
         _check_size(frame.width, frame.height, spec)
-        if frame.rotation:
-            raise NodeError("the output is to be shown turned", code="size")
         if count == 1:
             picture: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]
             first = looks.constant(picture), looks.fingerprint(picture)
@@ -289,15 +282,6 @@ def _decode_clip(container: InputContainer, stream: VideoStream, spec: MediaSpec
     if spec.sound and sound.hexdigest() != spec.sound:
         raise NodeError("the output's sound is not the input's", code="sound")
     return first[0], looks.alike(thumbs), first[1], rate
-
-
-def _frames(container: InputContainer, stream: VideoStream, sound: Hash) -> Iterator[VideoFrame]:
-    """The frames in their order; `sound` hears of every packet of sound."""
-    for packet in container.demux():
-        if packet.stream.index == stream.index:
-            yield from stream.decode(packet)
-        elif packet.size:
-            sound.update(bytes(packet))
 
 
 def mean_rate(stream: VideoStream, moments: list[int]) -> Fraction | None:

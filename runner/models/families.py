@@ -33,7 +33,6 @@ from runner.pipelines.upscale import DiffusionUpscale, TiledUpscale
 from runner.pipelines.wan_video import WanVideo
 from runner.settings import RunnerSettings
 from runner.video_frames import ClipMaker
-from runner.video_writer import ClipOutput
 
 UPSCALE_CLASS = "StableDiffusionUpscalePipeline"
 VIDEO_CLASS = "StableVideoDiffusionPipeline"
@@ -66,8 +65,7 @@ def read_family(files: ModelFiles, settings: RunnerSettings, device: torch.devic
         raise SetupError("interpolation: for a model of video alone; leave the setting out")
     if files.class_name == UPSCALER:
         _refuse_beside_pictures(settings)
-        output = ClipOutput(settings.crf, settings.clip_window)
-        return TiledUpscale(read_upscaler(files, device, settings.dtype, settings.tile), output)
+        return TiledUpscale(read_upscaler(files, device, settings.dtype, settings.tile), settings.clip_output)
     if files.class_name == UPSCALE_CLASS:
         _refuse_beside_pictures(settings)
         pipe = _read(diffusers.StableDiffusionUpscalePipeline, files, dtype)
@@ -76,7 +74,7 @@ def read_family(files: ModelFiles, settings: RunnerSettings, device: torch.devic
     if files.class_name == film_folder.CLASS:
         _refuse_beside_pictures(settings)
         film = film_folder.load_film(files.folder, device, dtype)
-        return Interpolation(film, ClipOutput(settings.crf, settings.clip_window))
+        return Interpolation(film, settings.clip_output)
     if files.class_name == VIDEO_CLASS:
         _refuse_beside_pictures(settings, but=("compile",))
         pipe = _read(diffusers.StableVideoDiffusionPipeline, files, dtype)
@@ -114,7 +112,7 @@ def _clip_maker(settings: RunnerSettings, device: torch.device, dtype: torch.dty
     On a GPU it computes in float16, whatever the model does, unless the operator says otherwise: bfloat16 has fewer
     digits than the colours of a picture.
     """
-    output, folder = ClipOutput(settings.crf, settings.clip_window), settings.interpolation_folder
+    output, folder = settings.clip_output, settings.interpolation_folder
     if folder is None:
         return ClipMaker(output)
     half = settings.dtype == "auto" and device.type == "cuda"

@@ -8,8 +8,8 @@ from reelnet.parameters import VIDEO, FrameInterpolation
 from runner.backend import Rendered, Reporter, RunnerJob, Served
 from runner.models.film_folder import CLASS, FilmFrames
 from runner.pipelines.family import memory_errors
+from runner.video_codecs import ClipOutput
 from runner.video_rate import at_rate, schedule_of
-from runner.video_writer import ClipOutput
 
 
 class Interpolation:
@@ -35,5 +35,5 @@ class Interpolation:
         assert isinstance(params, FrameInterpolation)
         clip = job.clips[VIDEO]
         with memory_errors():
-            file = at_rate(clip, params.fps, self._film, self._output, report)
+            file = at_rate(clip, params.fps, self._film, self._output.of(job), report)
         yield Rendered.of_clip(job.seed, file, schedule_of(clip, params.fps).target_fps)

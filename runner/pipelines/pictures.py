@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from reelnet.parameters import PICTURE_TYPES, ImageToImage, TextToImage
+from reelnet.parameters import ImageToImage, TextToImage
 from runner.backend import Frames, Rendered, Reporter, RunnerJob, Served, SetupError
 from runner.pipelines import canvas
 from runner.pipelines.arguments import Arguments
@@ -55,9 +55,7 @@ class Pictures:
                 with memory_errors(), torch.inference_mode():
                     frames = self._draw(pipe, job, share, report)
                     frames, nsfw = self._extras.safety.judge(frames, asked=params.safety_check)
-                yield Rendered(
-                    index, job.seed + index, frames, nsfw=nsfw, media_type=PICTURE_TYPES[params.output_format]
-                )
+                yield Rendered(index, job.seed + index, frames, nsfw=nsfw)
 
     @contextlib.contextmanager
     def _prepared(self, pipeline: str, params: PictureParams) -> Iterator[Any]:

@@ -17,8 +17,8 @@ from runner.models.digest import UPSCALER
 from runner.models.upscaler import Upscaler
 from runner.pipelines.family import Share, as_bytes, memory_errors, noise
 from runner.upscale_tiles import count, enlarged
+from runner.video_codecs import ClipOutput
 from runner.video_stream import remade
-from runner.video_writer import ClipOutput
 
 OVERLAP = 32
 """Pixels of the input that a tile has around its own part; a model's borders are worst at the outermost of them."""
@@ -63,7 +63,7 @@ class TiledUpscale:
         (spec,) = job.promises
         clip = job.clips[VIDEO]
         enlarging = _Enlarging(self._model, report, clip.source.frames)
-        file = remade(clip, enlarging.picture, UPSCALE_FACTOR, self._output, lambda _: None)
+        file = remade(clip, enlarging.picture, UPSCALE_FACTOR, self._output.of(job), lambda _: None)
         assert spec.rate is not None
         return Rendered.of_clip(job.seed, file, spec.rate)
 

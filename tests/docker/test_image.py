@@ -186,7 +186,7 @@ def test_what_has_not_changed_is_not_built_again(
     copy = tmp_path / "copy"
     for part in ("scripts", "locks", "runner", "proto"):
         shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in (".dockerignore", "LICENSE", "README.md", "pyproject.toml"):
+    for file in (".dockerignore", "LICENSE", "NOTICE", "README.md", "pyproject.toml"):
         shutil.copy(ROOT / file, copy / file)
     assert _built(copy, docker_engine) == synthetic_image
     (copy / "runner" / "__init__.py").write_text('"""Another runner."""\n')

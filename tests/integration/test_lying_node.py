@@ -13,6 +13,7 @@ import pytest
 from broadcaster.app import RunningBroadcaster
 from reelnet.jobs import Accepted, Chunk, Done, Queued, Started, Ticket
 from tests.fakes.lying_node import LyingNode, Script, capability, delivery, png, running, whole
+from tests.fakes.media import Clip
 from tests.fakes.pool import PATIENCE_S, broadcaster_settings, ready, running_broadcaster, until
 
 SMALL = {"prompt": "boat", "width": 64, "height": 64, "num_inference_steps": 1, "seed": 1}
@@ -48,10 +49,12 @@ LIES: list[Any] = [
 
 
 @contextlib.asynccontextmanager
-async def pool(home: Path, *scripts: Script) -> AsyncIterator[tuple[RunningBroadcaster, httpx.AsyncClient, Any]]:
+async def pool(
+    home: Path, *scripts: Script, pipeline: str = "text-to-image"
+) -> AsyncIterator[tuple[RunningBroadcaster, httpx.AsyncClient, Any]]:
     """Nodes with those scripts behind a broadcaster."""
     async with contextlib.AsyncExitStack() as stack:
-        nodes = [LyingNode(script, capability()) for script in scripts]
+        nodes = [LyingNode(script, capability(pipeline=pipeline)) for script in scripts]
         addresses = [await stack.enter_async_context(running(node)) for node in nodes]
         settings = broadcaster_settings(home, addresses, limits={"silence_s": 1.0})
         broadcaster = await stack.enter_async_context(running_broadcaster(settings))
@@ -70,6 +73,22 @@ async def test_a_lie_is_the_nodes_failure_and_costs_nothing(tmp_path: Path, lie:
         assert broadcaster.scores.reputation(nodes[0].identity.id) < 1
         assert [p for p in (tmp_path / "broadcaster/default/media").rglob("*") if p.is_file()] == []
         await until(lambda: broadcaster.journal.backlog == 0, "the journal is written")
+
+
+@pytest.mark.parametrize(("asked", "encoder"), [("h264", "libvpx-vp9"), ("av1", "libx264"), ("vp9", "libsvtav1")])
+async def test_another_codec_than_asked_is_a_lie(tmp_path: Path, asked: str, encoder: str) -> None:
+    """A node that codes a clip as it likes is caught, whichever codec was asked."""
+    data = Clip(64, 64, frames=2, codec=encoder).encode()
+    ask = {"width": 64, "height": 64, "num_frames": 2, "video_codec": asked}
+
+    def coded_otherwise(ticket: Ticket) -> list[Any]:
+        return whole(ticket, *delivery(data, "video/mp4"))
+
+    async with pool(tmp_path, coded_otherwise, pipeline="image-to-video") as (_, http, _nodes):
+        answer = await http.post("/image-to-video", data=ask, files={"image": ("boat.png", png())})
+    assert answer.status_code == 500, answer.text
+    assert (answer.json()["error"]["class"], answer.json()["error"]["code"]) == ("node", "media_type")
+    assert f"{asked} was asked" in answer.text
 
 
 async def test_the_job_is_done_by_an_honest_node(tmp_path: Path) -> None:

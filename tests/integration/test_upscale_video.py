@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 from collections.abc import AsyncIterator
 from fractions import Fraction
 from pathlib import Path
@@ -53,6 +54,20 @@ async def test_a_clip_comes_back_larger_with_its_rate_and_sound(pool: Pool) -> N
     assert b"SECRETPLACE" in given
     assert b"SECRETPLACE" not in data
     assert answer.json()["images"][0]["url"].endswith(".mp4")
+
+
+@pytest.mark.parametrize("codec", ["av1", "vp9"])
+async def test_a_clip_comes_back_as_the_codec_that_was_asked(pool: Pool, codec: str) -> None:
+    """With the sound and the moments of the input, and with what was asked in its description."""
+    given = FILM.encode()
+    (data,) = await pool.outputs(
+        await pool.job("upscale-video", {"video_codec": codec, "metadata": "true"}, given, "video")
+    )
+    assert times(data, "video") == pytest.approx(times(given, "video"), abs=1e-4)
+    assert probe_clip(data).sound == probe_clip(given).sound
+    with av.open(io.BytesIO(data)) as container:
+        assert container.streams.video[0].codec_context.codec.canonical_name == codec
+        assert json.loads(container.metadata["description"])["params"]["video_codec"] == codec
 
 
 async def test_uneven_frames_keep_their_moments(pool: Pool) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 import av
 import pytest
 
-from reelnet.pipelines import PIPELINES
+from reelnet.clips import probe_clip
+from reelnet.inspection import check_output
+from reelnet.pipelines import PIPELINES, MediaSpec
 from runner.app import build
 from runner.worker import State
 from tests.fakes.media import Clip
@@ -79,6 +81,31 @@ async def test_a_clip_is_playable(runner: RunnerClient) -> None:
     with av.open(io.BytesIO(answer.outputs[0])) as clip:
         stream = clip.streams.video[0]
         assert (stream.width, stream.height, stream.frames, stream.average_rate) == (128, 64, 14, 7)
+
+
+@pytest.mark.parametrize("codec", ["h264", "av1", "vp9"])
+@pytest.mark.parametrize("pipeline", ["image-to-video", "upscale-video", "frame-interpolation"])
+async def test_a_clip_is_coded_as_asked(runner: RunnerClient, pipeline: str, codec: str) -> None:
+    """Made of a picture or of a clip, it is what the job's `video_codec` says, and passes a broadcaster's check."""
+    order = JOBS[pipeline]
+    answer = await runner.run(pipeline=pipeline, **order | {"params": order["params"] | {"video_codec": codec}})
+    found = probe_clip(answer.outputs[0])
+    spec = MediaSpec("video", found.width, found.height, found.frames, found.fps, found.fps_den, codec=codec)
+    check_output(answer.outputs[0], "video/mp4", spec, 10**7)
+
+
+@pytest.mark.parametrize("pipeline", list(PIPELINES))
+async def test_a_file_says_how_it_was_made_when_asked(runner: RunnerClient, pipeline: str) -> None:
+    """Each pipeline's output has model, digest and parameters in it then, and nothing otherwise."""
+    order = JOBS[pipeline]
+    asked = await runner.run(pipeline=pipeline, **order | {"params": order["params"] | {"metadata": True}})
+    plain = await runner.run(pipeline=pipeline, **order)
+    digest = hashlib.sha256(b"synthetic:synthetic/bars").hexdigest().encode()
+    assert digest in asked.outputs[0]
+    assert PIPELINES[pipeline].schema.encode() in asked.outputs[0]
+    assert b"job-1" not in asked.outputs[0]
+    assert digest not in plain.outputs[0]
+    assert b"reelnet" not in plain.outputs[0]
 
 
 async def test_the_same_job_gives_the_same_bytes(runner: RunnerClient) -> None:

@@ -100,6 +100,21 @@ async def test_transparency_comes_along(esrgan: RunnerClient) -> None:
         assert plain.mode == "RGB"
 
 
+@pytest.mark.parametrize(("asked", "mode"), [("png", "RGBA"), ("webp", "RGBA"), ("jpeg", "RGB")])
+async def test_a_picture_comes_in_the_format_that_was_asked(esrgan: RunnerClient, asked: str, mode: str) -> None:
+    """PNG and WebP keep every pixel and its transparency; JPEG shows the picture on white."""
+    given = PICTURE.copy()
+    given.putalpha(Image.linear_gradient("L").resize(given.size))
+    base = await enlarge(esrgan, given)
+    answer = await esrgan.run(pipeline="upscale", params=PARAMS | {"output_format": asked}, image=encoded(given, "PNG"))
+    assert answer.named("output")[0]["media_type"] == f"image/{asked}"
+    with Image.open(io.BytesIO(base.outputs[0])) as whole, Image.open(io.BytesIO(answer.outputs[0])) as found:
+        assert (found.format, found.mode) == (asked.upper(), mode)
+        wanted = whole if mode == "RGBA" else Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole)
+        apart = np.abs(np.asarray(wanted.convert(mode)).astype(int) - np.asarray(found)).mean()
+    assert apart <= (4 if asked == "jpeg" else 0)
+
+
 @pytest.mark.parametrize("mode", ["L", "1", "P"])
 async def test_pictures_of_other_modes_are_taken(esrgan: RunnerClient, mode: str) -> None:
     """Grey ones stay grey, whatever colours a model makes of them."""

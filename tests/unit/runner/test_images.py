@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from reelnet.errors import UserError
-from runner.images import FitRule, decode, fit, png
+from runner.images import FitRule, decode, fit, jpeg, picture_of, png, webp
 from tests.fakes.runner import picture
 
 
@@ -118,8 +118,32 @@ def test_any_aspect_fits(rule: FitRule, size: tuple[int, int]) -> None:
 def test_png_is_lossless_and_repeatable() -> None:
     """Equal pixels give equal bytes, and the bytes give the pixels."""
     frames = np.random.default_rng(0).integers(0, 256, (1, 12, 16, 3), np.uint8)
-    data = png(frames, 1)
-    assert data == png(frames, 1)
+    data = png(picture_of(frames), 1)
+    assert data == png(picture_of(frames), 1)
     with Image.open(io.BytesIO(data)) as image:
         assert image.info == {}
         assert (np.asarray(image) == frames[0]).all()
+
+
+FRAMES = np.random.default_rng(0).integers(0, 256, (1, 12, 16, 3), np.uint8)
+ALPHA = np.random.default_rng(1).integers(0, 256, (12, 16), np.uint8)
+
+
+def test_png_and_webp_keep_the_transparency() -> None:
+    """Each pixel has its colour and its alpha, also where it is not seen."""
+    for data in (png(picture_of(FRAMES, ALPHA), 1), webp(picture_of(FRAMES, ALPHA))):
+        with Image.open(io.BytesIO(data)) as image:
+            assert image.mode == "RGBA"
+            assert (np.asarray(image) == np.dstack([FRAMES[0], ALPHA])).all()
+
+
+def test_jpeg_has_white_where_nothing_is() -> None:
+    """JPEG knows no transparency: the picture is laid on white."""
+    frames, alpha = np.zeros((1, 16, 32, 3), np.uint8), np.full((16, 32), 255, np.uint8)
+    alpha[:, :16], alpha[:, 8:16] = 0, 128
+    with Image.open(io.BytesIO(jpeg(picture_of(frames, alpha), 95))) as image:
+        seen = np.asarray(image).astype(int)
+    assert image.mode == "RGB"
+    assert seen[:, :7].min() > 247
+    assert np.abs(seen[:, 10:14] - 127).max() < 12
+    assert seen[:, 18:].max() < 8

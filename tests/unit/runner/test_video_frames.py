@@ -14,8 +14,8 @@ from reelnet.errors import CanceledError, UnsupportedError
 from reelnet.parameters import ImageToVideo
 from reelnet.pipelines import FAMILIES
 from runner.backend import Frames, Pixels, RunnerJob
+from runner.video_codecs import ClipOutput
 from runner.video_frames import ClipMaker
-from runner.video_writer import ClipOutput
 
 OUTPUT = ClipOutput(crf=10, window=3)
 SIZE = {"width": 96, "height": 64, "seed": 5}

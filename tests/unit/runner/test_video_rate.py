@@ -13,8 +13,8 @@ import pytest
 from reelnet.clips import probe_clip
 from reelnet.errors import CanceledError, UserError
 from runner.backend import ClipFile, InputClip, Pixels
+from runner.video_codecs import ClipOutput
 from runner.video_rate import at_rate
-from runner.video_writer import ClipOutput
 from tests.fakes.media import Clip
 
 OUTPUT = ClipOutput(crf=10, window=3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,8 +15,8 @@ import pytest
 from reelnet.clips import inspect_clip, probe_clip
 from reelnet.errors import CanceledError, NodeError, UserError
 from runner.backend import ClipFile, InputClip, Pixels
+from runner.video_codecs import ClipOutput
 from runner.video_stream import Window, remade
-from runner.video_writer import ClipOutput
 from tests.fakes.media import Clip
 
 OUTPUT = ClipOutput(crf=10, window=3)
@@ -36,6 +37,12 @@ def frames_of(data: bytes) -> list[Pixels]:
     """A clip's pictures."""
     with av.open(io.BytesIO(data)) as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def moments_of(data: bytes) -> list[float]:
+    """The seconds at which a clip's pictures are shown."""
+    with av.open(io.BytesIO(data)) as container:
+        return [float(frame.pts * frame.time_base) for frame in container.decode(video=0)]
 
 
 def run(clip: InputClip, window: Window | None = None, done: list[int] | None = None) -> ClipFile:
@@ -67,6 +74,29 @@ def test_the_pictures_are_those_of_the_input() -> None:
         pairs = zip(frames_of(given.data), frames_of(bytes(run(given).data)), strict=True)
         differences = [float(np.abs(doubled(a).astype(int) - b).mean()) for a, b in pairs]
         assert max(differences) < 8, (space, differences)
+
+
+@pytest.mark.parametrize("codec", ["av1", "vp9"])
+def test_another_codec_keeps_times_and_sound(codec: str) -> None:
+    """What holds for H.264 holds for each codec: count, uneven moments, sound, in order."""
+    given = opened(Clip(frames=20, fps=25, sound=True, uneven=True))
+    data = bytes(remade(given, doubled, 2, replace(OUTPUT, codec=codec), lambda _: None).data)
+    found = probe_clip(data)
+    assert found == replace(given.source, width=128, height=96)
+    assert moments_of(data) == pytest.approx(moments_of(given.data), abs=1e-4)
+
+
+@pytest.mark.parametrize("codec", ["av1", "vp9"])
+def test_an_encoder_that_is_left_in_the_middle_ends(codec: str) -> None:
+    """A canceled clip leaves no thread, also of encoders that hold many frames back."""
+
+    def stopping(frames: int) -> None:
+        if frames == 10:
+            raise CanceledError("enough")
+
+    with pytest.raises(CanceledError):
+        remade(opened(Clip(frames=50)), doubled, 2, replace(OUTPUT, codec=codec), stopping)
+    assert not [thread for thread in threading.enumerate() if thread.name == "clip encoder"]
 
 
 @pytest.mark.parametrize("rotation", [90, 180, -90])
@@ -119,7 +149,7 @@ def test_a_clip_that_cannot_be_written_is_the_node_s_failure(monkeypatch: pytest
     def broken(*_: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr("runner.video_writer.ClipWriter._picture", broken)
+    monkeypatch.setattr("runner.video_file.Mp4._picture", broken)
     with pytest.raises(NodeError, match="OSError"):
         run(opened(Clip(frames=30)))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from reelnet.pipelines import PIPELINES
+from reelnet.pipelines import PIPELINES, MediaSpec
 from runner.backend import Rendered, RunnerJob
 from runner.encoding import Encoded, Encoder
 from runner.events import TERMINAL, Done, Event, OutputEnd
@@ -25,9 +25,9 @@ class WatchedEncoder(Encoder):
 
     threads: list[str] = field(default_factory=list)
 
-    def encode(self, rendered: Rendered, ticked: Callable[[int], None]) -> Encoded:
+    def encode(self, rendered: Rendered, promised: MediaSpec, note: str, ticked: Callable[[int], None]) -> Encoded:
         self.threads.append(threading.current_thread().name)
-        return super().encode(rendered, ticked)
+        return super().encode(rendered, promised, note, ticked)
 
 
 @pytest.mark.parametrize(("output_bytes", "thread"), [(None, "media"), (1000, "model")])
