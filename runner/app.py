@@ -18,7 +18,7 @@ from runner.encoding import Encoder
 from runner.metrics import RunnerMetrics
 from runner.routes import answer_error, answer_fault, job_route, make_router
 from runner.settings import RunnerSettings
-from runner.synthetic import SyntheticBackend
+from runner.synthetic import SyntheticBackend, SyntheticExtras, pretended
 from runner.video_writer import ClipOutput
 from runner.worker import Worker
 
@@ -60,5 +60,6 @@ def make_backend(settings: RunnerSettings) -> Backend:
     """The backend that the settings name."""
     if settings.backend == "synthetic":
         output = ClipOutput(settings.crf, settings.clip_window)
-        return SyntheticBackend(settings.advertised_id, settings.synthetic, settings.pipelines, output=output)
+        extras = SyntheticExtras(output, settings.safety, pretended(settings.loras))
+        return SyntheticBackend(settings.advertised_id, settings.synthetic, settings.pipelines, extras=extras)
     return DiffusersBackend(settings)

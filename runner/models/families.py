@@ -67,15 +67,11 @@ def read_family(files: ModelFiles, settings: RunnerSettings, device: torch.devic
         pipe = _read(diffusers.StableDiffusionUpscalePipeline, files, dtype)
         _place({"upscale": pipe}, files, settings, device)
         return DiffusionUpscale(pipe)
-    if files.class_name == film_folder.CLASS:
-        _refuse_for_video(settings)
-        film = film_folder.load_film(files.folder, device, dtype)
-        return Interpolation(film, ClipOutput(settings.crf, settings.clip_window))
     if files.class_name == VIDEO_CLASS:
         _refuse_for_video(settings)
         pipe = _read(diffusers.StableVideoDiffusionPipeline, files, dtype)
         _place({_TEXT: pipe}, files, settings, device)
-        return StableVideo(pipe)
+        return StableVideo(pipe, load_safety(files.folder, settings.safety, device, dtype))
     pipes = _picture_pipes(files, dtype)
     _place(pipes, files, settings, device)
     family = Pictures(pipes, _extras(pipes, files, settings, (device, dtype)))
@@ -89,8 +85,6 @@ def _refuse_for_video(settings: RunnerSettings) -> None:
     for name in ("scheduler", "loras", "compile"):
         if getattr(settings, name):
             raise SetupError(f"{name}: not for a model of video; leave the setting out")
-    if settings.safety in ("blur", "refuse"):
-        raise SetupError(f"safety: no checker for video, so {settings.safety!r} cannot be kept; say 'flag' or 'off'")
 
 
 def _refuse_beside_pictures(settings: RunnerSettings) -> None:

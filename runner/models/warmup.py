@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 from PIL import Image
 
+from reelnet.errors import RefusedError
 from runner.backend import RunnerJob
 from runner.pipelines.family import Family
 
@@ -20,8 +22,9 @@ def warm_up(family: Family) -> None:
         params = pipeline.parse({name: value for name, value in raw.items() if name in pipeline.params.model_fields})
         inputs = {name: Image.new("RGB", (_SIDE, _SIDE), "grey") for name in pipeline.inputs}
         job = RunnerJob("warm-up", 1, row.pipeline, params, inputs, canceled=threading.Event(), family=row.family)
-        for _ in family.render(job, _Deaf()):
-            pass
+        with contextlib.suppress(RefusedError):  # a safety checker may see something in what two steps draw
+            for _ in family.render(job, _Deaf()):
+                pass
 
 
 class _Deaf:

@@ -12,6 +12,7 @@ from reelnet.parameters import ImageToVideo
 from runner.backend import Frames, Rendered, Reporter, RunnerJob, Served
 from runner.images import fit
 from runner.pipelines.family import Share, as_bytes, memory_errors, noise
+from runner.safety import Safety
 
 _ONLY = Share(0, 1)
 
@@ -19,13 +20,14 @@ _ONLY = Share(0, 1)
 class StableVideo:
     """Serves image-to-video. The step callback is its cancel point: it has no `_interrupt`."""
 
-    def __init__(self, pipe: Any) -> None:
+    def __init__(self, pipe: Any, safety: Safety = Safety()) -> None:  # noqa: B008 - frozen
         self._pipe = pipe
+        self._safety = safety
 
     @property
     def served(self) -> tuple[Served, ...]:
         """The pipelines that this family has."""
-        return (Served("image-to-video", type(self._pipe).__name__),)
+        return (Served("image-to-video", type(self._pipe).__name__, features=self._safety.features),)
 
     @property
     def loras(self) -> Mapping[str, str]:
@@ -33,12 +35,15 @@ class StableVideo:
         return {}
 
     def render(self, job: RunnerJob, report: Reporter) -> Iterator[Rendered]:
-        """One clip that begins with the input, which is cut to the asked aspect."""
+        """One clip that begins with the input, which is cut to the asked aspect.
+
+        Raises RefusedError when the operator's safety checker says so.
+        """
         params = job.params
         assert isinstance(params, ImageToVideo)
         with memory_errors(), torch.inference_mode():
-            frames = self._film(job, params, report)
-        yield Rendered(0, job.seed, frames, fps=params.fps)
+            frames, nsfw = self._safety.judge(self._film(job, params, report), params)
+        yield Rendered(0, job.seed, frames, fps=params.fps, nsfw=nsfw)
 
     def _film(self, job: RunnerJob, params: ImageToVideo, report: Reporter) -> Frames:
         decodes = math.ceil(params.num_frames / params.decode_chunk_size)
