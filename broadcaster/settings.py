@@ -112,7 +112,7 @@ class BroadcasterSettings(ComponentSettings):
     orchestrators: tuple[Annotated[str, AfterValidator(_address)], ...] = Field(
         (), description="Nodes of the pool: host:port or host:port#node-id."
     )
-    keys_file: Path | None = Field(None, description="File of API keys, one a line; absent: no key is asked for.")
+    keys_file: Path | None = Field(None, description="File of API keys, one a line, behind it `safety=…` if wanted; absent: no key is asked for.")
     safety: SafetyPolicy = Field(
         "", description="The least that every job asks of a node's safety checker; empty: nothing, but what it says."
     )
