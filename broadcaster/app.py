@@ -16,9 +16,9 @@ import structlog
 from broadcaster.broadcaster_metrics import BroadcasterMetrics, CountedHttp, CountedInspector
 from broadcaster.gateway import Gateway, GatewayParts
 from broadcaster.http_api import HttpParts, make_app
-from broadcaster.http_guard import Keys
 from broadcaster.intake import Intake
 from broadcaster.journal import Journal, Mode, database_url
+from broadcaster.keys import Keys
 from broadcaster.media import MediaStore
 from broadcaster.recorder import Recorder
 from broadcaster.registry import Registry

@@ -60,7 +60,7 @@ async def run_attempt(
 ) -> None:
     """Runs the job on the node; its checked results stand in `job` afterwards. Raises the attempt's failure.
 
-    Nothing is kept, and nothing is owed, of an attempt that fails.
+    Nothing is kept, and nothing is owed, of an attempt that fails; what is withheld is owed, and not kept.
     """
     ticket = make_ticket(context, record, candidate, job)
     inputs = [item.data for item in job.request.inputs]
@@ -72,10 +72,11 @@ async def run_attempt(
     ):
         await _receive(attempt, delivery, job, listener, context.limits.silence_s)
         await delivery.check(ticket)
-        results = await delivery.keep()
+        withheld = delivery.unsafe and job.request.params.safety == "refuse"
+        results = [] if withheld else await delivery.keep()
         await attempt.acknowledge()
         # Nothing is awaited from here on: a job that ends in time is charged, and no other is.
-        job.results, job.model_digest = results, ticket.model_digest
+        job.results, job.withheld, job.model_digest = results, withheld, ticket.model_digest
         job.charged_nano = job.owed_nano = quote
         job.timings_s, job.facts = delivery.timings()
         job.stages_s = delivery.stages((now_ms() - job.created_ms) / 1000)
@@ -140,6 +141,8 @@ async def _take(event: Event, delivery: Delivery, job: JobProgress, listener: Ca
             delivery.begin(event)
         case Queued() | Progress() | Preview() if job.state is JobState.QUEUED:
             raise NodeError("the node spoke before it accepted the job", code="protocol")
+        case Preview() if job.request.params.safety in ("blur", "refuse"):
+            return  # nobody has looked at it
         case Chunk(data=data):
             await delivery.write(data)
         case Done():
@@ -179,6 +182,11 @@ class Delivery:
     def complete(self) -> bool:
         """Whether the node says that it has delivered everything."""
         return self._done is not None
+
+    @property
+    def unsafe(self) -> bool:
+        """Whether the node's safety checker has found something in one of the outputs."""
+        return any(output.nsfw for output, _ in self._arrived)
 
     def started(self) -> None:
         """The node says that a runner works on the job."""
@@ -221,6 +229,8 @@ class Delivery:
             raise NodeError(f"{len(self._arrived)} outputs instead of {len(promises)}", code="count")
         if self._done.model_digest != ticket.model_digest:
             raise NodeError("made with other weights than the ticket names", code="digest")
+        if self._request.params.safety and any(output.nsfw is None for output, _ in self._arrived):
+            raise NodeError("no safety checker has looked, although the node offers one", code="unchecked")
         alike = self._request.pipeline.keeps_look
         prints = [] if alike else [item.facts.fingerprint for item in self._request.inputs]
         for (output, incoming), spec in zip(self._arrived, promises, strict=True):

@@ -63,18 +63,18 @@ ATTEMPTS_IN_PROGRESS = gauge("reelnet_attempts_in_progress", "Attempts on nodes 
 FAILOVERS = counter("reelnet_failovers_total", "Attempts after a job's first one.", PIPELINE)
 REFUSALS = counter("reelnet_refusals_total", "POST requests that began no job.", REASON)
 PIXEL_STEPS = counter(
-    "reelnet_work_pixel_steps_total", "Work done for jobs that went well: pixels × steps × images or frames.",
+    "reelnet_work_pixel_steps_total", "Work done for jobs that nodes delivered: pixels × steps × images or frames.",
     PIPELINE, MODEL, unit="pixels × steps",
 )  # fmt: skip
 OUTPUT_PIXELS = counter(
-    "reelnet_work_output_pixels_total", "Pixels delivered by jobs that went well.", PIPELINE, MODEL, unit="pixels"
+    "reelnet_work_output_pixels_total", "Pixels that nodes delivered.", PIPELINE, MODEL, unit="pixels"
 )
 CHARGED = counter(
-    "reelnet_charged_dollars_total", "Charged for jobs that went well: nano-dollars, divided by 10⁹.",
+    "reelnet_charged_dollars_total", "Charged for jobs that nodes delivered: nano-dollars, divided by 10⁹.",
     PIPELINE, MODEL, unit="dollars",
 )  # fmt: skip
 OWED = counter(
-    "reelnet_owed_dollars_total", "Owed to nodes for jobs that went well: nano-dollars, divided by 10⁹.",
+    "reelnet_owed_dollars_total", "Owed to nodes for jobs that they delivered: nano-dollars, divided by 10⁹.",
     PIPELINE, MODEL, unit="dollars",
 )  # fmt: skip
 CHECKS = counter(
@@ -164,15 +164,19 @@ class BroadcasterMetrics:
         self._jobs[pipeline, model, outcome, failure].inc()
         self._seconds[pipeline, outcome].observe(max(0, now_ms() - job.created_ms) / 1000)
         if error is None:
-            self._succeeded(pipeline, model, job)
+            self._timed(pipeline, job)
+        if error is None or job.withheld:
+            self._paid(pipeline, model, job)
 
     def checked(self, kind: str, error: ReelnetError | None) -> None:
         """A file was checked, and is what it should be or not."""
         self._checks[(kind, *ending(error))].inc()
 
-    def _succeeded(self, pipeline: str, model: str, job: JobProgress) -> None:
+    def _timed(self, pipeline: str, job: JobProgress) -> None:
         for stage, spent_s in job.stages_s.items():
             self._stages[pipeline, stage].observe(spent_s)
+
+    def _paid(self, pipeline: str, model: str, job: JobProgress) -> None:
         work, offer = job.request.work, (pipeline, model)
         amounts = (work.pixel_steps, work.output_pixels, job.charged_nano, job.owed_nano)
         for sums, amount in zip((*self._work, *self._money), amounts, strict=True):

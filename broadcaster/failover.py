@@ -2,7 +2,8 @@
 
 A class that comes from a node is a claim: only this broadcaster's own validation ends a job as the user's fault. A
 node's `user` or `poison` ends it when a second node says the same, or when there is none; it counts as the node's
-own failure when the second one delivers.
+own failure when the second one delivers. A node that refuses what its safety checker has found has the same say, but
+is not wrong when another one delivers: each operator has a policy.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from reelnet.errors import FailureClass, ReelnetError
 CLAIMS = frozenset({FailureClass.USER, FailureClass.POISON})
 COUNTED = frozenset({FailureClass.NODE, FailureClass.POISON})
 MAX_OOM = 2
+UNSAFE = "nsfw"
+"""The code of a refusal that follows from what was drawn."""
 
 
 class Verdict(enum.Enum):
@@ -41,7 +44,7 @@ class Failover:
     lost: set[str] = field(default_factory=set)
     min_memory_bytes: int = 0
     last: ReelnetError | None = None
-    _claims: dict[FailureClass, list[str]] = field(default_factory=dict)
+    _claims: dict[str, list[str]] = field(default_factory=dict)
     _counted: int = 0
     _ooms: int = 0
     _retry_after_s: list[float] = field(default_factory=list)
@@ -55,9 +58,10 @@ class Failover:
             self._retry_after_s.append(error.retry_after_s)
         if failure in COUNTED:
             self._counted += 1
-        if failure in CLAIMS:
-            self._claims.setdefault(failure, []).append(node_id)
-            if len(self._claims[failure]) >= 2:
+        if failure in CLAIMS or is_unsafe(error):
+            claim = UNSAFE if is_unsafe(error) else failure
+            self._claims.setdefault(claim, []).append(node_id)
+            if len(self._claims[claim]) >= 2:
                 return Verdict.END
         if failure is FailureClass.OOM:
             self._ooms += 1
@@ -76,7 +80,7 @@ class Failover:
 
     def blame_on_success(self, node_id: str) -> list[Blame]:
         """After `node_id` delivered: who claimed that the job could not be done was wrong."""
-        wrong = [n for nodes in self._claims.values() for n in nodes if n != node_id]
+        wrong = [n for claim, nodes in self._claims.items() if claim != UNSAFE for n in nodes if n != node_id]
         return [Blame(n, FailureClass.NODE) for n in wrong]
 
     def blame_now(self, node_id: str, error: ReelnetError) -> Blame | None:
@@ -89,3 +93,8 @@ class Failover:
     def retry_after_s(self) -> float | None:
         """The earliest time after which a node expects a free place."""
         return min(self._retry_after_s, default=None)
+
+
+def is_unsafe(error: ReelnetError) -> bool:
+    """Whether a node, or this broadcaster, keeps back what a safety checker has found unsafe."""
+    return error.failure is FailureClass.REFUSED and error.code == UNSAFE

@@ -15,7 +15,7 @@ import structlog
 
 from broadcaster.attempt import AttemptContext, run_attempt
 from broadcaster.broadcaster_metrics import BroadcasterMetrics
-from broadcaster.failover import Failover, Verdict
+from broadcaster.failover import UNSAFE, Failover, Verdict, is_unsafe
 from broadcaster.inspector import Inspector
 from broadcaster.job import JobProgress, JobRequest
 from broadcaster.media import MediaStore
@@ -31,6 +31,7 @@ from reelnet.errors import (
     FailureClass,
     NodeError,
     ReelnetError,
+    RefusedError,
     TransientError,
 )
 from reelnet.identity import Identity
@@ -205,6 +206,7 @@ class Gateway:
         return True
 
     def _delivered(self, job: JobProgress, failover: Failover, candidate: Candidate) -> None:
+        """Takes note of an attempt that went well. Raises RefusedError when the app may not have what it gave."""
         request = job.request
         for blame in failover.blame_on_success(candidate.node_id):
             self._p.scores.failed(blame.node_id, blame.failure)
@@ -213,6 +215,9 @@ class Gateway:
         self._p.metrics.attempt(job, None)
         seconds = job.timings_s.get("node_run", 0.0)
         self._p.scores.took(candidate.node_id, request.pipeline.name, request.model, request.work, seconds)
+        if job.withheld:
+            message = "a safety checker found the result unsafe, and it is withheld; change prompt or seed"
+            raise RefusedError(message, code=UNSAFE)
         job.to(JobState.SUCCEEDED)
 
     async def _next(self, request: JobRequest, failover: Failover) -> Candidate:
@@ -266,6 +271,8 @@ class Gateway:
                 code="no_node",
                 retry_after_s=DEFAULT_RETRY_AFTER_S,
             )
+        if is_unsafe(last):
+            return last
         if last.failure in (FailureClass.BUSY, FailureClass.REFUSED, FailureClass.UNSUPPORTED) and (
             failover.retry_after_s is not None or last.failure is not FailureClass.BUSY
         ):

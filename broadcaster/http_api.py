@@ -19,12 +19,14 @@ from starlette.types import ASGIApp
 
 from broadcaster.errors_http import error_response
 from broadcaster.gateway import Gateway
-from broadcaster.http_guard import BodyLimit, KeyGuard, Keys, OriginGuard, Prefix
+from broadcaster.http_guard import BodyLimit, KeyGuard, OriginGuard, Prefix
 from broadcaster.intake import Intake
 from broadcaster.job import JobProgress, Result
 from broadcaster.job_stream import EVENT_STREAM, JobStreamResponse
+from broadcaster.keys import Keys
 from broadcaster.media import MediaStore
 from broadcaster.openapi import describe_pipeline, error_schemas
+from broadcaster.pool_view import pool_body
 from broadcaster.registry import Registry, short
 from reelnet.errors import BusyError, CanceledError, NodeError, ReelnetError, UserError
 from reelnet.http_routes import Answer, Direct, Handler, header
@@ -178,32 +180,7 @@ def _media_route(parts: HttpParts) -> Callable[[Request], Awaitable[Response]]:
 
 def _models_route(parts: HttpParts) -> Callable[[Request], Awaitable[Response]]:
     async def models(request: Request) -> Response:
-        nodes = [
-            {
-                "node": record.node_id,
-                "address": record.address.target,
-                "up": record.up,
-                "reason": record.reason,
-                "serves": [
-                    {
-                        "pipeline": c.pipeline,
-                        "model": c.model,
-                        "schema": c.schema,
-                        "digest": c.model_digest,
-                        "licence": {"id": c.licence.id, "commercial": c.licence.commercial},
-                        "price": c.rates.texts(),
-                        "slots": c.slots,
-                    }
-                    for c in record.capabilities.values()
-                ],
-            }
-            for record in parts.registry.nodes()
-        ]
-        offers = [
-            {"pipeline": pipeline, "model": model, "nodes": count}
-            for (pipeline, model), count in sorted(parts.registry.offers().items())
-        ]
-        return JSONResponse({"offers": offers, "nodes": nodes})
+        return JSONResponse(pool_body(parts.registry))
 
     return models
 

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import re
 from collections import Counter
-from pathlib import Path
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from broadcaster.errors_http import error_response
-from reelnet.errors import BusyError, ConfigError, ReelnetError, RefusedError, UserError, printable
+from broadcaster.keys import ApiKey, Keys
+from reelnet.errors import BusyError, ReelnetError, RefusedError, UserError, printable
 from reelnet.http_routes import header
 
 OPEN_PATHS = ("/media/", "/healthz", "/openapi.json")
 """Paths that need no key: results have unguessable names and open in a browser."""
 KEY_RETRY_AFTER_S = 5.0
 
-_NOTE = re.compile(r"(?:^|\s)#")
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -97,79 +93,44 @@ class OriginGuard:
         return ours and origin.partition("://")[2] == host
 
 
-class Keys:
-    """The API keys of a file, one a line, kept as digests."""
-
-    def __init__(self, digests: frozenset[bytes] | None) -> None:
-        self._digests = digests
-
-    @classmethod
-    def read(cls, path: Path | None) -> Keys:
-        """No file: no key is asked for. `#` begins a note. Raises ConfigError for a file without keys."""
-        if path is None:
-            return cls(None)
-        try:
-            lines = [_NOTE.split(line)[0].strip() for line in path.read_text("utf-8").splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"keys_file: {path} cannot be read: {error}") from None
-        keys = [line for line in lines if line]
-        if any(len(key.split()) > 1 for key in keys):
-            raise ConfigError(f"keys_file: {path} has a line with blanks in it; write one key a line, notes after `#`")
-        if not keys:
-            raise ConfigError(f"keys_file: {path} holds no key; write one a line, or leave `keys_file` out")
-        return cls(frozenset(_digest(key) for key in keys))
-
-    @property
-    def asked(self) -> bool:
-        """Whether a key is asked for at all."""
-        return self._digests is not None
-
-    def check(self, authorization: str) -> bytes | None:
-        """The digest of the header's key, None where no key is asked for. Raises RefusedError (401) for any other."""
-        if self._digests is None:
-            return None
-        scheme, _, key = authorization.partition(" ")
-        digest = _digest(key.strip())
-        known = scheme.lower() == "bearer" and any(hmac.compare_digest(d, digest) for d in self._digests)
-        if not known:
-            raise RefusedError("an API key is needed: Authorization: Bearer <key>", code="key", http_status=401)
-        return digest
-
-
 class KeyGuard:
-    """Asks every request but those of open paths for a key, and bounds the jobs that one key has under way."""
+    """Asks every request but those of open paths for a key, and bounds the jobs that one key has under way.
+
+    What the key's jobs ask of a safety checker at least stands in the request's state as `safety`.
+    """
 
     def __init__(self, app: ASGIApp, keys: Keys, jobs_per_key: int | None = None) -> None:
         self._app = app
         self._keys = keys
         self._limit = jobs_per_key
-        self._jobs: Counter[bytes] = Counter()
+        self._jobs: Counter[ApiKey] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not _asks_for_key(scope):
             await self._app(scope, receive, send)
             return
         try:
-            key = self._job_of(scope)
+            key = self._keys.check(header(scope, b"authorization"))
+            counted = self._takes_place(key, scope)
         except ReelnetError as error:
             await error_response(error)(scope, receive, send)
             return
-        if key is None:
-            await self._app(scope, receive, send)
-        else:
+        scope = {**scope, "state": {**scope.get("state", {}), "safety": key.safety}}
+        if counted:
             await self._counted(key, scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
-    def _job_of(self, scope: Scope) -> bytes | None:
-        """The key that this request takes a place of, if any. Raises RefusedError, and BusyError when none is left."""
-        key = self._keys.check(header(scope, b"authorization"))
-        if key is None or self._limit is None or scope["method"] != "POST":
-            return None
+    def _takes_place(self, key: ApiKey, scope: Scope) -> bool:
+        """Whether this request takes a place of its key. Raises BusyError when none is left."""
+        if self._limit is None or scope["method"] != "POST":
+            return False
         if self._jobs[key] >= self._limit:
             message = f"this key has {self._limit} job(s) under way, as many as it may have at once"
             raise BusyError(message, code="key_jobs", retry_after_s=KEY_RETRY_AFTER_S, http_status=429)
-        return key
+        return True
 
-    async def _counted(self, key: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _counted(self, key: ApiKey, scope: Scope, receive: Receive, send: Send) -> None:
         """Holds a place of the key until the answer's last bytes: whoever has read them may ask again."""
         held = True
 
@@ -195,7 +156,3 @@ def _asks_for_key(scope: Scope) -> bool:
         return False
     path: str = scope["path"].removeprefix(scope.get("root_path", ""))
     return not path.startswith(OPEN_PATHS)
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()

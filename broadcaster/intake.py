@@ -28,7 +28,7 @@ from reelnet.errors import BusyError, UnsupportedError, UserError
 from reelnet.http_routes import header
 from reelnet.inspection import InputLimits, PictureFacts
 from reelnet.jobs import InputRef
-from reelnet.parameters import VIDEO, Params
+from reelnet.parameters import SAFETY, VIDEO, Params, SafetyPolicy, strictest
 from reelnet.pipelines import FAMILIES, Pipeline, details, did_you_mean, pipeline_named
 
 MAX_FORM_FIELDS = 64
@@ -54,7 +54,7 @@ class Intake:
     scratch: Path
 
     async def job(self, pipeline: Pipeline, request: Request) -> JobRequest:
-        """The job that a request asks for. Raises UserError or BusyError."""
+        """The job that a request asks for. Raises UserError, UnsupportedError or BusyError."""
         fields, files = await read_body(request)
         model = self._model(pipeline, fields.pop("model_id", None))
         pipeline = self._of_family(pipeline, model)
@@ -66,7 +66,9 @@ class Intake:
         except ValidationError as error:
             rows = [{**row, "loc": ["body", *row["loc"]]} for row in details(error, pipeline.params)]
             raise InvalidParamsError(rows) from None
-        self._check_offered(pipeline, model, params)
+        floor = self._floor(request)
+        params = params.model_copy(update={"safety": strictest(params.safety, floor)})
+        self._check_offered(pipeline, model, params, floor)
         inputs = await self._inputs(pipeline, files)
         return JobRequest(
             id=new_job_id(),
@@ -102,7 +104,12 @@ class Intake:
         known = {family: count for family, count in found.items() if (pipeline.name, family) in FAMILIES}
         return pipeline_named(pipeline.name, max(known, key=lambda family: known[family])) if known else pipeline
 
-    def _check_offered(self, pipeline: Pipeline, model: str, params: Params) -> None:
+    def _floor(self, request: Request) -> SafetyPolicy:
+        """The least that this request's job asks of a safety checker, whatever it says itself."""
+        of_key: SafetyPolicy = request.scope.get("state", {}).get("safety", "")
+        return strictest(self.settings.safety, of_key)
+
+    def _check_offered(self, pipeline: Pipeline, model: str, params: Params, floor: SafetyPolicy) -> None:
         """Raises InvalidParamsError for a LoRA, UnsupportedError for a feature, that no node has with this model."""
         offer = pipeline.name, model
         if used := used_loras(params):
@@ -112,7 +119,9 @@ class Intake:
                 raise InvalidParamsError([_row("loras", message, "unknown_lora")])
         if missing := sorted(params.required_features() - self.registry.found(offer, "feature").keys()):
             asked = params.asking_for(missing[0])
-            message = f"no node of this pool offers {missing[0]} with {model}; leave {asked} out"
+            ours = missing[0] == SAFETY and floor
+            advice = f"every job of yours is held to safety={floor} here" if ours else f"leave {asked} out"
+            message = f"no node of this pool offers {missing[0]} for {pipeline.name} with {model}; {advice}"
             raise UnsupportedError(message, code=missing[0], loc=(asked,))
 
     def _defaults(self, pipeline: Pipeline, model: str) -> dict[str, object]:

@@ -70,7 +70,10 @@ class Result:
 
 @dataclass(slots=True)
 class JobProgress:
-    """A job's way through its states, and what it cost."""
+    """A job's way through its states, and what it cost.
+
+    `withheld`: a node delivered, and its safety checker found unsafe what nobody shall see.
+    """
 
     request: JobRequest
     state: JobState = JobState.QUEUED
@@ -85,6 +88,7 @@ class JobProgress:
     stages_s: dict[str, float] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
+    withheld: bool = False
 
     def to(self, state: JobState) -> None:
         """Moves the job; the table refuses what is not allowed."""

@@ -13,6 +13,7 @@ from broadcaster.media import MediaSettings
 from reelnet.client import Address
 from reelnet.clips import ClipLimits
 from reelnet.errors import UserError
+from reelnet.parameters import SafetyPolicy
 from reelnet.pipelines import FAMILIES, did_you_mean, pipeline_named
 from reelnet.pricing import money_text, parse_money
 from reelnet.rpc import RpcLimits
@@ -111,7 +112,12 @@ class BroadcasterSettings(ComponentSettings):
     orchestrators: tuple[Annotated[str, AfterValidator(_address)], ...] = Field(
         (), description="Nodes of the pool: host:port or host:port#node-id."
     )
-    keys_file: Path | None = Field(None, description="File of API keys, one a line; absent: no key is asked for.")
+    keys_file: Path | None = Field(
+        None, description="File of API keys, one a line, behind it `safety=…` if wanted; absent: no key is asked for."
+    )
+    safety: SafetyPolicy = Field(
+        "", description="The least that every job asks of a node's safety checker; empty: nothing, but what it says."
+    )
     cors_origins: tuple[str, ...] = Field(
         (), description="Origins whose pages may call the API, such as https://app.example; `*` for all."
     )

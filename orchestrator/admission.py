@@ -35,7 +35,7 @@ def admit(ticket: Ticket, node: Snapshot) -> int:
     _check_addressee(ticket, node)
     capability = _check_capability(ticket, node)
     pipeline = pipeline_of(capability.schema)
-    params = _check_params(ticket, pipeline)
+    params = _check_params(ticket, pipeline, capability)
     _check_inputs(ticket, pipeline, node.input_limit)
     quote = _check_price(ticket, capability, pipeline, params)
     _check_time(ticket, node)
@@ -73,11 +73,13 @@ def _check_capability(ticket: Ticket, node: Snapshot) -> Capability:
     return capability
 
 
-def _check_params(ticket: Ticket, pipeline: Pipeline) -> Params:
+def _check_params(ticket: Ticket, pipeline: Pipeline, capability: Capability) -> Params:
     """A node adds no default of its own, or two versions would draw and price the same job differently."""
     params = pipeline.parse_json(ticket.params)
     if missing := params.missing():
         raise UserError(f"the job's parameters are not complete: {', '.join(missing)}", code="params")
+    if lacking := sorted(params.required_features().difference(capability.features)):
+        raise UnsupportedError(f"this node does not offer {lacking[0]} with {ticket.model}", code=lacking[0])
     return params
 
 

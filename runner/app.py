@@ -18,7 +18,7 @@ from runner.encoding import Encoder
 from runner.metrics import RunnerMetrics
 from runner.routes import answer_error, answer_fault, job_route, make_router
 from runner.settings import RunnerSettings
-from runner.synthetic import SyntheticBackend
+from runner.synthetic import SyntheticBackend, SyntheticExtras, pretended
 from runner.worker import Worker
 
 log = structlog.get_logger()
@@ -57,6 +57,6 @@ def build(settings: RunnerSettings, backend: Backend | None = None) -> FastAPI:
 def make_backend(settings: RunnerSettings) -> Backend:
     """The backend that the settings name."""
     if settings.backend == "synthetic":
-        named = settings.advertised_id, settings.synthetic, settings.pipelines
-        return SyntheticBackend(*named, output=settings.clip_output)
+        extras = SyntheticExtras(settings.clip_output, settings.safety, pretended(settings.loras))
+        return SyntheticBackend(settings.advertised_id, settings.synthetic, settings.pipelines, extras=extras)
     return DiffusersBackend(settings)

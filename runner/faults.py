@@ -1,4 +1,4 @@
-"""Faults on request, for tests and drills: only the synthetic backend knows them."""
+"""Faults and unsafe pictures on request, for tests and drills: only the synthetic backend knows them."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ _GRAMMAR = re.compile(
 )
 _KNOWN = "slow SECONDS, fail user, fail node, oom, hang, die; each with 'once' behind it, if wanted"
 _MODEL_PREFIX = "synthetic/"
+_UNSAFE = re.compile(r"!nsfw\b")
 
 
 def parse(text: str) -> Fault | None:
@@ -72,6 +73,11 @@ def choose(prompt: str, model_id: str, late: Iterable[LateFault], finished: int,
     """The fault of a job: the prompt's word (`!fail node`), else the model id's, else the configured one."""
     asked = _in_prompt(prompt) or _in_model_id(model_id) or _due(late, finished)
     return asked if asked and asked.applies(attempt) else None
+
+
+def unsafe(prompt: str, model_id: str) -> bool:
+    """Whether a job's outputs are to be found unsafe: by the prompt's word (`!nsfw`), or the model `synthetic/nsfw`."""
+    return bool(_UNSAFE.search(prompt)) or model_id == f"{_MODEL_PREFIX}nsfw"
 
 
 def _in_prompt(prompt: str) -> Fault | None:

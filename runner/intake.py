@@ -16,11 +16,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive
 
 from reelnet.clips import ClipLimits, probe_clip
-from reelnet.errors import CanceledError, FailureClass, ReelnetError, UserError
+from reelnet.errors import CanceledError, FailureClass, ReelnetError, UnsupportedError, UserError
 from reelnet.parameters import VIDEO, Params
-from reelnet.pipelines import Pipeline, details
+from reelnet.pipelines import details
 from runner import images
-from runner.backend import InputClip, ModelInfo, RunnerJob
+from runner.backend import InputClip, ModelInfo, RunnerJob, Served
 
 JOB_PART = "job"
 MAX_PARTS = 8
@@ -54,7 +54,7 @@ async def read_job(
 ) -> RunnerJob:
     """The job of a request: a form, or bare JSON where there are no inputs.
 
-    Raises UserError (400, 413, 415), ParamsError (422), CanceledError when the client left.
+    Raises UserError (400, 413, 415), ParamsError and UnsupportedError (422), CanceledError when the client left.
     """
     receive = _limited(request.receive, max_body_bytes)
     try:
@@ -77,9 +77,9 @@ async def read_job(
 async def _read(parts: Parts, model: ModelInfo) -> tuple[JobOrder, Params, dict[str, bytes]]:
     """The order, its parameters, and the bytes of its inputs."""
     order = await _read_order(parts)
-    pipeline = _served(order.pipeline, model)
-    params = _parse(pipeline, order.params)
-    return order, params, {name: await _read_file(parts, name) for name in pipeline.inputs}
+    row = _served(order.pipeline, model)
+    params = _parse(row, order.params)
+    return order, params, {name: await _read_file(parts, name) for name in row.kind.inputs}
 
 
 async def _body(receive: Receive) -> bytes:
@@ -122,23 +122,26 @@ async def _read_order(parts: Parts) -> JobOrder:
         raise UserError("the part 'job' is not JSON", code="malformed", http_status=400) from None
 
 
-def _served(name: str, model: ModelInfo) -> Pipeline:
+def _served(name: str, model: ModelInfo) -> Served:
     row = model.serving(name)
     if row is None:
         known = ", ".join(row.pipeline for row in model.served)
         message = f"this model does not serve {name!r}; it serves {known}"
         raise ParamsError(FailureClass.UNSUPPORTED, [{"loc": ["pipeline"], "msg": message, "type": "unsupported"}])
-    return row.kind
+    return row
 
 
-def _parse(pipeline: Pipeline, raw: Mapping[str, object]) -> Params:
+def _parse(row: Served, raw: Mapping[str, object]) -> Params:
     try:
-        params = pipeline.parse(raw)
+        params = row.kind.parse(raw)
     except ValidationError as error:
-        raise ParamsError(FailureClass.USER, details(error, pipeline.params)) from None
+        raise ParamsError(FailureClass.USER, details(error, row.kind.params)) from None
     if params.seed is None:
-        row = {"loc": ["seed"], "msg": "a runner's job has complete parameters: seed is missing", "type": "missing"}
-        raise ParamsError(FailureClass.USER, [row])
+        missing = {"loc": ["seed"], "msg": "a runner's job has complete parameters: seed is missing", "type": "missing"}
+        raise ParamsError(FailureClass.USER, [missing])
+    if lacking := sorted(params.required_features().difference(row.features)):
+        message = f"this model has nothing for {lacking[0]} in {row.pipeline}"
+        raise UnsupportedError(message, code=lacking[0])
     return params
 
 

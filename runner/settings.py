@@ -156,8 +156,9 @@ class RunnerSettings(ComponentSettings):
     )
     safety: Literal["off", "flag", "blur", "refuse"] = Field(
         "off",
-        description="What the model's own safety checker is for: nothing, telling, blurring, or failing the job as "
-        "'refused'. blur and refuse check every job, flag those that ask for it.",
+        description="What the safety checker in the model's folder is for: nothing, telling, blurring, or failing the "
+        "job as 'refused'. blur and refuse check every job, flag those that ask for it; a job may ask for more. The "
+        "synthetic backend pretends to have one.",
     )
     threads: int | None = Field(None, ge=1, description="CPU threads of the model; default: torch's choice.")
     synthetic: Synthetic = Field(Synthetic(), description="Options of the synthetic backend.")

@@ -8,8 +8,8 @@ import os
 import platform
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.metadata import version
 from statistics import NormalDist
@@ -17,24 +17,44 @@ from typing import Never
 
 import numpy as np
 
-from reelnet.errors import NodeError, UserError
+from reelnet.errors import NodeError, UnsupportedError, UserError
 from reelnet.jobs import Licence
 from reelnet.metadata import PNG
 from reelnet.parameters import Clip, FrameInterpolation
-from reelnet.pipelines import PIPELINES, MediaSpec
+from reelnet.pipelines import PIPELINES, MediaSpec, did_you_mean
 from runner import faults
 from runner.backend import Frames, ModelInfo, Pixels, Rendered, Reporter, RunnerJob, Served
 from runner.images import padded, picture_of, png
 from runner.provenance import note_of
-from runner.settings import Synthetic
+from runner.safety import NodePolicy, Safety
+from runner.settings import Lora, Synthetic
 from runner.video_codecs import ClipOutput
 from runner.video_frames import ClipMaker, VideoParams
 from runner.video_rate import at_rate
 from runner.video_stream import remade
 
 BARS = 8
+UNCHECKED = frozenset({"upscale", "upscale-video", "frame-interpolation"})
+"""Pipelines in which no model has a safety checker, so that none is pretended."""
 CLASS_NAME = "Synthetic"
 LICENCE = Licence("CC0-1.0", "yes")
+
+
+@dataclass(frozen=True, slots=True)
+class SyntheticExtras:
+    """What a runner's other settings ask of it: how clips are written, and what it pretends to have beside a model.
+
+    `safety`: a checker that finds what `faults.unsafe` says. `loras`: id → sha256 (hex) that is told of it.
+    """
+
+    output: ClipOutput = field(default_factory=ClipOutput)
+    safety: NodePolicy = "off"
+    loras: Mapping[str, str] = field(default_factory=dict)
+
+
+def pretended(loras: tuple[Lora, ...]) -> dict[str, str]:
+    """LoRAs that need no file: id → a digest that depends on the folder's name alone."""
+    return {lora.advertised_id: hashlib.sha256(f"synthetic:{lora.folder}".encode()).hexdigest() for lora in loras}
 
 
 def kill_process() -> None:
@@ -45,8 +65,8 @@ def kill_process() -> None:
 class SyntheticBackend:
     """Serves every pipeline (or those named) with colour bars that depend on seed and prompt and move in a clip.
 
-    A clip comes back with each pixel repeated to the asked size, or each frame to the asked rate. `kill` is
-    what the fault `die` calls. Raises ConfigError for an unknown kind of fault.
+    A clip comes back with each pixel repeated to the asked size, or each frame to the asked rate. LoRAs change the
+    colours. `kill` is what the fault `die` calls. Raises ConfigError for an unknown kind of fault.
     """
 
     def __init__(
@@ -55,14 +75,14 @@ class SyntheticBackend:
         options: Synthetic = Synthetic(),  # noqa: B008 - frozen
         pipelines: tuple[str, ...] = (),
         kill: Callable[[], None] = kill_process,
-        output: ClipOutput = ClipOutput(),  # noqa: B008 - frozen
+        extras: SyntheticExtras = SyntheticExtras(),
     ) -> None:
         self._model_id = model_id
         self._options = options
         self._pipelines = pipelines or tuple(PIPELINES)
         self._kill = kill
-        self._output = output
-        self._clips = ClipMaker(output, _Nearest())
+        self._extras = extras
+        self._clips = ClipMaker(extras.output, _Nearest())
         self._late = tuple(faults.LateFault(row.after_jobs, faults.configured(row.kind)) for row in options.faults)
         self._finished = 0
         self._closed = threading.Event()
@@ -77,18 +97,27 @@ class SyntheticBackend:
             served=tuple(self._served(name) for name in self._pipelines),
             licence=LICENCE,
             versions={"python": platform.python_version(), "runner": version("reelnet")},
+            loras=self._extras.loras,
         )
 
     def _served(self, name: str) -> Served:
         makes_clips = issubclass(PIPELINES[name].params, Clip)
-        features = self._clips.features if makes_clips else ()
+        features = (*(self._clips.features if makes_clips else ()), *self._safety(name, "").features)
         return Served(name, CLASS_NAME, self._options.families.get(name, ""), features)
+
+    def _safety(self, pipeline: str, prompt: str) -> Safety:
+        """What judges the outputs of a job."""
+        policy = self._extras.safety
+        if policy == "off" or pipeline in UNCHECKED:
+            return Safety()
+        return Safety(policy, _Finding(faults.unsafe(prompt, self._model_id)))
 
     def run(self, job: RunnerJob, report: Reporter) -> Iterator[Rendered]:
         """Colour bars, one output after the other."""
         prompt = str(getattr(job.params, "prompt", ""))
         fault = faults.choose(prompt, self._model_id, self._late, self._finished, job.attempt)
         promised = job.promises
+        loras = self._used_loras(job)
         try:
             for index, spec in enumerate(promised):
                 self._denoise(job, report, index, len(promised), fault)
@@ -96,15 +125,36 @@ class SyntheticBackend:
                     yield self._remade(job, report, spec)
                     continue
                 report.step("decode", index + 1, len(promised))
-                yield self._drawn(job, report, index, spec)
+                yield self._drawn(job, report, index, f"{prompt}{loras}")
         finally:
             self._finished += 1
 
-    def _drawn(self, job: RunnerJob, report: Reporter, index: int, spec: MediaSpec) -> Rendered:
-        key = f"{job.pipeline}:{job.seed + index}:{getattr(job.params, 'prompt', '')}"
-        if isinstance(job.params, VideoParams):
-            return self._clips.clip(job, _bars(key, replace(spec, frames=job.params.num_frames)), report)
-        return self._picture(job, index, key, spec)
+    def _drawn(self, job: RunnerJob, report: Reporter, index: int, look: str) -> Rendered:
+        """Output `index`, whose colours `look` gives beside the seed."""
+        spec = job.promises[index]
+        key = f"{job.pipeline}:{job.seed + index}:{look}"
+        if not isinstance(job.params, VideoParams):
+            return self._judged(self._picture(job, index, key, spec), job)
+        bars = _bars(key, replace(spec, frames=job.params.num_frames))
+        judged = self._judged(Rendered(index, job.seed, bars), job)
+        return replace(self._clips.clip(job, judged.frames, report), nsfw=judged.nsfw)
+
+    def _judged(self, rendered: Rendered, job: RunnerJob) -> Rendered:
+        prompt = str(getattr(job.params, "prompt", ""))
+        frames, nsfw = self._safety(job.pipeline, prompt).judge(rendered.frames, job.params)
+        file = rendered.file if frames is rendered.frames else None
+        return replace(rendered, frames=frames, nsfw=nsfw, file=file)
+
+    def _used_loras(self, job: RunnerJob) -> str:
+        """The job's LoRAs with their strengths as a text, empty for none. Raises UnsupportedError for a foreign one."""
+        asked: Mapping[str, float] = getattr(job.params, "loras", {})
+        used = {name: strength for name, strength in sorted(asked.items()) if strength}
+        for name in used:
+            if name not in self._extras.loras:
+                hint = did_you_mean(name, self._extras.loras)
+                message = f"loras: this node does not serve {name!r}{hint}"
+                raise UnsupportedError(message, code="lora", loc=("loras", name))
+        return f":{used}" if used else ""
 
     def _picture(self, job: RunnerJob, index: int, key: str, spec: MediaSpec) -> Rendered:
         size, seed = self._options.output_bytes, job.seed + index
@@ -115,7 +165,7 @@ class SyntheticBackend:
     def _remade(self, job: RunnerJob, report: Reporter, spec: MediaSpec) -> Rendered:
         """The input clip at the asked size or rate, with its sound."""
         (clip,) = job.clips.values()
-        output = self._output.of(job)
+        output = self._extras.output.of(job)
         assert spec.rate is not None
         if isinstance(job.params, FrameInterpolation):
             file = at_rate(clip, job.params.fps, _Nearest(), output, report)
@@ -189,6 +239,16 @@ def spread_factor(options: Synthetic, seed: int) -> float:
     drawn = hashlib.sha256(f"{options.spread_seed}:{seed}".encode()).digest()
     share = (int.from_bytes(drawn[:6]) + 0.5) / 2**48
     return math.exp(options.spread * NormalDist().inv_cdf(share))
+
+
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    """In the place of a safety checker: it finds the same in every picture."""
+
+    unsafe: bool
+
+    def finds(self, frames: Frames) -> bool:
+        return self.unsafe
 
 
 class _Nearest:

@@ -116,7 +116,7 @@ def words(annotation: Any) -> str:
     if origin is Annotated:
         return words(arguments[0])
     if origin is Literal:
-        return " or ".join(f"`{value}`" for value in arguments)
+        return " or ".join(f"`{value}`" if value else "empty" for value in arguments)
     if origin in (Union, types.UnionType):
         return " or ".join(words(argument) for argument in arguments)
     if origin is tuple:
@@ -141,7 +141,7 @@ def shown(name: str, value: Any) -> str:
     """A default as YAML would have it; sizes in binary units too."""
     if value is PydanticUndefined:
         return "required"
-    if value is None or value == () or value == {}:
+    if value is None or value in ((), {}, ""):
         return "none"
     if isinstance(value, tuple):
         return "`[" + ", ".join(str(item) for item in value) + "]`"

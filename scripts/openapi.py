@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from broadcaster.gateway import Gateway
 from broadcaster.http_api import HttpParts, make_api
-from broadcaster.http_guard import Keys
+from broadcaster.keys import Keys
 from reelnet.settings import Listener
 from runner.app import build
 from runner.settings import RunnerSettings

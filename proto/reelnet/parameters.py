@@ -44,8 +44,14 @@ PICTURE_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 """What `output_format` may be, and the media type that it gives. WebP is lossless."""
 INTERPOLATION, SAFETY = "interpolation", "safety"
 """Features: what a node offers beside a pipeline when it has the nets for it."""
-SAFETY_POLICIES = ("", "flag", "blur", "refuse")
+SafetyPolicy = Literal["", "flag", "blur", "refuse"]
+SAFETY_POLICIES: tuple[SafetyPolicy, ...] = ("", "flag", "blur", "refuse")
 """What `safety` may be, the laxest first. Empty: as `safety_check` says, where the node can."""
+
+
+def strictest(*policies: SafetyPolicy) -> SafetyPolicy:
+    """The one of these policies that asks for most; the order in which they are named is no matter."""
+    return max(policies, key=SAFETY_POLICIES.index)
 
 
 def _json_object(value: object) -> object:
@@ -136,7 +142,7 @@ class Params(BaseModel):
 
     seed: Seed = None
     safety_check: bool = Field(True, description="Ask for the model's safety checker, where the node has one.")
-    safety: Literal["", "flag", "blur", "refuse"] = Field(
+    safety: SafetyPolicy = Field(
         "",
         description="What a safety checker has to do: tell, blur, or withhold; empty: as safety_check says.",
         json_schema_extra={"since": 3, "neutral": "", "feature": SAFETY},

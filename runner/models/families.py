@@ -76,10 +76,11 @@ def read_family(files: ModelFiles, settings: RunnerSettings, device: torch.devic
         film = film_folder.load_film(files.folder, device, dtype)
         return Interpolation(film, settings.clip_output)
     if files.class_name == VIDEO_CLASS:
-        _refuse_beside_pictures(settings, but=("compile",))
+        _refuse_beside_pictures(settings, but=("compile", "safety"))
         pipe = _read(diffusers.StableVideoDiffusionPipeline, files, dtype)
         _place({_TEXT: pipe}, files, settings, device)
-        return _compiled(StableVideo(pipe, _clip_maker(settings, device, dtype)), pipe, settings)
+        safety = load_safety(files.folder, settings.safety, device, dtype)
+        return _compiled(StableVideo(pipe, _clip_maker(settings, device, dtype), safety), pipe, settings)
     if files.class_name in PROMPTED_CLASSES:
         return _prompted_video(files, settings, (device, dtype))
     pipes = _picture_pipes(files, dtype)
@@ -123,7 +124,7 @@ def _refuse_beside_pictures(settings: RunnerSettings, but: Container[str] = ()) 
     for name in ("scheduler", "loras", "compile"):
         if name not in but and getattr(settings, name):
             raise SetupError(f"{name}: not for a model of this kind; leave the setting out")
-    if settings.safety in ("blur", "refuse"):
+    if "safety" not in but and settings.safety in ("blur", "refuse"):
         raise SetupError(
             f"safety: no checker for this pipeline, so {settings.safety!r} cannot be kept; say 'flag' or 'off'"
         )

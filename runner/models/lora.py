@@ -48,12 +48,12 @@ class LoraShelf:
         return dict(self._loaded)
 
     def apply(self, asked: Mapping[str, float]) -> None:
-        """Makes the nets draw with these LoRAs, id → strength, and no others; a strength of 0 is off.
+        """Makes the nets draw with these LoRAs, id → strength, and no others; one of strength 0 need not be there.
 
         They are applied in the operator's order, so that one job has one result. Raises UnsupportedError for one
         that is not served, UserError for one that does not fit the model, NodeError for a file that has changed.
         """
-        for name in asked:
+        for name in (name for name, strength in asked.items() if strength):
             self._check_known(name)
         wanted = [name for name in self._files if asked.get(name, 0.0) != 0.0]
         for name in wanted:

@@ -1,50 +1,26 @@
-"""The model's own safety checker, and what a node does with its word."""
+"""The safety checker that Stable Diffusion came with, from a model's folder."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
-from PIL import Image, ImageFilter
+from PIL import Image
 from safetensors import SafetensorError
 from transformers import CLIPImageProcessor
 
-from reelnet.errors import RefusedError
 from runner.backend import Frames, SetupError
+from runner.safety import NodePolicy, Safety
 
 FOLDER = "safety_checker"
-PROCESSOR = "feature_extractor"
-Policy = Literal["off", "flag", "blur", "refuse"]
-_BLUR_SHARE = 1 / 16
-"""Radius of the blur, as a share of the longer side: nothing smaller than a tenth of the picture is left."""
+PROCESSOR, PROCESSOR_FILE = "feature_extractor", "preprocessor_config.json"
 
 
-@dataclass(frozen=True, slots=True)
-class Safety:
-    """What is done with a picture. Without a `checker` nobody looks, and nobody knows."""
-
-    policy: Policy = "off"
-    checker: Checker | None = None
-
-    def judge(self, frames: Frames, asked: bool) -> tuple[Frames, bool | None]:
-        """The picture as it may be delivered, and whether it was found unsafe; None: nobody looked.
-
-        `asked`: the job asks for the check. Raises RefusedError under the policy `refuse`.
-        """
-        if self.checker is None or self.policy == "off" or (self.policy == "flag" and not asked):
-            return frames, None
-        unsafe = self.checker.finds(frames)
-        if unsafe and self.policy == "refuse":
-            raise RefusedError("this node's safety checker refuses the picture; change prompt or seed", code="nsfw")
-        return (_blurred(frames), True) if unsafe and self.policy == "blur" else (frames, unsafe)
-
-
-class Checker:
-    """The classifier that Stable Diffusion came with, by itself."""
+class ClipChecker:
+    """The classifier by itself: CLIP's view of a picture, compared with concepts."""
 
     def __init__(self, net: Any, processor: Any) -> None:
         self._net = net
@@ -59,24 +35,35 @@ class Checker:
         return any(found)
 
 
-def load_safety(folder: Path, policy: Policy, device: torch.device, dtype: torch.dtype) -> Safety:
-    """The policy with the model's checker. Raises SetupError when blur or refuse find no checker, or it is damaged."""
+def load_safety(model: Path, policy: NodePolicy, device: torch.device, dtype: torch.dtype) -> Safety:
+    """The policy with the checker that lies in the model's folder, whatever the model makes.
+
+    Raises SetupError when blur or refuse find no checker, or it is damaged.
+    """
     if policy == "off":
         return Safety()
-    if not (folder / FOLDER).is_dir():
+    folder = model / FOLDER
+    if not folder.is_dir():
         if policy == "flag":
             return Safety(policy)
-        raise SetupError(f"safety: {folder} has no {FOLDER}; download it with the model, or say 'flag' or 'off'")
+        raise SetupError(f"safety: {model} has no {FOLDER}; put it into the model's folder, or say 'flag' or 'off'")
     try:
         net = StableDiffusionSafetyChecker.from_pretrained(
-            folder / FOLDER, local_files_only=True, use_safetensors=True, dtype=dtype
+            folder, local_files_only=True, use_safetensors=True, variant=_variant(folder), dtype=dtype
         )
-        processor = CLIPImageProcessor.from_pretrained(folder / PROCESSOR, local_files_only=True)
+        processor = CLIPImageProcessor.from_pretrained(_processor(model), local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise SetupError(f"safety: {folder / FOLDER} cannot be read: {type(error).__name__}") from None
-    return Safety(policy, Checker(net.to(device).eval(), processor))
+        raise SetupError(f"safety: {folder} cannot be read: {type(error).__name__}") from None
+    return Safety(policy, ClipChecker(net.to(device).eval(), processor))
 
 
-def _blurred(frames: Frames) -> Frames:
-    radius = max(frames.shape[1:3]) * _BLUR_SHARE
-    return np.stack([np.asarray(Image.fromarray(frame).filter(ImageFilter.GaussianBlur(radius))) for frame in frames])
+def _processor(model: Path) -> Path:
+    """Where it stands how the checker is shown a picture: with it, as it is published alone, else with the model."""
+    own = model / FOLDER
+    return own if (own / PROCESSOR_FILE).exists() else model / PROCESSOR
+
+
+def _variant(folder: Path) -> str | None:
+    """`fp16` where the checker has no other weights."""
+    names = [path.name for path in folder.glob("*.safetensors")]
+    return "fp16" if names and all(".fp16." in name for name in names) else None

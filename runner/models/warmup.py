@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from PIL import Image
 from pydantic import ValidationError
 
-from reelnet.errors import OutOfMemoryError
+from reelnet.errors import OutOfMemoryError, RefusedError
 from reelnet.parameters import ImageToVideo
 from reelnet.pipelines import explain
 from runner.backend import RunnerJob, Served, SetupError
@@ -45,8 +46,9 @@ def warm_up(family: Family, sizes: Iterable[tuple[int, ...]]) -> None:
         for row in family.served:
             job = _job(row, size)
             try:
-                for _ in family.render(job, _Deaf()):
-                    pass
+                with contextlib.suppress(RefusedError):  # a safety checker may see something in what two steps draw
+                    for _ in family.render(job, _Deaf()):
+                        pass
             except OutOfMemoryError:
                 raise SetupError(f"warmup: {_text(size)} does not fit into the device's memory; name smaller") from None
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from reelnet.errors import UnsupportedError
 from runner.models.lora import LoraShelf
-from runner.models.safety import Safety
 from runner.pipelines.schedulers import Schedulers
+from runner.safety import Safety
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,8 @@ class Extras:
         """Makes the nets draw with these LoRAs and no others. Raises UnsupportedError and UserError."""
         if self.loras is not None:
             self.loras.apply(asked)
-        elif asked:
-            raise UnsupportedError("this node serves no LoRAs", code="loras", loc=("loras", next(iter(asked))))
+        elif used := [name for name, strength in asked.items() if strength]:
+            raise UnsupportedError("this node serves no LoRAs", code="loras", loc=("loras", used[0]))
 
     @contextlib.contextmanager
     def tiling(self, pipe: Any, size: tuple[int, int]) -> Iterator[None]:

@@ -33,7 +33,8 @@ class Pictures:
     @property
     def served(self) -> tuple[Served, ...]:
         """The pipelines that this family has."""
-        return tuple(Served(name, type(pipe).__name__) for name, pipe in self._pipes.items())
+        features = self._extras.safety.features
+        return tuple(Served(name, type(pipe).__name__, features=features) for name, pipe in self._pipes.items())
 
     @property
     def loras(self) -> Mapping[str, str]:
@@ -54,7 +55,7 @@ class Pictures:
                 share = Share(index, params.num_images_per_prompt)
                 with memory_errors(), torch.inference_mode():
                     frames = self._draw(pipe, job, share, report)
-                    frames, nsfw = self._extras.safety.judge(frames, asked=params.safety_check)
+                    frames, nsfw = self._extras.safety.judge(frames, params)
                 yield Rendered(index, job.seed + index, frames, nsfw=nsfw)
 
     @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from reelnet.parameters import ImageToVideo
 from runner.backend import Frames, Rendered, Reporter, RunnerJob, Served
 from runner.images import fit
 from runner.pipelines.family import Share, as_bytes, memory_errors, noise
+from runner.safety import Safety
 from runner.video_frames import ClipMaker
 
 _ONLY = Share(0, 1)
@@ -20,14 +22,16 @@ _ONLY = Share(0, 1)
 class StableVideo:
     """Serves image-to-video. The step callback is its cancel point: it has no `_interrupt`."""
 
-    def __init__(self, pipe: Any, clips: ClipMaker) -> None:
+    def __init__(self, pipe: Any, clips: ClipMaker, safety: Safety = Safety()) -> None:  # noqa: B008 - frozen
         self._pipe = pipe
         self._clips = clips
+        self._safety = safety
 
     @property
     def served(self) -> tuple[Served, ...]:
         """The pipelines that this family has."""
-        return (Served("image-to-video", type(self._pipe).__name__, features=self._clips.features),)
+        features = (*self._clips.features, *self._safety.features)
+        return (Served("image-to-video", type(self._pipe).__name__, features=features),)
 
     @property
     def loras(self) -> Mapping[str, str]:
@@ -35,12 +39,16 @@ class StableVideo:
         return {}
 
     def render(self, job: RunnerJob, report: Reporter) -> Iterator[Rendered]:
-        """One clip that begins with the input, fitted to the asked size."""
+        """One clip that begins with the input, fitted to the asked size.
+
+        Raises RefusedError when the operator's safety checker says so.
+        """
         params = job.params
         assert isinstance(params, ImageToVideo)
         self._clips.check(params)
         with memory_errors(), torch.inference_mode():
-            clip = self._clips.clip(job, self._frames(job, params, report), report)
+            frames, nsfw = self._safety.judge(self._frames(job, params, report), params)
+            clip = replace(self._clips.clip(job, frames, report), nsfw=nsfw)
         yield clip
 
     def _frames(self, job: RunnerJob, params: ImageToVideo, report: Reporter) -> Frames:

@@ -51,7 +51,8 @@ class WanVideo:
     @property
     def served(self) -> tuple[Served, ...]:
         """The pipelines that this family has."""
-        return (Served("image-to-video", type(self._pipe).__name__, FAMILY, self._clips.features),)
+        features = (*self._clips.features, *self._extras.safety.features)
+        return (Served("image-to-video", type(self._pipe).__name__, FAMILY, features),)
 
     @property
     def loras(self) -> Mapping[str, str]:
@@ -70,7 +71,7 @@ class WanVideo:
             self._extras.apply_loras(params.loras)
         with memory_errors(), torch.inference_mode():
             frames = self._frames(job, params, report)
-            frames, nsfw = self._extras.safety.judge(frames, asked=params.safety_check)
+            frames, nsfw = self._extras.safety.judge(frames, params)
             clip = replace(self._clips.clip(job, frames, report), nsfw=nsfw)
         yield clip
 

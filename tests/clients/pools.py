@@ -112,10 +112,14 @@ def running_pool(backend: str, folder: Path) -> Iterator[Pool]:
 
 @dataclass(frozen=True)
 class StrictBroadcaster:
-    """A broadcaster that asks for one of two keys, takes one job at a time, and lives below a path."""
+    """A broadcaster that asks for a key, takes one job at a time, and lives below a path.
+
+    The jobs of `held_key` are held to a safety policy that no node of the pool can keep.
+    """
 
     url: str
     keys: tuple[str, str]
+    held_key: str
 
     def post(self, key: str, **params: Any) -> httpx.Response:
         """A text-to-image job's answer, without any client between."""
@@ -145,7 +149,8 @@ class StrictBroadcaster:
 def strict_broadcaster(nodes: list[str], home: Path) -> Iterator[StrictBroadcaster]:
     """Such a broadcaster before these nodes, once it knows them."""
     keys = (secrets.token_hex(24), secrets.token_hex(24))
-    (home / "keys").write_text("\n".join(keys), "utf-8")
+    held_key = secrets.token_hex(24)
+    (home / "keys").write_text("\n".join((*keys, f"{held_key} safety=refuse")), "utf-8")
     port = free_port()
     url = f"http://127.0.0.1:{port}/ai/v1"
     settings = {
@@ -161,7 +166,7 @@ def strict_broadcaster(nodes: list[str], home: Path) -> Iterator[StrictBroadcast
     words = ["-m", "broadcaster.cli", "serve", "--config", str(home / "broadcaster.yaml")]
     with running(words, home / "broadcaster.log") as program:
         program.wait_until(lambda: nodes_up(url) == len(nodes), "the broadcaster knows its nodes")
-        yield StrictBroadcaster(url, keys)
+        yield StrictBroadcaster(url, keys, held_key)
 
 
 def nodes_up(url: str) -> int:

@@ -70,6 +70,12 @@ def test_422(client: Driver, synthetic: Pool, params: dict[str, object], field: 
     assert answer.error["data"]["detail"][0]["loc"][:2] == ["body", field]
 
 
+def test_422_for_a_key_with_a_policy(client: Driver, strict: StrictBroadcaster) -> None:
+    """What nobody can check is not made, and the reason told, although the client knows no such policy."""
+    answer = client.call(strict.url, "text_to_image", key=strict.held_key, prompt="boat")
+    check_failure(answer, 422, "every job of yours is held to safety=refuse here")
+
+
 def test_500(client: Driver, synthetic: Pool) -> None:
     """A job that every node fails."""
     answer = client.call(synthetic.url, "text_to_image", prompt="boat !fail node")

@@ -117,8 +117,8 @@ def png(width: int = 64, height: int = 64, colour: str = "red") -> bytes:
 
 def delivery(data: bytes, media_type: str = "image/png", index: int = 0, **claims: Any) -> list[FrameValue]:
     """One output's frames, with the claims that are changed."""
-    values = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), **claims}
-    return [Output(index, media_type, seed=0, nsfw=False, **values), Chunk(data)]
+    values = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "nsfw": False, **claims}
+    return [Output(index, media_type, seed=0, **values), Chunk(data)]
 
 
 def whole(ticket: Ticket, *outputs: FrameValue, digest: str | None = None) -> list[FrameValue]:

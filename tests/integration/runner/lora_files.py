@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from runner.models.tiny_lora import ATTENTION, RANK
 
@@ -15,6 +14,8 @@ TEXT_LAYERS = tuple(f"text_encoder.text_model.encoder.layers.0.self_attn.{name}"
 
 def write_kohya_lora(folder: Path, seed: int = 0) -> Path:
     """The same layers with kohya's names and an alpha."""
+    from safetensors.numpy import save_file
+
     random = np.random.default_rng(seed)
     weights: dict[str, np.ndarray[Any, Any]] = {}
     for name in ("to_q", "to_k", "to_v", "to_out_0"):

@@ -11,7 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from broadcaster.broadcaster_metrics import HTTP_REASONS, STAGE, BroadcasterMetrics, CountedHttp
 from broadcaster.job import JobProgress, JobRequest, now_ms
-from reelnet.errors import BusyError, CanceledError, DeadlineError, NodeError, ReelnetError
+from reelnet.errors import BusyError, CanceledError, DeadlineError, NodeError, ReelnetError, RefusedError
 from reelnet.jobs import JobId
 from reelnet.metrics import new_registry
 from reelnet.pipelines import PIPELINES
@@ -101,6 +101,22 @@ def test_work_and_money_are_those_of_good_jobs() -> None:
     assert said.sum("reelnet_work_pixel_steps_total") == 3 * 64 * 64 * 2
     assert said.sum("reelnet_work_output_pixels_total") == 3 * 64 * 64
     assert said.sum("reelnet_charged_dollars_total") == said.sum("reelnet_owed_dollars_total") == 57e-9
+
+
+def test_what_is_withheld_is_counted_as_paid() -> None:
+    """The job failed, its attempt went well, and the node is owed for it: sums have to agree with the journal."""
+    bench = Bench()
+    job = bench.attempt(bench.begin())
+    job.charged_nano = job.owed_nano = 5
+    job.withheld = True
+    bench.metrics.attempt(job, None)
+    bench.metrics.finished(job, RefusedError("x", code="nsfw"))
+    said = bench.said
+    assert said.sum("reelnet_jobs_total", outcome="failed", class_="refused") == 1
+    assert said.sum("reelnet_attempts_total", outcome="ok") == 1
+    assert said.sum("reelnet_owed_dollars_total") == said.sum("reelnet_charged_dollars_total") == 5e-9
+    assert said.sum("reelnet_work_pixel_steps_total") == 64 * 64 * 2
+    assert said.sum("reelnet_job_stage_seconds_count") == 0
 
 
 def test_stages_of_a_good_job_are_observed() -> None:

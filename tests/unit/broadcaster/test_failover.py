@@ -62,6 +62,17 @@ def test_refusals_and_lost_connections_end_no_job(failure: FailureClass) -> None
     assert set(judged(*((str(i), failure) for i in range(100)))[1]) == {NEXT}
 
 
+def test_two_nodes_that_refuse_what_they_drew_end_a_job() -> None:
+    """The same unsafe picture is not drawn by every node; other refusals have no such weight, and none is a lie."""
+    failover, refusal, other = Failover(3), from_class("refused", "", code="nsfw"), from_class("refused", "", code="x")
+    assert failover.judge("a", refusal) is NEXT
+    assert [failover.judge(node, other) for node in "bcd"] == [NEXT] * 3
+    assert failover.judge("e", from_class("node", "", code="nsfw")) is NEXT, "the class counts, with the code"
+    assert failover.blame_now("a", refusal) == Blame("a", F.REFUSED)
+    assert failover.blame_on_success("f") == []
+    assert failover.judge("g", refusal) is END
+
+
 def test_memory_is_tried_once_more_and_elsewhere() -> None:
     """After an `oom` only a node that advertises more is asked, and after a second one nobody."""
     failover = Failover(3)

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from broadcaster.http_guard import BodyLimit, KeyGuard, Keys, OriginGuard, Prefix
+from broadcaster.http_guard import BodyLimit, KeyGuard, OriginGuard, Prefix
+from broadcaster.keys import Keys
 from reelnet.errors import ConfigError, RefusedError, UserError
 
 KEY = "rn-0123456789abcdef"
@@ -128,6 +129,16 @@ async def test_routes_need_a_key(keys: Keys) -> None:
         assert (status, set(body["detail"])) == (401, {"msg"}), path
     assert app.scopes == []
     assert (await ask(guard, authorization=f"Bearer {KEY}"))[0] == 200
+
+
+async def test_a_keys_policy_goes_along(tmp_path: Path) -> None:
+    """What its jobs are held to reaches the application, beside what is in the request's state already."""
+    (tmp_path / "keys").write_text(f"{KEY} safety=blur\nother-key\n")
+    app = Reached()
+    guard = KeyGuard(app, Keys.read(tmp_path / "keys"), jobs_per_key=1)
+    for key in (KEY, "other-key"):
+        await ask(guard, authorization=f"Bearer {key}")
+    assert [scope["state"]["safety"] for scope in app.scopes] == ["blur", ""]
 
 
 class Held(Reached):

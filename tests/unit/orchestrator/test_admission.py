@@ -123,6 +123,14 @@ def test_a_node_fills_in_no_default() -> None:
     assert "guidance_scale" in error.message
 
 
+def test_a_feature_has_to_be_offered() -> None:
+    """A job that asks for a safety checker is not begun where there is none: it would come back unchecked."""
+    params = PARAMS.model_copy(update={"safety": "flag"})
+    asked = ticket(params=params.model_dump_json().encode())
+    assert (refusal(asked, node()).failure, refusal(asked, node()).code) == (CLASS.UNSUPPORTED, "safety")
+    assert admit(asked, node(capability=dataclasses.replace(OFFER, features=("safety",)))) == QUOTE
+
+
 def test_an_unknown_pipeline_is_unsupported() -> None:
     """A pipeline that this version does not know is not the user's fault: a newer node may have it."""
     error = refusal(ticket(pipeline="inpainting"), node(capability=None))

@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 from pydantic.fields import FieldInfo
 
@@ -16,11 +18,14 @@ from reelnet.parameters import (
     MAX_PROMPT_CHARS,
     MAX_SEED,
     SAFETY,
+    SAFETY_POLICIES,
     ImageToImage,
     ImageToVideo,
     Params,
+    SafetyPolicy,
     TextToImage,
     Upscale,
+    strictest,
 )
 from reelnet.pipelines import FAMILIES, PIPELINES, details, did_you_mean, explain, pipeline_named, pipeline_of
 
@@ -294,3 +299,11 @@ def test_interpolation_drops_no_frame_of_the_model() -> None:
     """A rate under the model's would throw away what was paid."""
     with pytest.raises(ValidationError, match="less than the model's fps"):
         parse("image-to-video", fps=12, interpolate_to_fps=8)
+
+
+@given(st.permutations(SAFETY_POLICIES), st.lists(st.sampled_from(SAFETY_POLICIES), min_size=1))
+def test_the_strictest_policy_is_the_same_in_every_order(order: list[SafetyPolicy], some: list[SafetyPolicy]) -> None:
+    """Empty, flag, blur, refuse; to add a voice never loosens what was asked."""
+    assert strictest(*order) == "refuse"
+    ranks = [SAFETY_POLICIES.index(policy) for policy in some]
+    assert strictest(*some) == strictest(*reversed(some)) == SAFETY_POLICIES[max(ranks)]

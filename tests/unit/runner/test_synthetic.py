@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from reelnet.clips import probe_clip
-from reelnet.errors import ConfigError, NodeError, UserError
+from reelnet.errors import ConfigError, NodeError, RefusedError, UnsupportedError, UserError
 from reelnet.parameters import VIDEO
 from reelnet.pipelines import PIPELINES
 from runner.backend import InputClip, Rendered, RunnerJob
-from runner.settings import Fault, Synthetic
-from runner.synthetic import SyntheticBackend, spread_factor
+from runner.settings import Fault, Lora, Synthetic
+from runner.synthetic import SyntheticBackend, SyntheticExtras, pretended, spread_factor
 from tests.fakes.media import Clip
 
 PROMPT = {"text-to-image": {"prompt": "a fox", "width": 128, "height": 64}, "image-to-image": {"prompt": "a fox"}}
@@ -176,3 +176,42 @@ def test_a_prepared_file_is_a_png_alone(asked: str) -> None:
         SyntheticBackend("m", Synthetic(output_bytes=9000)), _job("text-to-image", output_format=asked)
     )
     assert rendered.file is None
+
+
+def test_a_pretended_checker_finds_what_it_is_told() -> None:
+    """By a word in the prompt, or by the model's id where there is no prompt; upscaled clips have no checker."""
+    backend = SyntheticBackend("m", extras=SyntheticExtras(safety="blur"))
+    offered = {row.pipeline: row.features for row in backend.load().served}
+    assert {name for name, features in offered.items() if features} == {
+        "text-to-image",
+        "image-to-image",
+        "image-to-video",
+    }
+    found = [_run(backend, _job("text-to-image", prompt=text))[0][0] for text in ("fox", "fox !nsfw", "!nsfwhat")]
+    assert [rendered.nsfw for rendered in found] == [False, True, False]
+    clips = SyntheticBackend("synthetic/nsfw", extras=SyntheticExtras(safety="flag"))
+    assert [_run(clips, _job(name))[0][0].nsfw for name in ("image-to-video", "upscale")] == [True, None]
+    assert _run(SyntheticBackend("m"), _job("text-to-image", prompt="!nsfw"))[0][0].nsfw is None
+    with pytest.raises(RefusedError):
+        _run(SyntheticBackend("m", extras=SyntheticExtras(safety="refuse")), _job("text-to-image", prompt="!nsfw"))
+
+
+def test_a_prepared_file_is_not_given_for_a_blurred_picture() -> None:
+    """It would show what was blurred."""
+    backend = SyntheticBackend("m", Synthetic(output_bytes=9000), extras=SyntheticExtras(safety="blur"))
+    assert _run(backend, _job("text-to-image"))[0][0].file
+    assert _run(backend, _job("text-to-image", prompt="!nsfw"))[0][0].file is None
+
+
+def test_pretended_loras_change_the_colours() -> None:
+    """By strength; 0 is off and needs none; one that is not there is refused with the nearest; digests are folders'."""
+    loras = pretended((Lora(folder="ink-2", id="acme/ink"), Lora(folder="acme/oil")))
+    backend = SyntheticBackend("m", extras=SyntheticExtras(loras=loras))
+    assert backend.load().loras == loras
+    assert loras["acme/ink"] == pretended((Lora(folder="ink-2"),))["ink-2"] != pretended((Lora(folder="ink"),))["ink"]
+    asked = ({}, {"acme/ink": 0.0, "none": 0.0}, {"acme/ink": 1.0}, {"acme/ink": 0.5}, {"acme/oil": 1.0})
+    plain, off, *others = [_run(backend, _job("text-to-image", loras=row))[0][0].frames for row in asked]
+    assert (plain == off).all()
+    assert len({frames.tobytes() for frames in (plain, *others)}) == 4
+    with pytest.raises(UnsupportedError, match="did you mean 'acme/ink'"):
+        _run(backend, _job("text-to-image", loras={"acme/inc": 1.0}))
