@@ -53,8 +53,11 @@ class Intake:
     inspector: Inspector
     scratch: Path
 
-    async def job(self, pipeline: Pipeline, request: Request) -> JobRequest:
-        """The job that a request asks for. Raises UserError or BusyError."""
+    async def job(self, pipeline: Pipeline, request: Request, *, followed: bool = False) -> JobRequest:
+        """The job that a request asks for. Raises UserError or BusyError.
+
+        `followed`: somebody reads the job's events; else no node is asked for previews that nobody sees.
+        """
         fields, files = await read_body(request)
         model = self._model(pipeline, fields.pop("model_id", None))
         pipeline = self._of_family(pipeline, model)
@@ -66,6 +69,7 @@ class Intake:
         except ValidationError as error:
             rows = [{**row, "loc": ["body", *row["loc"]]} for row in details(error, pipeline.params)]
             raise InvalidParamsError(rows) from None
+        params = params if followed else _unseen(params)
         self._check_offered(pipeline, model, params)
         inputs = await self._inputs(pipeline, files)
         return JobRequest(
@@ -147,6 +151,11 @@ class Intake:
             return await self.inspector.clip(given, stripped_to=clean, limits=limits.of_clips)
         bounds = InputLimits(max_pixels=min(limits.max_pixels, pipeline.max_input_pixels))
         return await self.inspector.picture(given, stripped_to=clean, limits=bounds)
+
+
+def _unseen(params: Params) -> Params:
+    """The parameters without previews."""
+    return params.model_copy(update={"preview_steps": 0}) if getattr(params, "preview_steps", 0) else params
 
 
 async def read_body(request: Request) -> tuple[dict[str, Any], dict[str, bytes]]:

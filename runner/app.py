@@ -16,6 +16,7 @@ from runner.backend import Backend
 from runner.diffusion import DiffusersBackend
 from runner.encoding import Encoder
 from runner.metrics import RunnerMetrics
+from runner.previews import PreviewEncoder, Previewer
 from runner.routes import answer_error, answer_fault, job_route, make_router
 from runner.settings import RunnerSettings
 from runner.synthetic import SyntheticBackend
@@ -34,7 +35,10 @@ def build(settings: RunnerSettings, backend: Backend | None = None) -> FastAPI:
     """
     metrics = RunnerMetrics()
     worker = Worker(
-        backend or make_backend(settings), Encoder(settings.png_level, settings.crf, settings.jpeg_quality), metrics
+        backend or make_backend(settings),
+        Encoder(settings.png_level, settings.crf, settings.jpeg_quality),
+        metrics,
+        Previewer(PreviewEncoder(settings.preview_side, settings.preview_quality)),
     )
 
     @contextlib.asynccontextmanager

@@ -10,6 +10,7 @@ from pydantic_settings import SettingsConfigDict
 
 from reelnet.clips import ClipLimits
 from reelnet.home import model_dir
+from reelnet.jobs import MAX_PREVIEW_SIDE
 from reelnet.parameters import SchedulerName
 from reelnet.pipelines import PIPELINES, did_you_mean
 from reelnet.settings import ComponentSettings, Families, Listener, Section
@@ -106,6 +107,10 @@ class RunnerSettings(ComponentSettings):
         18, ge=0, le=51, description="x264 constant rate factor of MP4 outputs; less is better and larger."
     )
 
+    preview_side: int = Field(
+        256, ge=32, le=MAX_PREVIEW_SIDE, description="Longest side of a preview, pixels; never over the output's."
+    )
+    preview_quality: int = Field(80, ge=10, le=95, description="JPEG quality of previews; less where one is too large.")
     clip_window: int = Field(4, ge=1, le=64, description="Frames of a clip that may wait to be encoded.")
     tile: int = Field(
         0, ge=0, le=4096, description="Side of an upscaler's tile, pixels of the input; 0: by the device's free memory."

@@ -23,7 +23,7 @@ from reelnet.metadata import PNG
 from reelnet.parameters import Clip, FrameInterpolation
 from reelnet.pipelines import PIPELINES, MediaSpec
 from runner import faults
-from runner.backend import Frames, ModelInfo, Pixels, Rendered, Reporter, RunnerJob, Served
+from runner.backend import Frames, ModelInfo, Pixels, Rendered, Reporter, RunnerJob, Served, Sketch
 from runner.images import padded, png
 from runner.settings import Synthetic
 from runner.video_frames import ClipMaker, VideoParams
@@ -32,6 +32,8 @@ from runner.video_stream import remade
 from runner.video_writer import ClipOutput
 
 BARS = 8
+SKETCH_PIXELS = 8
+"""Pixels of a picture, in a row, that are one of its sketch."""
 CLASS_NAME = "Synthetic"
 LICENCE = Licence("CC0-1.0", "yes")
 
@@ -100,11 +102,10 @@ class SyntheticBackend:
             self._finished += 1
 
     def _drawn(self, job: RunnerJob, report: Reporter, index: int, spec: MediaSpec) -> Rendered:
-        seed = job.seed + index
-        key = f"{job.pipeline}:{seed}:{getattr(job.params, 'prompt', '')}"
+        key = _key(job, index)
         if isinstance(job.params, VideoParams):
             return self._clips.clip(job, _bars(key, replace(spec, frames=job.params.num_frames)), report)
-        return replace(self._picture(index, seed, key, spec), media_type=spec.media_type or PNG)
+        return replace(self._picture(index, job.seed + index, key, spec), media_type=spec.media_type or PNG)
 
     def _picture(self, index: int, seed: int, key: str, spec: MediaSpec) -> Rendered:
         size = self._options.output_bytes
@@ -147,6 +148,8 @@ class SyntheticBackend:
             if pause_s > 0:
                 job.canceled.wait(pause_s)
             report.step("denoise", step, steps * outputs)
+            if job.shows(at := step - index * steps, steps):
+                report.sketch(_sketch(job, index, at, steps))
             if fault and step == 1:
                 self._strike(fault.kind)
 
@@ -209,6 +212,24 @@ def _steps(job: RunnerJob) -> int:
     """Denoising steps of one output; image-to-image runs the share that `strength` says."""
     steps, strength = getattr(job.params, "num_inference_steps", 1), getattr(job.params, "strength", 1.0)
     return max(1, int(steps * strength))
+
+
+def _key(job: RunnerJob, index: int) -> str:
+    """What the colours of an output depend on."""
+    return f"{job.pipeline}:{job.seed + index}:{getattr(job.params, 'prompt', '')}"
+
+
+def _sketch(job: RunnerJob, index: int, step: int, total: int) -> Sketch:
+    """The output's colours, coming out of grey as the steps go."""
+    spec = job.promises[index]
+
+    def draw() -> Pixels:
+        width, height = (max(BARS, side // SKETCH_PIXELS) for side in (spec.width, spec.height))
+        bars = _bars(_key(job, index), replace(spec, width=width, height=height, frames=1))[0]
+        pixels: Pixels = (128 + (bars.astype(np.int16) - 128) * step // total).astype(np.uint8)
+        return pixels
+
+    return Sketch(index, step, total, (spec.width, spec.height), draw)
 
 
 @lru_cache(maxsize=8)

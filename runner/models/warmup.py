@@ -6,7 +6,7 @@ import threading
 
 from PIL import Image
 
-from runner.backend import RunnerJob
+from runner.backend import RunnerJob, Sketch
 from runner.pipelines.family import Family
 
 _SIDE = 512
@@ -29,3 +29,6 @@ class _Deaf:
 
     def step(self, stage: str, step: int, total: int) -> None:
         """As Reporter.step."""
+
+    def sketch(self, sketch: Sketch) -> None:
+        """As Reporter.sketch."""
