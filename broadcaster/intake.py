@@ -28,7 +28,7 @@ from reelnet.errors import BusyError, UnsupportedError, UserError
 from reelnet.http_routes import header
 from reelnet.inspection import InputLimits, PictureFacts
 from reelnet.jobs import InputRef
-from reelnet.parameters import VIDEO, Params
+from reelnet.parameters import CHECKED_FIRST, VIDEO, Params
 from reelnet.pipelines import FAMILIES, Pipeline, details, did_you_mean, pipeline_named
 
 MAX_FORM_FIELDS = 64
@@ -69,7 +69,8 @@ class Intake:
         except ValidationError as error:
             rows = [{**row, "loc": ["body", *row["loc"]]} for row in details(error, pipeline.params)]
             raise InvalidParamsError(rows) from None
-        params = params if followed else _unseen(params)
+        if not followed or params.safety in CHECKED_FIRST:
+            params = _unseen(params)
         self._check_offered(pipeline, model, params)
         inputs = await self._inputs(pipeline, files)
         return JobRequest(

@@ -15,7 +15,7 @@ from PIL import Image
 
 from reelnet.jobs import Licence
 from reelnet.metadata import PNG
-from reelnet.parameters import Params
+from reelnet.parameters import CHECKED_FIRST, Params
 from reelnet.pipelines import ClipSize, MediaSpec, Pipeline, Size, pipeline_named
 
 Frames = npt.NDArray[np.uint8]
@@ -24,8 +24,6 @@ Pixels = npt.NDArray[np.uint8]
 """One picture as RGB bytes, shape (height, width, 3)."""
 Shape = tuple[int, ...]
 """Frames, height, width, 3."""
-CHECKED_FIRST = frozenset({"blur", "refuse"})
-"""Safety policies under which nobody sees a picture before the checker has."""
 
 
 class SetupError(Exception):

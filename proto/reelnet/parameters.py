@@ -46,6 +46,8 @@ INTERPOLATION, SAFETY = "interpolation", "safety"
 """Features: what a node offers beside a pipeline when it has the nets for it."""
 SAFETY_POLICIES = ("", "flag", "blur", "refuse")
 """What `safety` may be, the laxest first. Empty: as `safety_check` says, where the node can."""
+CHECKED_FIRST = frozenset({"blur", "refuse"})
+"""Safety policies under which nobody sees a picture before the checker has."""
 
 
 def _json_object(value: object) -> object:

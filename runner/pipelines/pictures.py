@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from reelnet.parameters import PICTURE_TYPES, ImageToImage, TextToImage
-from runner.backend import CHECKED_FIRST, Frames, Rendered, Reporter, RunnerJob, Served, SetupError
+from reelnet.parameters import CHECKED_FIRST, PICTURE_TYPES, ImageToImage, TextToImage
+from runner.backend import Frames, Rendered, Reporter, RunnerJob, Served, SetupError
 from runner.pipelines import canvas
 from runner.pipelines.arguments import Arguments
 from runner.pipelines.extras import Extras

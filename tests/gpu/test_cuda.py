@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from reelnet.pipelines import PIPELINES
-from runner.backend import RunnerJob
+from runner.backend import Pixels, RunnerJob, Sketch
 from runner.diffusion import DiffusersBackend
 from runner.settings import RunnerSettings
 
@@ -31,13 +31,17 @@ CASES = [
 
 
 class Steps:
-    """Counts progress."""
+    """Counts progress, and draws what it is shown."""
 
     def __init__(self) -> None:
         self.count = 0
+        self.shown: list[Pixels] = []
 
     def step(self, stage: str, step: int, total: int) -> None:
         self.count += 1
+
+    def sketch(self, sketch: Sketch) -> None:
+        self.shown.append(sketch.draw())
 
 
 @pytest.mark.parametrize(("model", "pipeline", "params"), CASES)
@@ -72,3 +76,27 @@ def test_an_offloaded_model_draws_the_same(tiny_models: Path, offload: str, pipe
         frames.append(next(iter(backend.run(RunnerJob("job", 1, pipeline, params, inputs), Steps()))).frames)
         backend.close()
     assert np.abs(frames[0].astype(int) - frames[1].astype(int)).mean() < 1
+
+
+@pytest.mark.parametrize("offload", ["none", "model"])
+@pytest.mark.parametrize(("model", "pipeline", "params"), [case for case in CASES if case[1] != "upscale"])
+def test_a_card_shows_its_pictures_and_draws_the_same(
+    tiny_models: Path, model: str, pipeline: str, params: dict[str, Any], offload: str
+) -> None:
+    """Previews come off the device, and the frames are those without them, with the nets in whichever memory."""
+    options = {"model": str(tiny_models / "reelnet" / model), "offload": offload}
+    backend = DiffusersBackend(RunnerSettings.model_validate(options))
+    backend.load()
+    inputs = {"image": Image.radial_gradient("L").convert("RGB")} if PIPELINES[pipeline].inputs else {}
+    frames, shown = [], []
+    for steps in (0, 1, 0):
+        asked = PIPELINES[pipeline].parse({**params, "seed": 1, "preview_steps": steps})
+        seen = Steps()
+        frames.append(next(iter(backend.run(RunnerJob("job", 1, pipeline, asked, inputs), seen))).frames)
+        shown.append(seen.shown)
+    assert np.array_equal(frames[0], frames[1])
+    assert np.array_equal(frames[0], frames[2])
+    assert not shown[0]
+    assert shown[1]
+    assert all(pixels.std() > 1 for pixels in shown[1])
+    backend.close()

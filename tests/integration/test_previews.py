@@ -9,6 +9,7 @@ import io
 import json
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from PIL import Image
 
 from reelnet.codec import FrameValue
 from reelnet.jobs import Accepted, Done, Preview, Progress, Started, Ticket
+from reelnet.parameters import SAFETY
 from tests.fakes.lying_node import LyingNode, capability, delivery, png, running
 from tests.fakes.pool import (
     PATIENCE_S,
@@ -136,7 +138,8 @@ async def _lying(home: Path, frames: list[FrameValue]) -> AsyncIterator[tuple[An
         return [Accepted(0, 0, 0), Started(), *frames, Progress("denoise", 1, 1), *delivery(png()), end]
 
     async with contextlib.AsyncExitStack() as stack:
-        address = await stack.enter_async_context(running(LyingNode(script, capability())))
+        offered = replace(capability(), features=(SAFETY,))
+        address = await stack.enter_async_context(running(LyingNode(script, offered)))
         settings = broadcaster_settings(home, [address], limits={"preview_s": 0})
         broadcaster = await stack.enter_async_context(running_broadcaster(settings))
         await ready(broadcaster, 1)
@@ -175,12 +178,19 @@ async def test_a_nodes_preview_comes_without_its_metadata(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("followed", "params", "asked"),
-    [(True, {}, 3), (False, {}, 0), (True, {"preview_steps": 0}, 0)],
+    [
+        (True, {}, 3),
+        (False, {}, 0),
+        (True, {"preview_steps": 0}, 0),
+        (True, {"safety": "flag"}, 3),
+        (True, {"safety": "blur"}, 0),
+        (True, {"safety": "refuse"}, 0),
+    ],
 )
 async def test_no_node_works_for_previews_that_nobody_sees(
     tmp_path: Path, followed: bool, params: dict[str, Any], asked: int
 ) -> None:
-    """The parameter is taken from whoever reads no events, and left out of the ticket: older nodes can have the job."""
+    """Where no events are read, or a checker comes first, the ticket asks for none: older nodes can have the job."""
     async with _lying(tmp_path, [Preview(_jpeg(), 0, 1, 8)]) as (_, http, tickets):
         job = {**SMALL, "preview_steps": 3, **params}
         answer = await http.post("/text-to-image", json=job, headers=WATCH if followed else {})
