@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from broadcaster.inspector import InspectionSettings, Inspector
 from broadcaster.job import JobProgress, now_ms
 from broadcaster.journal import Journal
+from broadcaster.previews import EARLY, REFUSED, SHOWN
 from broadcaster.registry import NodeRecord
 from reelnet.clips import ClipFacts, ClipLimits
 from reelnet.errors import ReelnetError
@@ -81,13 +82,20 @@ CHECKS = counter(
     "reelnet_checks_total", "Files that were checked in a child process.",
     Label("kind", "`picture`, `clip` (an app's inputs), `output` (a node's)"), OUTCOME, CLASS,
 )  # fmt: skip
+PREVIEWS = counter(
+    "reelnet_previews_total", "Previews that nodes sent.",
+    Label(
+        "outcome",
+        "`shown`, `early` (`limits.preview_s` after the last were not over), `refused` (not asked for, no small JPEG)",
+    ),
+)  # fmt: skip
 NODES = gauge("reelnet_nodes", "Nodes of the configured pool.", Label("state", "`up`, `down`"))
 JOURNAL_BACKLOG = gauge("reelnet_journal_backlog_rows", "Rows that no commit has taken up yet.", unit="rows")
 JOURNAL_FAILING = gauge("reelnet_journal_failing", "1 while the database refuses what is written, else 0.")
 MEDIA_BYTES = gauge("reelnet_media_bytes", "Results that are kept, as of the last sweep.", unit="bytes")
 FAMILIES = (
     JOBS, JOBS_IN_PROGRESS, JOB_SECONDS, STAGE_SECONDS, ATTEMPTS, ATTEMPTS_IN_PROGRESS, FAILOVERS, REFUSALS,
-    PIXEL_STEPS, OUTPUT_PIXELS, CHARGED, OWED, CHECKS, NODES, JOURNAL_BACKLOG, JOURNAL_FAILING, MEDIA_BYTES,
+    PIXEL_STEPS, OUTPUT_PIXELS, CHARGED, OWED, CHECKS, PREVIEWS, NODES, JOURNAL_BACKLOG, JOURNAL_FAILING, MEDIA_BYTES,
 )  # fmt: skip
 
 
@@ -119,6 +127,7 @@ class BroadcasterMetrics:
         self._work = PIXEL_STEPS.sums(registry), OUTPUT_PIXELS.sums(registry)
         self._money = CHARGED.sums(registry, NANO), OWED.sums(registry, NANO)
         self._checks = CHECKS.counter(registry)
+        self._previews = PREVIEWS.counter(registry, (SHOWN, EARLY, REFUSED))
         self.media_bytes = MEDIA_BYTES.gauge(registry)
         JOBS_IN_PROGRESS.read(registry, lambda: {(): self._jobs_open})
         ATTEMPTS_IN_PROGRESS.read(registry, lambda: {(): len(self._open)})
@@ -171,6 +180,10 @@ class BroadcasterMetrics:
     def checked(self, kind: str, error: ReelnetError | None) -> None:
         """A file was checked, and is what it should be or not."""
         self._checks[(kind, *ending(error))].inc()
+
+    def previewed(self, outcome: str) -> None:
+        """A node sent a preview, which an app gets or not: SHOWN, EARLY, REFUSED."""
+        self._previews[(outcome,)].inc()
 
     def _timed(self, pipeline: str, job: JobProgress) -> None:
         for stage, spent_s in job.stages_s.items():

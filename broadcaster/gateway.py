@@ -19,6 +19,7 @@ from broadcaster.failover import UNSAFE, Failover, Verdict, is_unsafe
 from broadcaster.inspector import Inspector
 from broadcaster.job import JobProgress, JobRequest
 from broadcaster.media import MediaStore
+from broadcaster.previews import PreviewGate
 from broadcaster.recorder import Recorder
 from broadcaster.registry import Registry, short
 from broadcaster.scores import Scores
@@ -80,7 +81,8 @@ class Gateway:
         self._running += 1
         self._idle.clear()
         try:
-            return await self._to_the_end(job, listener)
+            gate = PreviewGate(request, listener, self._p.settings.limits.preview_s, self._p.metrics.previewed)
+            return await self._to_the_end(job, gate)
         finally:
             self._running -= 1
             if self._running == 0:

@@ -107,8 +107,9 @@ def _routes(parts: HttpParts) -> dict[tuple[str, str], Handler]:
 
 def _pipeline_route(parts: HttpParts, pipeline: Pipeline) -> Callable[[Request], Awaitable[Response]]:
     async def generate(request: Request) -> Response:
-        job = await parts.intake.job(pipeline, request)
-        if EVENT_STREAM in header(request.scope, b"accept"):
+        followed = EVENT_STREAM in header(request.scope, b"accept")
+        job = await parts.intake.job(pipeline, request, followed=followed)
+        if followed:
             return JobStreamResponse(parts.gateway, job, lambda done: result_body(done, _base(parts, request)))
         done = await _unless_client_leaves(request, parts.gateway.run(job))
         return Answer(to_json(result_body(done, _base(parts, request))), _JSON)

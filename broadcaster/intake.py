@@ -28,7 +28,7 @@ from reelnet.errors import BusyError, UnsupportedError, UserError
 from reelnet.http_routes import header
 from reelnet.inspection import InputLimits, PictureFacts
 from reelnet.jobs import InputRef
-from reelnet.parameters import SAFETY, VIDEO, Params, SafetyPolicy, strictest
+from reelnet.parameters import CHECKED_FIRST, SAFETY, VIDEO, Params, SafetyPolicy, strictest
 from reelnet.pipelines import FAMILIES, Pipeline, details, did_you_mean, pipeline_named
 
 MAX_FORM_FIELDS = 64
@@ -53,8 +53,11 @@ class Intake:
     inspector: Inspector
     scratch: Path
 
-    async def job(self, pipeline: Pipeline, request: Request) -> JobRequest:
-        """The job that a request asks for. Raises UserError, UnsupportedError or BusyError."""
+    async def job(self, pipeline: Pipeline, request: Request, *, followed: bool = False) -> JobRequest:
+        """The job that a request asks for. Raises UserError, UnsupportedError or BusyError.
+
+        `followed`: somebody reads the job's events; else no node is asked for previews that nobody sees.
+        """
         fields, files = await read_body(request)
         model = self._model(pipeline, fields.pop("model_id", None))
         pipeline = self._of_family(pipeline, model)
@@ -68,6 +71,8 @@ class Intake:
             raise InvalidParamsError(rows) from None
         floor = self._floor(request)
         params = params.model_copy(update={"safety": strictest(params.safety, floor)})
+        if not followed or params.safety in CHECKED_FIRST:
+            params = _unseen(params)
         self._check_offered(pipeline, model, params, floor)
         inputs = await self._inputs(pipeline, files)
         return JobRequest(
@@ -156,6 +161,11 @@ class Intake:
             return await self.inspector.clip(given, stripped_to=clean, limits=limits.of_clips)
         bounds = InputLimits(max_pixels=min(limits.max_pixels, pipeline.max_input_pixels))
         return await self.inspector.picture(given, stripped_to=clean, limits=bounds)
+
+
+def _unseen(params: Params) -> Params:
+    """The parameters without previews."""
+    return params.model_copy(update={"preview_steps": 0}) if getattr(params, "preview_steps", 0) else params
 
 
 async def read_body(request: Request) -> tuple[dict[str, Any], dict[str, bytes]]:

@@ -54,6 +54,11 @@ class JobRequest:
         """The LoRAs that it uses."""
         return used_loras(self.params)
 
+    @property
+    def preview_steps(self) -> int:
+        """Steps from one preview to the next; 0 for none."""
+        return getattr(self.params, "preview_steps", 0)
+
     def left_s(self) -> float:
         """Seconds until the deadline; not negative."""
         return max(0.0, (self.deadline_ms - now_ms()) / 1000)

@@ -75,6 +75,7 @@ class Limits(Section):
     attempts: int = Field(3, ge=1, description="Attempts that may end as the node's failure.")
     reconnect_wait_s: float = Field(15, ge=0, description="Seconds to wait for a lost node when there is no other.")
     silence_s: float = Field(60, gt=0, description="Seconds without a word after which a node has failed its job.")
+    preview_s: float = Field(0.2, ge=0, description="Seconds between two previews of a job; others are dropped.")
     ticket_s: float = Field(60, gt=0, description="Seconds within which a node may begin with a ticket.")
     drain_s: float = Field(600, ge=0, description="Seconds that running jobs get when the broadcaster stops.")
     max_pixels: int = Field(50_000_000, gt=0, description="Pixels of an input picture.")

@@ -36,8 +36,8 @@ from reelnet.rpc import CHUNK_BYTES
 
 Tell = Callable[[list[Event]], Awaitable[None]]
 """Sends events that go together to a follower."""
-LOW_PRIORITY = (Progress, Queued, Preview)
-"""Events of which a slow follower needs only the last."""
+LOW_PRIORITY = (Progress, Queued)
+"""Events of which a slow follower needs only the last; of previews it gets the last beside them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +90,7 @@ class Attempt:
         self._output_room = limits.output_bytes
         self._milestones: list[Event] = [Accepted(reservation.position, reservation.wait_s, quote)]
         self._latest: Event | None = None
+        self._preview: Preview | None = None
         self._load: Progress | None = None
         self._position = reservation.position
         self._changed = asyncio.Event()
@@ -207,6 +208,7 @@ class Attempt:
                     offset = resume_from[1] if event.index == resume_from[0] else 0
                     await self._tell_output(self._outputs[event.index], offset, parcel, tell)
             parcel.latest = self._news() or parcel.latest
+            parcel.preview, self._preview = self._preview or parcel.preview, None
             if told < len(self._milestones):
                 continue
             if self._ended or parcel.due:
@@ -376,8 +378,10 @@ class Attempt:
             self._latest = event
             if isinstance(event, Progress):
                 self.progress = event
+        elif isinstance(event, Preview):
+            self._preview = event
         else:
-            self._latest = None
+            self._latest = self._preview = None
             self._milestones.append(event)
         self._changed.set()
 

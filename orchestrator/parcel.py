@@ -6,7 +6,7 @@ import math
 import time
 
 from orchestrator.settings import Limits
-from reelnet.jobs import Accepted, Chunk, Event, Progress, Queued, Started
+from reelnet.jobs import Accepted, Chunk, Event, Preview, Progress, Queued, Started
 
 MIN_WAIT_S = 0.001
 
@@ -14,11 +14,12 @@ MIN_WAIT_S = 0.001
 class Parcel:
     """Events on their way to one follower: when they go, and which go together.
 
-    `latest` is the newest progress that is not told yet, `bytes` the size of the chunks.
+    `latest` is the newest progress that is not told yet, `preview` the newest preview, `bytes` the size of the chunks.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.latest: Event | None = None
+        self.preview: Preview | None = None
         self._limits = limits
         self._events: list[Event] = []
         self.bytes = 0
@@ -31,7 +32,11 @@ class Parcel:
     def due(self) -> bool:
         """Whether it is to go now."""
         now = time.monotonic()
-        return self._goes_at <= now or (self.latest is not None and self._latest_goes_at <= now)
+        return self._goes_at <= now or (self._has_news and self._latest_goes_at <= now)
+
+    @property
+    def _has_news(self) -> bool:
+        return self.latest is not None or self.preview is not None
 
     def add(self, event: Event, *, urgent: bool = False) -> None:
         """Adds an event; what is not urgent waits a moment for others."""
@@ -39,7 +44,7 @@ class Parcel:
             self._again = Progress("start", 0, 1)
         held_s = self._limits.progress_s if isinstance(event, Accepted) else self._limits.hold_s
         if not isinstance(event, Chunk):
-            self.latest = None  # progress before a milestone is history
+            self.latest = self.preview = None  # progress before a milestone is history
         self._events.append(event)
         self.bytes += len(event.data) if isinstance(event, Chunk) else 0
         self._goes_at = min(self._goes_at, 0.0 if urgent else time.monotonic() + held_s)
@@ -54,7 +59,7 @@ class Parcel:
         """Seconds until something may be due. A place in the queue changes in silence: it is looked at."""
         now = time.monotonic()
         until = min(self._goes_at, self._told_at + self._limits.heartbeat_s)
-        if self.latest is not None:
+        if self._has_news:
             until = min(until, self._latest_goes_at)
         elif queued:
             until = min(until, now + self._limits.progress_s)
@@ -66,6 +71,9 @@ class Parcel:
         if self.latest is not None:
             events.append(self.latest)
             self._again, self.latest = self.latest, None
+        if self.preview is not None:  # never again: one that was told says nothing new
+            events.append(self.preview)
+            self.preview = None
         now = time.monotonic()
         self.bytes, self._goes_at, self._told_at = 0, math.inf, now
         self._latest_goes_at = now + self._limits.progress_s

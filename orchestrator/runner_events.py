@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic_core import from_json
 
 from reelnet.errors import NodeError, from_class
-from reelnet.jobs import Chunk, Preview, Progress, Started
+from reelnet.jobs import MAX_PREVIEW_BYTES, Chunk, Preview, Progress, Started
 
 MAX_LINE_BYTES = 256 * 1024
 MAX_CHUNK_BYTES = 1024 * 1024
 """Longest line and largest chunk of a runner's stream."""
+MAX_COUNT = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,8 @@ class EventReader:
         self._piece = b""
         self._at = 0
         self._owed = 0
-        self._is_preview = False
+        self._preview: Preview | None = None
+        """What is known of a preview whose bytes have not come."""
 
     def feed(self, piece: bytes) -> None:
         """The next piece of the stream."""
@@ -97,17 +99,24 @@ class EventReader:
 
     def _bytes(self) -> Chunk | Preview | None:
         data = self._piece[self._at : self._at + self._owed]
-        if self._is_preview and len(data) < self._owed:
+        if self._preview and len(data) < self._owed:
             return None  # it is small, and told whole
         self._at += len(data)
         self._owed -= len(data)
-        return Preview(data) if self._is_preview else Chunk(data)
+        if self._preview is None:
+            return Chunk(data)
+        preview, self._preview = replace(self._preview, data=data), None
+        return preview
 
     def _event(self, raw: Any) -> RunnerEvent | None:
         """The event of a line; None for one that announces bytes."""
         match raw["event"]:
-            case "chunk" | "preview" as kind:
-                self._owed, self._is_preview = _size(raw), kind == "preview"
+            case "chunk":
+                self._owed = _number(raw, "size", MAX_CHUNK_BYTES)
+            case "preview":
+                self._owed = _number(raw, "size", MAX_PREVIEW_BYTES)
+                index, step, total = (_number(raw, name, MAX_COUNT) for name in ("index", "step", "total"))
+                self._preview = Preview(b"", index, step, total)
             case "started":
                 return Started()
             case "progress":
@@ -135,8 +144,9 @@ def _done(raw: dict[str, Any]) -> RunnerDone:
     return RunnerDone(timings, str(raw["model_digest"]), facts)
 
 
-def _size(raw: dict[str, Any]) -> int:
-    size = int(raw["size"])
-    if not 0 <= size <= MAX_CHUNK_BYTES:
-        raise ValueError("the chunk is too large")
-    return size
+def _number(raw: dict[str, Any], name: str, most: int) -> int:
+    """A number that is not negative; of what earlier runners did not tell it is 0."""
+    number = int(raw[name] if name == "size" else raw.get(name, 0))
+    if not 0 <= number <= most:
+        raise ValueError(f"{name} is not within 0 and {most}")
+    return number

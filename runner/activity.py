@@ -10,10 +10,13 @@ from collections.abc import Callable
 from itertools import zip_longest
 
 from reelnet.errors import CanceledError, DeadlineError, NodeError, OutOfMemoryError, ReelnetError
-from runner.backend import RunnerJob
-from runner.events import TERMINAL, Event, Progress, Started
+from runner.backend import RunnerJob, Sketch
+from runner.events import TERMINAL, Event, Preview, Progress, Started
 
 Clock = Callable[[], float]
+Show = Callable[[Preview], None]
+Exhibit = Callable[[RunnerJob, Sketch, Show], None]
+"""Makes a preview of a sketch, on another thread, and shows it; or does not get round to it."""
 
 
 class Activity:
@@ -23,7 +26,13 @@ class Activity:
     frames and the bytes of its outputs. `canceled` is set as soon as the job shall stop, whatever the reason.
     """
 
-    def __init__(self, job: RunnerJob, loop: asyncio.AbstractEventLoop, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self,
+        job: RunnerJob,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock = time.monotonic,
+        exhibit: Exhibit = lambda job, sketch, show: None,
+    ) -> None:
         self.job = job
         self.canceled: threading.Event = job.canceled
         self.error: ReelnetError | None = None
@@ -33,7 +42,11 @@ class Activity:
         """Whether an output of it went to the media thread, which all that follows has to follow."""
         self._loop = loop
         self._clock = clock
+        self._exhibit = exhibit
         self._events: deque[Event] = deque()
+        self._preview: Preview | None = None
+        """The newest that the reader has not seen."""
+        self._ended = False
         self._arrived = asyncio.Event()
         self._announced = False
         """Whether the reader needs no word of what comes: it has been told, or looks by itself."""
@@ -72,6 +85,18 @@ class Activity:
         self._mark = now
         self.advance(stage, step, total)
 
+    def sketch(self, sketch: Sketch) -> None:
+        """Reporter.sketch."""
+        self._exhibit(self.job, sketch, self.show)
+
+    def show(self, preview: Preview) -> None:
+        """Hands a preview to the reader in the place of an older one; of a job that has ended none is told."""
+        with self._lock:
+            if self._ended:
+                return
+            self._preview = preview
+        self._announce()
+
     def advance(self, stage: str, step: int, total: int) -> None:
         """Records progress. Raises the reason to stop, if there is one."""
         self.check()
@@ -100,8 +125,15 @@ class Activity:
 
         The loop is woken by the first that it has not seen yet, and by the last of all.
         """
+        last = isinstance(event, TERMINAL)
+        if last:
+            with self._lock:
+                self._ended, self._preview = True, None
         self._events.append(event)
-        if (not self._announced or isinstance(event, TERMINAL)) and not self._loop.is_closed():
+        self._announce(last=last)
+
+    def _announce(self, *, last: bool = False) -> None:
+        if (not self._announced or last) and not self._loop.is_closed():
             self._announced = True
             self._loop.call_soon_threadsafe(self._arrived.set)
 
@@ -129,7 +161,12 @@ class Activity:
     def _take(self) -> list[Event]:
         self._announced = False  # before the look: what comes after it is announced again
         events = [self._events.popleft() for _ in range(len(self._events))]
-        return [event for event, after in zip_longest(events, events[1:]) if not _outdated(event, after)]
+        told = [event for event, after in zip_longest(events, events[1:]) if not _outdated(event, after)]
+        if self._preview:
+            with self._lock:  # after the events: there is none any more where the last of them is the end
+                preview, self._preview = self._preview, None
+            told += [preview] if preview else []
+        return told
 
     async def _wait(self, limit_s: float | None) -> None:
         """Until something has arrived, or the time is over."""

@@ -16,6 +16,7 @@ from runner.backend import Backend
 from runner.diffusion import DiffusersBackend
 from runner.encoding import Encoder
 from runner.metrics import RunnerMetrics
+from runner.previews import PreviewEncoder, Previewer
 from runner.routes import answer_error, answer_fault, job_route, make_router
 from runner.settings import RunnerSettings
 from runner.synthetic import SyntheticBackend, SyntheticExtras, pretended
@@ -33,7 +34,8 @@ def build(settings: RunnerSettings, backend: Backend | None = None) -> FastAPI:
     """
     metrics = RunnerMetrics()
     encoder = Encoder(settings.png_level, settings.jpeg_quality, settings.clip_output)
-    worker = Worker(backend or make_backend(settings), encoder, metrics)
+    previewer = Previewer(PreviewEncoder(settings.preview_side, settings.preview_quality))
+    worker = Worker(backend or make_backend(settings), encoder, metrics, previewer)
 
     @contextlib.asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:

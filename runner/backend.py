@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Protocol
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from reelnet.jobs import Licence
-from reelnet.parameters import Params
+from reelnet.parameters import CHECKED_FIRST, Params
 from reelnet.pipelines import ClipSize, MediaSpec, Pipeline, Size, pipeline_named
 
 Frames = npt.NDArray[np.uint8]
@@ -80,6 +80,16 @@ class RunnerJob:
         """The seed of the first output."""
         assert self.params.seed is not None, "routes refuse a job without a seed"
         return self.params.seed
+
+    @property
+    def preview_steps(self) -> int:
+        """Steps from one preview to the next; 0 for none."""
+        return 0 if self.params.safety in CHECKED_FIRST else getattr(self.params, "preview_steps", 0)
+
+    def shows(self, step: int, total: int) -> bool:
+        """Whether a preview is due after this step of an output; after the last one its result follows."""
+        every = self.preview_steps
+        return every > 0 and step < total and step % every == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +181,21 @@ class ModelInfo:
         return next((row for row in self.served if row.pipeline == pipeline), None)
 
 
+@dataclass(frozen=True, slots=True)
+class Sketch:
+    """What there is of output `index` after `step` of its `total` steps.
+
+    `draw` gives it as small pixels that cover `canvas` (width, height); the output is the part of it that begins at the
+    upper left. It is called on another thread, or never, and raises whatever went wrong.
+    """
+
+    index: int
+    step: int
+    total: int
+    canvas: tuple[int, int]
+    draw: Callable[[], Pixels]
+
+
 class Reporter(Protocol):
     """What a backend reports to while it runs a job."""
 
@@ -179,6 +204,9 @@ class Reporter(Protocol):
 
         Raises a ReelnetError when the job is canceled or its time is over; the backend lets it pass.
         """
+
+    def sketch(self, sketch: Sketch) -> None:
+        """Hands in what there is of an output, where the job `shows` it. Waits for nothing."""
 
 
 class Backend(Protocol):

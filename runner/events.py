@@ -1,4 +1,4 @@
-"""The lines of a job's stream: one JSON object each, ended by a newline; a chunk's bytes follow its line."""
+"""The lines of a job's stream: a JSON object and a newline each; the bytes of a chunk or preview follow its line."""
 
 from __future__ import annotations
 
@@ -29,6 +29,17 @@ class Progress:
 
     event: ClassVar[str] = "progress"
     stage: str
+    step: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A small JPEG of output `index` as it is after `step` of its own `total` steps; its bytes follow the line."""
+
+    event: ClassVar[str] = "preview"
+    data: bytes
+    index: int
     step: int
     total: int
 
@@ -91,7 +102,7 @@ class Tick:
     idle_s: float
 
 
-Event = Started | Progress | Output | Chunk | OutputEnd | Done | Failed | Tick
+Event = Started | Progress | Preview | Output | Chunk | OutputEnd | Done | Failed | Tick
 
 TERMINAL = (Done, Failed)
 """The events that end a stream."""
@@ -105,9 +116,12 @@ _FIELDS = {
 
 
 def encode(event: Event) -> tuple[bytes | memoryview, ...]:
-    """The event's line, for a chunk with its bytes behind it, which are not copied."""
+    """The event's line, for a chunk or preview with its bytes behind it, which are not copied."""
     if isinstance(event, Chunk):
         return _line(event.event, {"size": len(event.data)}), event.data
+    if isinstance(event, Preview):
+        at = {"index": event.index, "step": event.step, "total": event.total}
+        return _line(event.event, {"size": len(event.data), **at}), event.data
     return (_line(event.event, {name: getattr(event, key) for name, key in _FIELDS[type(event)]}),)
 
 

@@ -11,6 +11,7 @@ from pydantic_settings import SettingsConfigDict
 
 from reelnet.clips import ClipLimits
 from reelnet.home import model_dir
+from reelnet.jobs import MAX_PREVIEW_SIDE
 from reelnet.parameters import SchedulerName
 from reelnet.pipelines import PIPELINES, did_you_mean
 from reelnet.settings import ComponentSettings, Families, Listener, Section
@@ -113,6 +114,10 @@ class RunnerSettings(ComponentSettings):
     x264_preset: X264Preset = Field("veryfast", description="x264's preset: slower ones make smaller files.")
     av1_preset: int = Field(10, ge=0, le=13, description="SVT-AV1's preset; more is faster.")
     vp9_speed: int = Field(5, ge=0, le=8, description="libvpx's cpu-used; more is faster.")
+    preview_side: int = Field(
+        256, ge=32, le=MAX_PREVIEW_SIDE, description="Longest side of a preview, pixels; never over the output's."
+    )
+    preview_quality: int = Field(80, ge=10, le=95, description="JPEG quality of previews; less where one is too large.")
     clip_window: int = Field(4, ge=1, le=64, description="Frames of a clip that may wait to be encoded.")
     tile: int = Field(
         0, ge=0, le=4096, description="Side of an upscaler's tile, pixels of the input; 0: by the device's free memory."

@@ -23,7 +23,7 @@ from reelnet.metadata import PNG
 from reelnet.parameters import Clip, FrameInterpolation
 from reelnet.pipelines import PIPELINES, MediaSpec, did_you_mean
 from runner import faults
-from runner.backend import Frames, ModelInfo, Pixels, Rendered, Reporter, RunnerJob, Served
+from runner.backend import Frames, ModelInfo, Pixels, Rendered, Reporter, RunnerJob, Served, Sketch
 from runner.images import padded, picture_of, png
 from runner.provenance import note_of
 from runner.safety import NodePolicy, Safety
@@ -36,6 +36,8 @@ from runner.video_stream import remade
 BARS = 8
 UNCHECKED = frozenset({"upscale", "upscale-video", "frame-interpolation"})
 """Pipelines in which no model has a safety checker, so that none is pretended."""
+SKETCH_PIXELS = 8
+"""Pixels of a picture, in a row, that are one of its sketch."""
 CLASS_NAME = "Synthetic"
 LICENCE = Licence("CC0-1.0", "yes")
 
@@ -131,8 +133,7 @@ class SyntheticBackend:
 
     def _drawn(self, job: RunnerJob, report: Reporter, index: int, look: str) -> Rendered:
         """Output `index`, whose colours `look` gives beside the seed."""
-        spec = job.promises[index]
-        key = f"{job.pipeline}:{job.seed + index}:{look}"
+        spec, key = job.promises[index], _key(job, index, look)
         if not isinstance(job.params, VideoParams):
             return self._judged(self._picture(job, index, key, spec), job)
         bars = _bars(key, replace(spec, frames=job.params.num_frames))
@@ -198,6 +199,8 @@ class SyntheticBackend:
             if pause_s > 0:
                 job.canceled.wait(pause_s)
             report.step("denoise", step, steps * outputs)
+            if job.shows(at := step - index * steps, steps):
+                report.sketch(_sketch(job, index, at, steps))
             if fault and step == 1:
                 self._strike(fault.kind)
 
@@ -270,6 +273,27 @@ def _steps(job: RunnerJob) -> int:
     """Denoising steps of one output; image-to-image runs the share that `strength` says."""
     steps, strength = getattr(job.params, "num_inference_steps", 1), getattr(job.params, "strength", 1.0)
     return max(1, int(steps * strength))
+
+
+def _key(job: RunnerJob, index: int, look: str) -> str:
+    """What the colours of an output depend on."""
+    return f"{job.pipeline}:{job.seed + index}:{look}"
+
+
+def _sketch(job: RunnerJob, index: int, step: int, total: int) -> Sketch:
+    """The output's colours, coming out of grey as the steps go."""
+    spec = job.promises[index]
+
+    def draw() -> Pixels:
+        width, height = (max(BARS, side // SKETCH_PIXELS) for side in (spec.width, spec.height))
+        bars = _bars(
+            _key(job, index, str(getattr(job.params, "prompt", ""))),
+            replace(spec, width=width, height=height, frames=1),
+        )[0]
+        pixels: Pixels = (128 + (bars.astype(np.int16) - 128) * step // total).astype(np.uint8)
+        return pixels
+
+    return Sketch(index, step, total, (spec.width, spec.height), draw)
 
 
 @lru_cache(maxsize=8)

@@ -23,6 +23,7 @@ from runner.encoding import Encoder
 from runner.events import Done, Failed, Output, OutputEnd, Progress, chunks
 from runner.lane import Call, Lane
 from runner.metrics import RunnerMetrics
+from runner.previews import Previewer
 from runner.provenance import note_of
 
 log = structlog.get_logger()
@@ -63,7 +64,9 @@ class Worker:
     `current` is the job that holds the permit.
     """
 
-    def __init__(self, backend: Backend, encoder: Encoder, metrics: RunnerMetrics) -> None:
+    def __init__(
+        self, backend: Backend, encoder: Encoder, metrics: RunnerMetrics, previewer: Previewer | None = None
+    ) -> None:
         self.current: Activity | None = None
         self.info: ModelInfo | None = None
         self._backend = backend
@@ -71,6 +74,7 @@ class Worker:
         self._metrics = metrics
         self._model = Lane("model", depth=0)
         self._media = Lane("media", depth=MEDIA_DEPTH)
+        self._previewer = previewer or Previewer()
         self._active: dict[str, Activity] = {}
         self._lock = threading.RLock()
         self._state, self._reason, self._changed = State.STARTING, "", time.monotonic()
@@ -78,9 +82,10 @@ class Worker:
     # What the event loop calls.
 
     def start(self) -> None:
-        """Starts both threads and begins to load the model."""
+        """Starts the threads and begins to load the model."""
         self._model.start()
         self._media.start()
+        self._previewer.start()
         self._model.put(self._load)
 
     async def stop(self, timeout_s: float) -> bool:
@@ -90,8 +95,8 @@ class Worker:
 
     @property
     def ended(self) -> bool:
-        """Whether both threads have ended."""
-        return not (self._model.alive or self._media.alive)
+        """Whether the threads have ended."""
+        return not (self._model.alive or self._media.alive or self._previewer.alive)
 
     def status(self) -> Status:
         """What `GET /health` says."""
@@ -119,7 +124,7 @@ class Worker:
     def submit(self, job: RunnerJob) -> Activity:
         """Takes the permit and gives the job to the model thread. Raises as `require_ready`; nothing ever waits."""
         loop = asyncio.get_running_loop()
-        activity = Activity(job, loop)
+        activity = Activity(job, loop, exhibit=self._previewer.offer)
         with self._lock:
             self._require_ready()
             self.current = self._active[job.job_id] = activity
@@ -279,7 +284,8 @@ class Worker:
         # A load has nothing to save, and cannot be told to stop.
         patience_s = 0.0 if self._state is State.LOADING else timeout_s
         self._backend.close()
-        return all([self._model.close(patience_s), self._media.close(patience_s)])
+        closed = [lane.close(patience_s) for lane in (self._model, self._media, self._previewer)]
+        return all(closed)
 
 
 def _check_shape(rendered: Rendered, spec: MediaSpec | None) -> None:

@@ -30,6 +30,9 @@ class JobState(enum.StrEnum):
 
 HELD_S = 0.005
 """So long an event may be held for company on its way from a runner to a broadcaster."""
+MAX_PREVIEW_BYTES = 64 * 1024
+MAX_PREVIEW_SIDE = 512
+"""Most bytes and most pixels a side of a preview, wherever it passes."""
 TERMINAL: frozenset[JobState] = frozenset(
     {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELED, JobState.EXPIRED},
 )

@@ -6,6 +6,7 @@ Formats: PNG (W3C, third edition), JPEG (ITU-T T.81, JFIF 1.02), WebP (RFC 9649)
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import struct
 import zlib
@@ -65,12 +66,14 @@ def claimed_size(data: bytes, media_type: str) -> tuple[int, int]:
     raise BrokenPictureError("no header with a size")
 
 
-def dissect(data: bytes, media_type: str) -> tuple[Anatomy, bytes]:
+def dissect(data: bytes, media_type: str, max_parts: int | None = None) -> tuple[Anatomy, bytes]:
     """Walks the file up to its end marker; what was found, and the file with the parts that make pixels and colours.
 
-    Raises BrokenPictureError when it is cut or a checksum is wrong.
+    Raises BrokenPictureError when it is cut, a checksum is wrong, or it has more than `max_parts`.
     """
-    parts = tuple(_PARTS[media_type](data))
+    parts = tuple(itertools.islice(_PARTS[media_type](data), None if max_parts is None else max_parts + 1))
+    if max_parts is not None and len(parts) > max_parts:
+        raise BrokenPictureError("more parts than a picture of its kind needs")
     return _anatomy(parts, media_type), _BARE[media_type](parts)
 
 

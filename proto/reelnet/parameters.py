@@ -47,6 +47,8 @@ INTERPOLATION, SAFETY = "interpolation", "safety"
 SafetyPolicy = Literal["", "flag", "blur", "refuse"]
 SAFETY_POLICIES: tuple[SafetyPolicy, ...] = ("", "flag", "blur", "refuse")
 """What `safety` may be, the laxest first. Empty: as `safety_check` says, where the node can."""
+CHECKED_FIRST = frozenset({"blur", "refuse"})
+"""Safety policies under which nobody sees a picture before the checker has."""
 
 
 def strictest(*policies: SafetyPolicy) -> SafetyPolicy:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from reelnet.errors import OutOfMemoryError, RefusedError
 from reelnet.parameters import ImageToVideo
 from reelnet.pipelines import explain
-from runner.backend import RunnerJob, Served, SetupError
+from runner.backend import RunnerJob, Served, SetupError, Sketch
 from runner.models.memory import denoisers
 from runner.pipelines.family import Family
 
@@ -75,3 +75,6 @@ class _Deaf:
 
     def step(self, stage: str, step: int, total: int) -> None:
         """As Reporter.step."""
+
+    def sketch(self, sketch: Sketch) -> None:
+        """As Reporter.sketch."""

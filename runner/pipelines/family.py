@@ -12,6 +12,7 @@ import torch
 
 from reelnet.errors import OutOfMemoryError
 from runner.backend import Frames, Rendered, Reporter, RunnerJob, Served
+from runner.pipelines.latent_previews import Showing
 
 StepCallback = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
 """What diffusers calls at the end of each denoising step: (pipeline, step from 0, timestep, tensors) → tensors."""
@@ -42,12 +43,17 @@ class Share:
     index: int
     outputs: int
 
-    def denoising(self, report: Reporter) -> StepCallback:
-        """A step callback that reports `denoise`. The scheduler decides how many steps there are, not the request."""
+    def denoising(self, report: Reporter, showing: Showing | None = None) -> StepCallback:
+        """A step callback that reports `denoise`, and shows what there is where the job asks for it.
+
+        The scheduler decides how many steps there are, not the request.
+        """
 
         def ended(pipe: Any, step: int, _: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             steps = int(pipe.num_timesteps)
             report.step("denoise", self.index * steps + step + 1, self.outputs * steps)
+            if showing is not None:
+                showing.ended(report, self.index, step + 1, steps)
             return tensors
 
         return ended

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from reelnet.parameters import ImageToImage, TextToImage
+from reelnet.parameters import CHECKED_FIRST, ImageToImage, TextToImage
 from runner.backend import Frames, Rendered, Reporter, RunnerJob, Served, SetupError
 from runner.pipelines import canvas
 from runner.pipelines.arguments import Arguments
 from runner.pipelines.extras import Extras
 from runner.pipelines.family import Share, as_bytes, memory_errors, noise
+from runner.pipelines.latent_previews import LatentPreviews
 
 PictureParams = TextToImage | ImageToImage
 
@@ -26,6 +27,7 @@ class Pictures:
         self._pipes = dict(pipes)
         self._arguments = {name: Arguments.of(pipe) for name, pipe in self._pipes.items()}
         self._extras = extras
+        self._previews = LatentPreviews(withheld=extras.safety.policy in CHECKED_FIRST)
         for name, pipe in self._pipes.items():
             if missing := self._arguments[name].missing(name):
                 raise SetupError(f"{type(pipe).__name__} takes no {', '.join(missing)}; serve another class of model")
@@ -79,10 +81,14 @@ class Pictures:
         wanted: dict[str, Any] = {"width": drawn[0], "height": drawn[1], "generator": noise(job.seed + share.index)}
         if isinstance(params, ImageToImage):
             wanted["image"] = canvas.extended(job.inputs["image"], drawn)
-        with self._extras.tiling(pipe, drawn), share.decoding(report, pipe):
+        with (
+            self._previews.of(pipe, job, drawn) as showing,
+            self._extras.tiling(pipe, drawn),
+            share.decoding(report, pipe),
+        ):
             result = pipe(
                 **self._arguments[job.pipeline].call(params, wanted),
-                callback_on_step_end=share.denoising(report),
+                callback_on_step_end=share.denoising(report, showing),
                 output_type="np",
             )
         return canvas.cut(as_bytes(result.images), size)

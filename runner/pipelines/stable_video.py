@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from reelnet.parameters import ImageToVideo
+from reelnet.parameters import CHECKED_FIRST, ImageToVideo
 from runner.backend import Frames, Rendered, Reporter, RunnerJob, Served
 from runner.images import fit
 from runner.pipelines.family import Share, as_bytes, memory_errors, noise
+from runner.pipelines.latent_previews import LatentPreviews
 from runner.safety import Safety
 from runner.video_frames import ClipMaker
 
@@ -26,6 +27,7 @@ class StableVideo:
         self._pipe = pipe
         self._clips = clips
         self._safety = safety
+        self._previews = LatentPreviews(withheld=safety.policy in CHECKED_FIRST)
 
     @property
     def served(self) -> tuple[Served, ...]:
@@ -53,7 +55,10 @@ class StableVideo:
 
     def _frames(self, job: RunnerJob, params: ImageToVideo, report: Reporter) -> Frames:
         decodes = math.ceil(params.num_frames / params.decode_chunk_size)
-        with _ONLY.decoding(report, self._pipe, decodes):
+        with (
+            self._previews.of(self._pipe, job, (params.width, params.height)) as showing,
+            _ONLY.decoding(report, self._pipe, decodes),
+        ):
             result = self._pipe(
                 image=fit(job.inputs["image"], (params.width, params.height), params.fit),
                 height=params.height,
@@ -67,7 +72,7 @@ class StableVideo:
                 noise_aug_strength=params.noise_aug_strength,
                 decode_chunk_size=params.decode_chunk_size,
                 generator=noise(job.seed),
-                callback_on_step_end=_ONLY.denoising(report),
+                callback_on_step_end=_ONLY.denoising(report, showing),
                 output_type="np",
             )
         return as_bytes(result.frames[0])

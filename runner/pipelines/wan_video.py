@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
-from reelnet.parameters import PromptedVideo
+from reelnet.parameters import CHECKED_FIRST, PromptedVideo
 from runner.backend import Frames, Rendered, Reporter, RunnerJob, Served, SetupError
 from runner.images import fit
 from runner.pipelines import canvas
 from runner.pipelines.extras import Extras
 from runner.pipelines.family import Share, as_bytes, memory_errors, noise
+from runner.pipelines.latent_previews import LatentPreviews
 from runner.video_frames import ClipMaker
 
 FAMILY = "wan"
@@ -44,6 +45,7 @@ class WanVideo:
         self._pipe = pipe
         self._extras = extras
         self._clips = clips
+        self._previews = LatentPreviews(withheld=extras.safety.policy in CHECKED_FIRST)
         self._multiple = math.lcm(
             _LEAST_MULTIPLE, *(pipe.vae_scale_factor_spatial * side for side in pipe.transformer.config.patch_size[1:])
         )
@@ -78,7 +80,11 @@ class WanVideo:
     def _frames(self, job: RunnerJob, params: PromptedVideo, report: Reporter) -> Frames:
         size = params.width, params.height
         drawn = canvas.enlarged(size, self._multiple)
-        with self._extras.tiling(self._pipe, drawn), self._ticking(report, params.num_frames, drawn):
+        with (
+            self._previews.of(self._pipe, job, drawn) as showing,
+            self._extras.tiling(self._pipe, drawn),
+            self._ticking(report, params.num_frames, drawn),
+        ):
             result = self._pipe(
                 image=canvas.extended(fit(job.inputs["image"], size, params.fit), drawn),
                 prompt=params.prompt,
@@ -89,7 +95,7 @@ class WanVideo:
                 num_inference_steps=params.num_inference_steps,
                 guidance_scale=params.guidance_scale,
                 generator=noise(job.seed),
-                callback_on_step_end=_ONLY.denoising(report),
+                callback_on_step_end=_ONLY.denoising(report, showing),
                 output_type="np",
             )
         return canvas.cut(as_bytes(result.frames[0]), size)

@@ -18,7 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 
-from runner.backend import Backend, ModelInfo, Rendered, Reporter, RunnerJob
+from runner.backend import Backend, ModelInfo, Rendered, Reporter, RunnerJob, Sketch
 from runner.process import unix_listener
 from runner.settings import RunnerSettings
 from runner.synthetic import SyntheticBackend
@@ -80,6 +80,9 @@ class _GatedReporter:
         self.gate.pass_gate(stage, step)
         self.inner.step(stage, step, total)
 
+    def sketch(self, sketch: Sketch) -> None:
+        self.inner.sketch(sketch)
+
 
 class BrokenBackend(SyntheticBackend):
     """Fails with the given exceptions: when it loads, when it runs, when it has to recover."""
@@ -113,6 +116,7 @@ class Answer:
 
     events: list[dict[str, Any]] = field(default_factory=list)
     outputs: list[bytes] = field(default_factory=list)
+    previews: list[bytes] = field(default_factory=list)
 
     @property
     def last(self) -> dict[str, Any]:
@@ -159,7 +163,9 @@ async def collect(response: httpx.Response) -> Answer:
         answer.events.append(event)
         if event["event"] == "output":
             answer.outputs.append(b"")
-        if data:
+        if event["event"] == "preview":
+            answer.previews.append(data)
+        elif data:
             answer.outputs[-1] += data
     return answer
 

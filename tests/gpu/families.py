@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from runner.backend import Frames, ModelInfo, RunnerJob
+from runner.backend import Frames, ModelInfo, Pixels, RunnerJob, Sketch
 from runner.diffusion import DiffusersBackend
 from runner.settings import RunnerSettings
 
@@ -43,13 +43,17 @@ CASES = (*DRAWN, *CHANGED, FILMED, *WORDED, *UPSCALED)
 
 
 class Steps:
-    """Counts progress."""
+    """Counts progress, and draws what it is shown."""
 
     def __init__(self) -> None:
         self.count = 0
+        self.shown: list[Pixels] = []
 
     def step(self, stage: str, step: int, total: int) -> None:
         self.count += 1
+
+    def sketch(self, sketch: Sketch) -> None:
+        self.shown.append(sketch.draw())
 
 
 class Ready(DiffusersBackend):
@@ -74,12 +78,18 @@ def loaded(models: Path, model: str, **settings: Any) -> Iterator[Ready]:
 
 def render(backend: Ready, case: Case, **changes: Any) -> Frames:
     """The frames of the job's first output; its seed is 1."""
+    return watch(backend, case, **changes)[0]
+
+
+def watch(backend: Ready, case: Case, **changes: Any) -> tuple[Frames, Steps]:
+    """The same, with what was reported on the way."""
     row = backend.info.serving(case.pipeline)
     assert row
     inputs = {"image": Image.radial_gradient("L").resize((128, 128)).convert("RGB")} if row.kind.inputs else {}
     params = row.kind.parse({**case.params, "seed": 1, **changes})
     job = RunnerJob("job", 1, case.pipeline, params, inputs, family=row.family)
-    return next(iter(backend.run(job, Steps()))).frames
+    steps = Steps()
+    return next(iter(backend.run(job, steps))).frames, steps
 
 
 def apart(left: Frames, right: Frames) -> float:

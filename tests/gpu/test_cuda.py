@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from reelnet.errors import OutOfMemoryError
-from tests.gpu.families import CASES, CHANGED, DEVICE, DRAWN, FILMED, WORDED, Case, apart, loaded, render
+from tests.gpu.families import CASES, CHANGED, DEVICE, DRAWN, FILMED, WORDED, Case, apart, loaded, render, watch
 
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
 CPU = pytest.param("cpu", marks=pytest.mark.diffusers)
@@ -107,6 +107,20 @@ def test_an_offloaded_model_draws_the_same(tiny_models: Path, offload: str, case
         with loaded(tiny_models, case.model, device=DEVICE, offload=where, channels_last=False) as backend:
             frames.append(render(backend, case))
     assert apart(*frames) < 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("offload", ["none", "model"])
+@pytest.mark.parametrize("case", [case for case in CASES if case.pipeline != "upscale"], ids=str)
+def test_a_card_shows_its_pictures_and_draws_the_same(tiny_models: Path, case: Case, offload: str) -> None:
+    """Previews come off the device, and the frames are those without them, with the nets in whichever memory."""
+    with loaded(tiny_models, case.model, device=DEVICE, offload=offload) as backend:
+        (before, unseen), (during, seen), (after, _) = (watch(backend, case, preview_steps=n) for n in (0, 1, 0))
+    assert np.array_equal(before, during)
+    assert np.array_equal(before, after)
+    assert not unseen.shown
+    assert seen.shown
+    assert all(pixels.std() > 1 for pixels in seen.shown)
 
 
 @pytest.mark.diffusers

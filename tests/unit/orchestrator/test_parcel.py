@@ -7,7 +7,7 @@ import pytest
 from orchestrator import parcel as parcels
 from orchestrator.parcel import Parcel
 from orchestrator.settings import Limits
-from reelnet.jobs import Accepted, Done, Progress, Queued, Started
+from reelnet.jobs import Accepted, Done, Preview, Progress, Queued, Started
 
 LIMITS = Limits(hold_s=0.002, progress_s=0.1, heartbeat_s=10)
 
@@ -67,3 +67,26 @@ def test_a_silent_job_gives_a_sign_of_life(clock: Clock) -> None:
     clock.now += 0.02
     parcel.beat()
     assert parcel.take() == [Progress("denoise", 1, 2)]
+
+
+def test_a_preview_goes_beside_progress_and_once(clock: Clock) -> None:
+    """Neither replaces the other; a sign of life is progress again, never a preview."""
+    parcel = Parcel(LIMITS)
+    parcel.latest = Progress("denoise", 3, 9)
+    parcel.preview = Preview(b"jpeg", 0, 3, 9)
+    assert not parcel.due
+    clock.now += LIMITS.progress_s
+    assert parcel.due
+    assert parcel.take() == [Progress("denoise", 3, 9), Preview(b"jpeg", 0, 3, 9)]
+    clock.now += LIMITS.heartbeat_s
+    parcel.beat()
+    assert parcel.take() == [Progress("denoise", 3, 9)]
+
+
+def test_a_preview_is_due_by_itself_and_history_before_a_milestone(clock: Clock) -> None:
+    """It waits for as long as progress does."""
+    parcel = Parcel(LIMITS)
+    parcel.preview = Preview(b"jpeg", 0, 3, 9)
+    assert parcel.patience_s(queued=False) == pytest.approx(LIMITS.progress_s)
+    parcel.add(Done({}, 1, "", {}), urgent=True)
+    assert parcel.take() == [Done({}, 1, "", {})]

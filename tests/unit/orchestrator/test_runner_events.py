@@ -6,19 +6,19 @@ import pytest
 
 from orchestrator.runner_events import MAX_CHUNK_BYTES, MAX_LINE_BYTES, EventReader, OutputBegin, OutputEnd, RunnerEvent
 from reelnet.errors import CanceledError, NodeError
-from reelnet.jobs import Chunk, Preview, Progress, Started
+from reelnet.jobs import MAX_PREVIEW_BYTES, Chunk, Preview, Progress, Started
 
 DATA = b"a\nb{}" * 7
 STREAM = (
     b'{"event":"started"}\n{"event":"later","than":"this version"}\n'
     b'{"event":"progress","stage":"denoise","step":1,"total":2}\n'
-    b'{"event":"preview","size":35}\n'
+    b'{"event":"preview","size":35,"index":1,"step":6,"total":9}\n'
     + DATA
     + b'{"event":"output","index":0,"media_type":"image/png","seed":7,"nsfw":false}\n'
     b'{"event":"chunk","size":35}\n' + DATA + b'{"event":"output_end","index":0,"size":35,"sha256":"ab"}\n'
 )
 EVENTS = [
-    Started(), Progress("denoise", 1, 2), Preview(DATA), OutputBegin(0, "image/png", 7, False), Chunk(DATA),
+    Started(), Progress("denoise", 1, 2), Preview(DATA, 1, 6, 9), OutputBegin(0, "image/png", 7, False), Chunk(DATA),
     OutputEnd(0, 35, "ab"),
 ]  # fmt: skip
 
@@ -55,6 +55,11 @@ def test_bytes_are_handed_on_as_they_come() -> None:
     assert read(reader, b"def") == [Chunk(b"def")]
 
 
+def test_a_preview_of_an_earlier_runner_says_nothing_of_its_step() -> None:
+    """What it does not tell is 0."""
+    assert read(EventReader(), b'{"event":"preview","size":2}\nab') == [Preview(b"ab", 0, 0, 0)]
+
+
 def test_a_failure_comes_after_what_was_said_before_it() -> None:
     """It is raised, and it is the stream's end."""
     reader = EventReader()
@@ -72,6 +77,8 @@ def test_a_failure_comes_after_what_was_said_before_it() -> None:
     [
         b"{", b"[]", b"{}", b"\xff", b'{"event":"chunk"}', b'{"event":"chunk","size":-1}', b'{"event":"progress"}',
         b'{"event":"chunk","size":%d}' % (MAX_CHUNK_BYTES + 1), b'{"event":"output","index":"x"}',
+        b'{"event":"preview","size":%d}' % (MAX_PREVIEW_BYTES + 1), b'{"event":"preview","size":1,"step":-1}',
+        b'{"event":"preview","size":1,"total":%d}' % 2**40,
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_the_runners_fault(line: bytes) -> None:

@@ -10,7 +10,7 @@ from reelnet.errors import CanceledError, DeadlineError, FailureClass, NodeError
 from reelnet.pipelines import PIPELINES
 from runner.activity import Activity, as_failure
 from runner.backend import RunnerJob
-from runner.events import Failed, Progress, Started, Tick
+from runner.events import Failed, Preview, Progress, Started, Tick
 
 
 class Clock:
@@ -108,6 +108,30 @@ async def test_a_job_over_its_time_stops_at_its_next_step() -> None:
     clock.now += 2
     with pytest.raises(DeadlineError):
         activity.step("denoise", 2, 3)
+
+
+async def test_the_newest_preview_alone_waits_for_a_reader() -> None:
+    """It wakes the reader, and comes behind what happened before."""
+    activity = _activity(Clock())
+    activity.begin()
+    for step in (1, 2, 3):
+        activity.show(Preview(b"jpeg", 0, step, 9))
+    async with asyncio.timeout(5):
+        assert await activity.next_events(60) == [Started(), Preview(b"jpeg", 0, 3, 9)]
+        asyncio.get_running_loop().call_later(0.01, activity.show, Preview(b"jpeg", 0, 4, 9))
+        assert await activity.next_events(60) == [Preview(b"jpeg", 0, 4, 9)]
+    assert await activity.next_events(0.01) == []
+
+
+async def test_nothing_follows_the_end() -> None:
+    """A preview that waits then is dropped, and so is one that comes too late."""
+    activity = _activity(Clock())
+    end = Failed(FailureClass.NODE, "failed", "it failed")
+    activity.show(Preview(b"jpeg", 0, 1, 9))
+    activity.emit(end)
+    activity.show(Preview(b"jpeg", 0, 2, 9))
+    assert await activity.next_events() == [end]
+    assert await activity.next_events(0.01) == []
 
 
 def test_failures_by_exception() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from reelnet.errors import FailureClass
-from runner.events import CHUNK_BYTES, Chunk, Done, Event, Failed, Output, Started, Tick, chunks
+from runner.events import CHUNK_BYTES, Chunk, Done, Event, Failed, Output, Preview, Started, Tick, chunks
 from runner.events import encode as parts_of
 
 
@@ -29,6 +29,12 @@ def test_every_event_is_one_json_line() -> None:
 def test_a_chunk_has_its_bytes_behind_its_line() -> None:
     """The bytes may hold newlines: their number is what counts."""
     assert encode(Chunk(b"a\nb")) == b'{"event":"chunk","size":3}\na\nb'
+
+
+def test_a_preview_says_of_what_and_has_its_bytes_behind_its_line() -> None:
+    """Like a chunk."""
+    line = b'{"event":"preview","size":3,"index":1,"step":6,"total":9}\n'
+    assert encode(Preview(b"a\nb", 1, 6, 9)) == line + b"a\nb"
 
 
 def test_chunks_are_bounded_and_complete() -> None:
