@@ -69,10 +69,6 @@ def noisy_png() -> bytes:
     return encoded(pattern(40, 30), "PNG", pnginfo=texts, exif=exif(), gamma=2.2) + b"<html>SECRETCAMERA</html>"
 
 
-_STEADY = {"threads": "1", "x264-params": "mbtree=0"}
-"""Equal frames give equal bytes, as in `runner.video_codecs`; other encoders do not know x264's word."""
-
-
 @dataclass(frozen=True)
 class Clip:
     """An MP4 to be made. `moving`: whether its frames differ; `sound`: whether it has a tone; `rotation`: in degrees.
@@ -101,7 +97,7 @@ class Clip:
         with av.open(out, "w", format="mp4") as container:
             if self.place:
                 container.metadata["title"] = self.place
-            stream = container.add_stream(self.codec, rate=self.fps, options=_STEADY)
+            stream = container.add_stream(self.codec, rate=self.fps, options={"threads": "1"})
             stream.width, stream.height, stream.pix_fmt = self.width, self.height, self.pixels
             if self.space != 2:
                 stream.codec_context.colorspace = self.space
