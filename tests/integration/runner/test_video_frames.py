@@ -106,6 +106,29 @@ def _pixels(item: Any) -> Pixels:
     return item.pixels
 
 
+async def test_clips_that_follow_words_have_both_as_well(tiny_models: Path, tmp_path: Path) -> None:
+    """Wan fits its picture by the rule, and 5 frames at 8 become 13 at 24 by the same network."""
+    asked = {
+        "prompt": "waves",
+        "seed": 1,
+        "width": 128,
+        "height": 64,
+        "num_frames": 5,
+        "num_inference_steps": 2,
+        "fps": 8,
+    }
+    async with running(tiny_models, "wan", tmp_path) as client:
+        assert (await features(client))[0] == ["interpolation"]
+        answers = [
+            done(await client.run(pipeline="image-to-video", params=asked | more, image=PICTURE))
+            for more in ({}, {"fit": "pad"}, {"fit": "stretch"}, {"interpolate_to_fps": 24})
+        ]
+    crop, pad, stretch, faster = map(frames, answers)
+    assert all(apart(a, b) > VISIBLE / 4 for a, b in itertools.combinations((crop, pad, stretch), 2))
+    assert (len(crop), len(faster)) == (5, 13)
+    assert max(apart(faster[end], crop[end]) for end in (0, -1)) < 8
+
+
 async def test_film_changes_nothing_for_a_job_that_asks_for_none(svd: RunnerClient, bare: Path, tmp_path: Path) -> None:
     """The same bytes, digest and variant with the network beside the model and without."""
     (tmp_path / "second").mkdir()
