@@ -23,7 +23,7 @@ from runner.video_reader import Colours, Frame
 
 _CONTAINER = {"movflags": "+faststart", "fflags": "+bitexact"}
 """The index in front; neither the writer's version nor the time."""
-_BT709 = Colours(1, 1, 1)
+BT709 = Colours(1, 1, 1)
 """What a player takes pictures for that say nothing of their colours, said aloud."""
 
 
@@ -147,7 +147,7 @@ def taken(path: Path, shape: tuple[int, ...]) -> ClipFile:
 def clip_of(frames: Frames, rate: Fraction, output: ClipOutput, ticked: Callable[[int], None]) -> ClipFile:
     """The clip of frames in memory, `rate` a second; `ticked` is called with the count of frames encoded so far."""
     count, height, width, _ = frames.shape
-    layout = ClipFormat(width, height, rate, 1 / rate, _BT709)
+    layout = ClipFormat(width, height, rate, 1 / rate, BT709)
     with tempfile.TemporaryDirectory(prefix="reelnet-clip-") as folder:
         path = Path(folder) / "clip.mp4"
         with writing(path, layout, output) as clip:

@@ -9,7 +9,7 @@ from reelnet.frame_rates import Schedule
 from runner.backend import ClipFile, Frames, InputClip, Pixels, Reporter
 from runner.interpolation import Interpolator, interpolate
 from runner.video_codecs import ClipOutput
-from runner.video_file import ClipFormat
+from runner.video_file import BT709, ClipFormat
 from runner.video_reader import ClipReader, Frame
 from runner.video_writer import ClipWriter
 
@@ -47,7 +47,7 @@ def frames_at_rate(
     Raises NodeError when it cannot be written, and what `net` and `report` raise.
     """
     height, width = frames.shape[1:3]
-    layout = ClipFormat(width, height, schedule.target_fps, 1 / schedule.target_fps)
+    layout = ClipFormat(width, height, schedule.target_fps, 1 / schedule.target_fps, BT709)
     with ClipWriter(layout, options) as writer:
         for index, pixels in enumerate(interpolate(frames, schedule, net, report)):
             writer.put(Frame(pixels, index, 1))

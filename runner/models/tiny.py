@@ -43,10 +43,11 @@ def make_all(folder: Path) -> list[Path]:
 
     Raises OSError, and StartError when one has to be made and the model libraries are not installed.
     """
-    return [_make(folder, name) for name in MODELS]
+    return [make(folder, name) for name in MODELS]
 
 
-def _make(folder: Path, name: str) -> Path:
+def make(folder: Path, name: str) -> Path:
+    """One of MODELS under `folder`; as `make_all`."""
     target = folder / name
     if not (_is_whole(target) and (name not in WITH_FILM or _is_whole(target / digest.FILM))):
         target.parent.mkdir(parents=True, exist_ok=True)

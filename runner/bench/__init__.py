@@ -1,0 +1,1 @@
+"""What media costs a runner: `python -m runner.bench`."""
