@@ -79,7 +79,8 @@ def _check_params(ticket: Ticket, pipeline: Pipeline, capability: Capability) ->
     if missing := params.missing():
         raise UserError(f"the job's parameters are not complete: {', '.join(missing)}", code="params")
     if lacking := sorted(params.required_features().difference(capability.features)):
-        raise UnsupportedError(f"this node does not offer {lacking[0]} with {ticket.model}", code=lacking[0])
+        message = f"this node does not offer {lacking[0]} with {ticket.model}"
+        raise UnsupportedError(message, code=lacking[0], loc=(params.asking_for(lacking[0]),))
     return params
 
 

@@ -19,7 +19,8 @@ from runner.metrics import RunnerMetrics
 from runner.previews import PreviewEncoder, Previewer
 from runner.routes import answer_error, answer_fault, job_route, make_router
 from runner.settings import RunnerSettings
-from runner.synthetic import SyntheticBackend, SyntheticExtras, pretended
+from runner.synthetic import SyntheticBackend
+from runner.synthetic_extras import SyntheticExtras
 from runner.worker import Worker
 
 log = structlog.get_logger()
@@ -59,6 +60,6 @@ def build(settings: RunnerSettings, backend: Backend | None = None) -> FastAPI:
 def make_backend(settings: RunnerSettings) -> Backend:
     """The backend that the settings name."""
     if settings.backend == "synthetic":
-        extras = SyntheticExtras(settings.clip_output, settings.safety, pretended(settings.loras))
-        return SyntheticBackend(settings.advertised_id, settings.synthetic, settings.pipelines, extras=extras)
+        named = settings.advertised_id, settings.synthetic, settings.pipelines
+        return SyntheticBackend(*named, extras=SyntheticExtras.of(settings))
     return DiffusersBackend(settings)

@@ -140,8 +140,9 @@ def _parse(row: Served, raw: Mapping[str, object]) -> Params:
         missing = {"loc": ["seed"], "msg": "a runner's job has complete parameters: seed is missing", "type": "missing"}
         raise ParamsError(FailureClass.USER, [missing])
     if lacking := sorted(params.required_features().difference(row.features)):
-        message = f"this model has nothing for {lacking[0]} in {row.pipeline}"
-        raise UnsupportedError(message, code=lacking[0])
+        asked = params.asking_for(lacking[0])
+        message = f"{asked}: this model has nothing for {lacking[0]} in {row.pipeline}; leave it out"
+        raise UnsupportedError(message, code=lacking[0], loc=(asked,))
     return params
 
 

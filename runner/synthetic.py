@@ -8,8 +8,8 @@ import os
 import platform
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import version
 from statistics import NormalDist
@@ -17,46 +17,27 @@ from typing import Never
 
 import numpy as np
 
-from reelnet.errors import NodeError, UnsupportedError, UserError
+from reelnet.errors import NodeError, UserError
 from reelnet.jobs import Licence
 from reelnet.metadata import PNG
 from reelnet.parameters import Clip, FrameInterpolation
-from reelnet.pipelines import PIPELINES, MediaSpec, did_you_mean
+from reelnet.pipelines import PIPELINES, MediaSpec
 from runner import faults
 from runner.backend import Frames, ModelInfo, Pixels, Rendered, Reporter, RunnerJob, Served, Sketch
 from runner.images import padded, picture_of, png
 from runner.provenance import note_of
-from runner.safety import NodePolicy, Safety
-from runner.settings import Lora, Synthetic
-from runner.video_codecs import ClipOutput
+from runner.safety import Safety
+from runner.settings import Synthetic
+from runner.synthetic_extras import SyntheticExtras
 from runner.video_frames import ClipMaker, VideoParams
 from runner.video_rate import at_rate
 from runner.video_stream import remade
 
 BARS = 8
-UNCHECKED = frozenset({"upscale", "upscale-video", "frame-interpolation"})
-"""Pipelines in which no model has a safety checker, so that none is pretended."""
 SKETCH_PIXELS = 8
 """Pixels of a picture, in a row, that are one of its sketch."""
 CLASS_NAME = "Synthetic"
 LICENCE = Licence("CC0-1.0", "yes")
-
-
-@dataclass(frozen=True, slots=True)
-class SyntheticExtras:
-    """What a runner's other settings ask of it: how clips are written, and what it pretends to have beside a model.
-
-    `safety`: a checker that finds what `faults.unsafe` says. `loras`: id → sha256 (hex) that is told of it.
-    """
-
-    output: ClipOutput = field(default_factory=ClipOutput)
-    safety: NodePolicy = "off"
-    loras: Mapping[str, str] = field(default_factory=dict)
-
-
-def pretended(loras: tuple[Lora, ...]) -> dict[str, str]:
-    """LoRAs that need no file: id → a digest that depends on the folder's name alone."""
-    return {lora.advertised_id: hashlib.sha256(f"synthetic:{lora.folder}".encode()).hexdigest() for lora in loras}
 
 
 def kill_process() -> None:
@@ -77,7 +58,7 @@ class SyntheticBackend:
         options: Synthetic = Synthetic(),  # noqa: B008 - frozen
         pipelines: tuple[str, ...] = (),
         kill: Callable[[], None] = kill_process,
-        extras: SyntheticExtras = SyntheticExtras(),
+        extras: SyntheticExtras = SyntheticExtras(),  # noqa: B008 - frozen
     ) -> None:
         self._model_id = model_id
         self._options = options
@@ -104,22 +85,15 @@ class SyntheticBackend:
 
     def _served(self, name: str) -> Served:
         makes_clips = issubclass(PIPELINES[name].params, Clip)
-        features = (*(self._clips.features if makes_clips else ()), *self._safety(name, "").features)
+        features = (self._clips.features if makes_clips else ()) + self._extras.judging(name).features
         return Served(name, CLASS_NAME, self._options.families.get(name, ""), features)
-
-    def _safety(self, pipeline: str, prompt: str) -> Safety:
-        """What judges the outputs of a job."""
-        policy = self._extras.safety
-        if policy == "off" or pipeline in UNCHECKED:
-            return Safety()
-        return Safety(policy, _Finding(faults.unsafe(prompt, self._model_id)))
 
     def run(self, job: RunnerJob, report: Reporter) -> Iterator[Rendered]:
         """Colour bars, one output after the other."""
-        prompt = str(getattr(job.params, "prompt", ""))
+        prompt = _prompt(job)
         fault = faults.choose(prompt, self._model_id, self._late, self._finished, job.attempt)
         promised = job.promises
-        loras = self._used_loras(job)
+        key = f"{prompt}{self._extras.used_loras(job.params)}"
         try:
             for index, spec in enumerate(promised):
                 self._denoise(job, report, index, len(promised), fault)
@@ -127,35 +101,26 @@ class SyntheticBackend:
                     yield self._remade(job, report, spec)
                     continue
                 report.step("decode", index + 1, len(promised))
-                yield self._drawn(job, report, index, f"{prompt}{loras}")
+                drawn = _key(job, index, key)
+                if isinstance(job.params, VideoParams):
+                    yield self._clip(job, drawn, spec, report)
+                else:
+                    yield self._judged(job, self._picture(job, index, drawn, spec))
         finally:
             self._finished += 1
 
-    def _drawn(self, job: RunnerJob, report: Reporter, index: int, look: str) -> Rendered:
-        """Output `index`, whose colours `look` gives beside the seed."""
-        spec, key = job.promises[index], _key(job, index, look)
-        if not isinstance(job.params, VideoParams):
-            return self._judged(self._picture(job, index, key, spec), job)
-        bars = _bars(key, replace(spec, frames=job.params.num_frames))
-        judged = self._judged(Rendered(index, job.seed, bars), job)
-        return replace(self._clips.clip(job, judged.frames, report), nsfw=judged.nsfw)
+    def _judging(self, job: RunnerJob) -> Safety:
+        return self._extras.judging(job.pipeline, faults.unsafe(_prompt(job), self._model_id))
 
-    def _judged(self, rendered: Rendered, job: RunnerJob) -> Rendered:
-        prompt = str(getattr(job.params, "prompt", ""))
-        frames, nsfw = self._safety(job.pipeline, prompt).judge(rendered.frames, job.params)
+    def _clip(self, job: RunnerJob, key: str, spec: MediaSpec, report: Reporter) -> Rendered:
+        assert isinstance(job.params, VideoParams)
+        frames = _bars(key, replace(spec, frames=job.params.num_frames))
+        return replace(self._clips, safety=self._judging(job)).clip(job, frames, report)
+
+    def _judged(self, job: RunnerJob, rendered: Rendered) -> Rendered:
+        frames, nsfw = self._judging(job).judge(rendered.frames, job.params)
         file = rendered.file if frames is rendered.frames else None
         return replace(rendered, frames=frames, nsfw=nsfw, file=file)
-
-    def _used_loras(self, job: RunnerJob) -> str:
-        """The job's LoRAs with their strengths as a text, empty for none. Raises UnsupportedError for a foreign one."""
-        asked: Mapping[str, float] = getattr(job.params, "loras", {})
-        used = {name: strength for name, strength in sorted(asked.items()) if strength}
-        for name in used:
-            if name not in self._extras.loras:
-                hint = did_you_mean(name, self._extras.loras)
-                message = f"loras: this node does not serve {name!r}{hint}"
-                raise UnsupportedError(message, code="lora", loc=("loras", name))
-        return f":{used}" if used else ""
 
     def _picture(self, job: RunnerJob, index: int, key: str, spec: MediaSpec) -> Rendered:
         size, seed = self._options.output_bytes, job.seed + index
@@ -244,16 +209,6 @@ def spread_factor(options: Synthetic, seed: int) -> float:
     return math.exp(options.spread * NormalDist().inv_cdf(share))
 
 
-@dataclass(frozen=True, slots=True)
-class _Finding:
-    """In the place of a safety checker: it finds the same in every picture."""
-
-    unsafe: bool
-
-    def finds(self, frames: Frames) -> bool:
-        return self.unsafe
-
-
 class _Nearest:
     """In the place of a network: each frame is the nearer one of the source."""
 
@@ -267,6 +222,10 @@ class _Nearer:
 
     def at(self, t: float) -> Pixels:
         return self._first if t < 0.5 else self._second
+
+
+def _prompt(job: RunnerJob) -> str:
+    return str(getattr(job.params, "prompt", ""))
 
 
 def _steps(job: RunnerJob) -> int:
@@ -287,7 +246,7 @@ def _sketch(job: RunnerJob, index: int, step: int, total: int) -> Sketch:
     def draw() -> Pixels:
         width, height = (max(BARS, side // SKETCH_PIXELS) for side in (spec.width, spec.height))
         bars = _bars(
-            _key(job, index, str(getattr(job.params, "prompt", ""))),
+            _key(job, index, _prompt(job)),
             replace(spec, width=width, height=height, frames=1),
         )[0]
         pixels: Pixels = (128 + (bars.astype(np.int16) - 128) * step // total).astype(np.uint8)

@@ -31,6 +31,7 @@ from runner.pipelines.schedulers import Schedulers
 from runner.pipelines.stable_video import StableVideo
 from runner.pipelines.upscale import DiffusionUpscale, TiledUpscale
 from runner.pipelines.wan_video import WanVideo
+from runner.safety import Safety
 from runner.settings import RunnerSettings
 from runner.video_frames import ClipMaker
 
@@ -80,7 +81,7 @@ def read_family(files: ModelFiles, settings: RunnerSettings, device: torch.devic
         pipe = _read(diffusers.StableVideoDiffusionPipeline, files, dtype)
         _place({_TEXT: pipe}, files, settings, device)
         safety = load_safety(files.folder, settings.safety, device, dtype)
-        return _compiled(StableVideo(pipe, _clip_maker(settings, device, dtype), safety), pipe, settings)
+        return _compiled(StableVideo(pipe, _clip_maker(settings, safety, device, dtype)), pipe, settings)
     if files.class_name in PROMPTED_CLASSES:
         return _prompted_video(files, settings, (device, dtype))
     pipes = _picture_pipes(files, dtype)
@@ -96,7 +97,7 @@ def _prompted_video(files: ModelFiles, settings: RunnerSettings, at: tuple[torch
     pipe = _read(diffusers.WanImageToVideoPipeline, files, dtype)
     _place({_VIDEO: pipe}, files, settings, device)
     extras = _extras({_VIDEO: pipe}, files, settings, at)
-    return _compiled(WanVideo(pipe, extras, _clip_maker(settings, *at)), pipe, settings)
+    return _compiled(WanVideo(pipe, extras, _clip_maker(settings, extras.safety, *at)), pipe, settings)
 
 
 def _compiled(family: Family, pipe: Any, settings: RunnerSettings) -> Family:
@@ -107,7 +108,7 @@ def _compiled(family: Family, pipe: Any, settings: RunnerSettings) -> Family:
     return family
 
 
-def _clip_maker(settings: RunnerSettings, device: torch.device, dtype: torch.dtype) -> ClipMaker:
+def _clip_maker(settings: RunnerSettings, safety: Safety, device: torch.device, dtype: torch.dtype) -> ClipMaker:
     """With the FILM network that lies beside a video model, or that the settings name; it stays on the device.
 
     On a GPU it computes in float16, whatever the model does, unless the operator says otherwise: bfloat16 has fewer
@@ -115,9 +116,9 @@ def _clip_maker(settings: RunnerSettings, device: torch.device, dtype: torch.dty
     """
     output, folder = settings.clip_output, settings.interpolation_folder
     if folder is None:
-        return ClipMaker(output)
+        return ClipMaker(output, safety=safety)
     half = settings.dtype == "auto" and device.type == "cuda"
-    return ClipMaker(output, film_folder.load_beside(folder, device, torch.float16 if half else dtype))
+    return ClipMaker(output, film_folder.load_beside(folder, device, torch.float16 if half else dtype), safety)
 
 
 def _refuse_beside_pictures(settings: RunnerSettings, but: Container[str] = ()) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +13,6 @@ from runner.backend import Frames, Rendered, Reporter, RunnerJob, Served
 from runner.images import fit
 from runner.pipelines.family import Share, as_bytes, memory_errors, noise
 from runner.pipelines.latent_previews import LatentPreviews
-from runner.safety import Safety
 from runner.video_frames import ClipMaker
 
 _ONLY = Share(0, 1)
@@ -23,17 +21,15 @@ _ONLY = Share(0, 1)
 class StableVideo:
     """Serves image-to-video. The step callback is its cancel point: it has no `_interrupt`."""
 
-    def __init__(self, pipe: Any, clips: ClipMaker, safety: Safety = Safety()) -> None:  # noqa: B008 - frozen
+    def __init__(self, pipe: Any, clips: ClipMaker) -> None:
         self._pipe = pipe
         self._clips = clips
-        self._safety = safety
-        self._previews = LatentPreviews(withheld=safety.policy in CHECKED_FIRST)
+        self._previews = LatentPreviews(withheld=clips.safety.policy in CHECKED_FIRST)
 
     @property
     def served(self) -> tuple[Served, ...]:
         """The pipelines that this family has."""
-        features = (*self._clips.features, *self._safety.features)
-        return (Served("image-to-video", type(self._pipe).__name__, features=features),)
+        return (Served("image-to-video", type(self._pipe).__name__, features=self._clips.features),)
 
     @property
     def loras(self) -> Mapping[str, str]:
@@ -47,10 +43,8 @@ class StableVideo:
         """
         params = job.params
         assert isinstance(params, ImageToVideo)
-        self._clips.check(params)
         with memory_errors(), torch.inference_mode():
-            frames, nsfw = self._safety.judge(self._frames(job, params, report), params)
-            clip = replace(self._clips.clip(job, frames, report), nsfw=nsfw)
+            clip = self._clips.clip(job, self._frames(job, params, report), report)
         yield clip
 
     def _frames(self, job: RunnerJob, params: ImageToVideo, report: Reporter) -> Frames:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -53,8 +52,7 @@ class WanVideo:
     @property
     def served(self) -> tuple[Served, ...]:
         """The pipelines that this family has."""
-        features = (*self._clips.features, *self._extras.safety.features)
-        return (Served("image-to-video", type(self._pipe).__name__, FAMILY, features),)
+        return (Served("image-to-video", type(self._pipe).__name__, FAMILY, self._clips.features),)
 
     @property
     def loras(self) -> Mapping[str, str]:
@@ -68,13 +66,10 @@ class WanVideo:
         """
         params = job.params
         assert isinstance(params, PromptedVideo)
-        self._clips.check(params)
         with memory_errors():
             self._extras.apply_loras(params.loras)
         with memory_errors(), torch.inference_mode():
-            frames = self._frames(job, params, report)
-            frames, nsfw = self._extras.safety.judge(frames, params)
-            clip = replace(self._clips.clip(job, frames, report), nsfw=nsfw)
+            clip = self._clips.clip(job, self._frames(job, params, report), report)
         yield clip
 
     def _frames(self, job: RunnerJob, params: PromptedVideo, report: Reporter) -> Frames:

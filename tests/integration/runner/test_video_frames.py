@@ -18,7 +18,7 @@ from runner.backend import Frames, Pixels
 from runner.diffusion import DiffusersBackend
 from runner.video_reader import Frame
 from runner.video_writer import ClipWriter
-from tests.fakes.runner import Answer, GatedBackend, RunnerClient, collect, picture
+from tests.fakes.runner import Answer, GatedBackend, RunnerClient, collect, parts, picture
 from tests.integration.runner.diffusion import VISIBLE, apart, done, runner_settings, running, setup_failure
 
 torch = pytest.importorskip("torch", reason="needs the extra: diffusers")
@@ -142,10 +142,11 @@ async def test_film_changes_nothing_for_a_job_that_asks_for_none(svd: RunnerClie
 async def test_a_runner_without_film_refuses_the_rate(bare: Path, tmp_path: Path) -> None:
     """As `unsupported`, by the feature's name and before a step is run."""
     async with running(bare.parent, str(bare), tmp_path) as client:
-        answer = await client.run(pipeline="image-to-video", params=CLIP | {"interpolate_to_fps": 24}, image=PICTURE)
-        assert (answer.last["class"], answer.last["code"]) == ("unsupported", "interpolation")
-        assert "interpolate_to_fps" in answer.last["message"]
-        assert not answer.named("progress")
+        order = parts(pipeline="image-to-video", params=CLIP | {"interpolate_to_fps": 24}, image=PICTURE)
+        answer = await client.http.post("/jobs", files=order)
+        assert answer.status_code == 422
+        assert (answer.json()["class"], answer.json()["detail"]["code"]) == ("unsupported", "interpolation")
+        assert answer.json()["detail"]["msg"].startswith("interpolate_to_fps: ")
 
 
 async def test_film_may_lie_elsewhere(tiny_models: Path, bare: Path, tmp_path: Path) -> None:

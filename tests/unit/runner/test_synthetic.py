@@ -17,7 +17,8 @@ from reelnet.parameters import VIDEO
 from reelnet.pipelines import PIPELINES
 from runner.backend import InputClip, Rendered, RunnerJob
 from runner.settings import Fault, Lora, Synthetic
-from runner.synthetic import SyntheticBackend, SyntheticExtras, pretended, spread_factor
+from runner.synthetic import SyntheticBackend, spread_factor
+from runner.synthetic_extras import SyntheticExtras, pretended
 from tests.fakes.media import Clip
 
 PROMPT = {"text-to-image": {"prompt": "a fox", "width": 128, "height": 64}, "image-to-image": {"prompt": "a fox"}}
@@ -182,7 +183,7 @@ def test_a_pretended_checker_finds_what_it_is_told() -> None:
     """By a word in the prompt, or by the model's id where there is no prompt; upscaled clips have no checker."""
     backend = SyntheticBackend("m", extras=SyntheticExtras(safety="blur"))
     offered = {row.pipeline: row.features for row in backend.load().served}
-    assert {name for name, features in offered.items() if features} == {
+    assert {name for name, features in offered.items() if "safety" in features} == {
         "text-to-image",
         "image-to-image",
         "image-to-video",

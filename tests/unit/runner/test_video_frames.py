@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from reelnet.clips import probe_clip
-from reelnet.errors import CanceledError, UnsupportedError
-from reelnet.parameters import ImageToVideo
+from reelnet.errors import CanceledError
 from reelnet.pipelines import FAMILIES
 from runner.backend import Frames, Pixels, RunnerJob
+from runner.safety import Safety
 from runner.video_codecs import ClipOutput
 from runner.video_frames import ClipMaker
 
@@ -118,13 +118,44 @@ def test_a_job_that_is_told_to_stop_leaves_nothing(tmp_path: Path, monkeypatch: 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_runner_without_the_network_says_so_first() -> None:
-    """By the parameter's name; with it, or without asking, there is nothing to say."""
-    without, params = ClipMaker(OUTPUT), ImageToVideo(fps=7, interpolate_to_fps=24)
-    with pytest.raises(UnsupportedError, match=r"^interpolate_to_fps: .*leave it out$") as caught:
-        without.check(params)
-    assert (caught.value.code, caught.value.loc) == ("interpolation", ("interpolate_to_fps",))
-    without.check(ImageToVideo(fps=7))
-    with_net = ClipMaker(OUTPUT, Middle())
-    with_net.check(params)
-    assert (without.features, with_net.features) == ((), ("interpolation",))
+def test_what_a_pipeline_offers_by_its_nets() -> None:
+    """Frames between frames by the one, a check by the other; a job that asks for what is not offered comes never."""
+    judge = Safety("flag", Finding())
+    made = [ClipMaker(OUTPUT, net, safety).features for net in (None, Middle()) for safety in (Safety(), judge)]
+    assert made == [(), ("safety",), ("interpolation",), ("interpolation", "safety")]
+
+
+class Watching(Middle):
+    """Notes the first of each two frames that it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: list[Pixels] = []
+
+    def between(self, first: Pixels, second: Pixels) -> Middle:
+        self.shown.append(first)
+        return super().between(first, second)
+
+
+class Finding:
+    """A checker that finds something in everything; notes how many frames it was shown."""
+
+    def __init__(self) -> None:
+        self.shown: list[int] = []
+
+    def finds(self, frames: Frames) -> bool:
+        self.shown.append(len(frames))
+        return True
+
+
+@pytest.mark.parametrize("fps", [None, 24])
+def test_a_clip_is_judged_before_frames_are_made_between_its_own(fps: int | None) -> None:
+    """What is blurred is all that the network sees, and the clip says what was found."""
+    checker, net, frames = Finding(), Watching(), drawn(14)
+    job = asked(fps=7, interpolate_to_fps=fps, safety="blur")
+    rendered = ClipMaker(OUTPUT, net, Safety("flag", checker)).clip(job, frames, Steps())
+    assert rendered.nsfw is True
+    assert checker.shown == [9]
+    seen = np.stack(net.shown) if fps else rendered.frames
+    assert len(seen) >= 13
+    assert seen.std() < frames.std() / 4
