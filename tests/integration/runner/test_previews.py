@@ -28,11 +28,17 @@ CLIP: dict[str, Any] = {"seed": 1, "width": 128, "height": 64, "num_inference_st
 DRAWN: dict[str, Any] = {"params": FOX | {"num_inference_steps": STEPS, "width": 200}}
 CHANGED: dict[str, Any] = {"pipeline": "image-to-image", "params": EDIT | {"num_inference_steps": 8}, "image": PICTURE}
 FILMED: dict[str, Any] = {"pipeline": "image-to-video", "params": CLIP, "image": PICTURE}
+WORDED: dict[str, Any] = {
+    "pipeline": "image-to-video",
+    "params": {"prompt": "a fox", "seed": 1, "width": 72, "height": 88, "num_frames": 9, "num_inference_steps": STEPS},
+    "image": PICTURE,
+}
 FAMILIES = [
     *(pytest.param(name, DRAWN, (200, 128), STEPS, id=name) for name in ("sd", "sdxl", "sd3", "flux")),
     *(pytest.param(name, CHANGED, (160, 120), 6, id=f"{name}-i2i") for name in ("sd", "sdxl", "sd3", "flux")),
     pytest.param("instruct-pix2pix", CHANGED, (160, 120), 8, id="instruct-pix2pix"),
     pytest.param("svd", FILMED, (128, 64), STEPS, id="svd"),
+    *(pytest.param(name, WORDED, (72, 88), STEPS, id=name) for name in ("wan", "wan-a14b", "wan-ti2v")),
 ]
 
 
@@ -133,18 +139,24 @@ class Album:
         self.sketches.append(sketch)
 
 
-def _pictures(tiny_models: Path, extras: Any = None, vae: Any = None) -> Any:
+def _pipe(tiny_models: Path, vae: Any = None) -> Any:
     """Tiny Stable Diffusion, with another VAE."""
     import diffusers
-
-    from runner.pipelines.extras import Extras
-    from runner.pipelines.pictures import Pictures
 
     folder = tiny_models / "reelnet/tiny-random-sd"
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, safety_checker=None)
     pipe.set_progress_bar_config(disable=True)
     pipe.vae = vae or pipe.vae
-    return Pictures({"text-to-image": pipe}, extras or Extras())
+    return pipe
+
+
+def _pictures(pipe: Any, policy: Any = "off") -> Any:
+    """The family that serves it, under a safety policy."""
+    from runner.models.safety import Safety
+    from runner.pipelines.extras import Extras
+    from runner.pipelines.pictures import Pictures
+
+    return Pictures({"text-to-image": pipe}, Extras(safety=Safety(policy)))
 
 
 def _job(**params: Any) -> RunnerJob:
@@ -157,7 +169,8 @@ def test_previews_come_nearer_to_the_picture(tiny_models: Path) -> None:
     from tests.fakes.vae import LinearVae
 
     album = Album()
-    (rendered,) = _pictures(tiny_models, vae=LinearVae(4, scaling_factor=0.18215)).render(_job(preview_steps=1), album)
+    pipe = _pipe(tiny_models, LinearVae(4, scaling_factor=0.18215))
+    (rendered,) = _pictures(pipe).render(_job(preview_steps=1), album)
     assert [(sketch.step, sketch.total) for sketch in album.sketches] == [(step, 12) for step in range(1, 12)]
     whole = rendered.frames[0][::8, ::8].astype(float)
     alike = [float(np.corrcoef(sketch.draw().ravel(), whole.ravel())[0, 1]) for sketch in album.sketches]
@@ -167,13 +180,10 @@ def test_previews_come_nearer_to_the_picture(tiny_models: Path) -> None:
 
 def test_an_operator_who_checks_first_shows_nothing(tiny_models: Path) -> None:
     """Under the policies that keep unsafe pictures from whoever asked."""
-    from runner.models.safety import Safety
-    from runner.pipelines.extras import Extras
-
+    pipe = _pipe(tiny_models)
     for policy, shown in (("off", 2), ("flag", 2), ("blur", 0), ("refuse", 0)):
         album = Album()
-        extras = Extras(safety=Safety(policy))  # type: ignore[arg-type]
-        list(_pictures(tiny_models, extras).render(_job(preview_steps=4), album))
+        list(_pictures(pipe, policy).render(_job(preview_steps=4), album))
         assert len(album.sketches) == shown, policy
 
 
@@ -183,7 +193,7 @@ def test_a_model_whose_vae_cannot_encode_is_not_shown(tiny_models: Path) -> None
 
     vae, album = LinearVae(4, scaling_factor=0.18215), Album()
     vae.encode = None
-    (rendered,) = _pictures(tiny_models, vae=vae).render(_job(preview_steps=1), album)
+    (rendered,) = _pictures(_pipe(tiny_models, vae)).render(_job(preview_steps=1), album)
     assert rendered.frames.std() > 1
     assert album.sketches == []
 
@@ -193,7 +203,7 @@ def test_colours_are_fitted_once_and_for_who_asks(tiny_models: Path) -> None:
     from tests.fakes.vae import LinearVae
 
     vae = LinearVae(4, scaling_factor=0.18215)
-    family = _pictures(tiny_models, vae=vae)
+    family = _pictures(_pipe(tiny_models, vae))
     asked = []
     for steps in (0, 4, 4):
         list(family.render(_job(preview_steps=steps), Album()))

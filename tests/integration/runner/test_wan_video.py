@@ -16,7 +16,7 @@ import pytest
 
 from reelnet.clips import probe_clip
 from reelnet.parameters import PromptedVideo
-from reelnet.pipelines import VERSION
+from reelnet.pipelines import FAMILIES, VERSION
 from runner.diffusion import DiffusersBackend
 from runner.models.tiny_lora import write_lora
 from tests.fakes.runner import Answer, GatedBackend, RunnerClient, collect, picture
@@ -120,6 +120,21 @@ async def test_tiles_tell_too(tiny_models: Path, tmp_path: Path, form: str) -> N
         whole = await _film(client, **size)
     assert whole.outputs != tiled.outputs
     assert _frames(whole).shape == _frames(tiled).shape
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_what_every_clip_has_goes_with_it(tiny_models: Path, tmp_path: Path, form: str) -> None:
+    """Frames between its frames, at a size that is drawn larger, and the picture fitted as asked."""
+    film = "reelnet/tiny-random-film"
+    async with running(tiny_models, form, tmp_path, interpolation=film) as client:
+        found = probe_clip((await _film(client, width=72, fps=8, interpolate_to_fps=16)).outputs[0])
+        padded, cut = await _film(client, fit="pad"), await _film(client)
+    (promised,) = FAMILIES["image-to-video", "wan"].promises(
+        PromptedVideo(width=72, height=64, num_frames=5, fps=8, interpolate_to_fps=16)
+    )
+    assert (found.width, found.height, found.frames, found.fps) == (72, 64, promised.frames, 16)
+    assert found.frames > 5
+    assert apart(_frames(padded), _frames(cut)) > VISIBLE
 
 
 async def test_without_guidance_there_is_one_pass(tiny_models: Path, tmp_path: Path) -> None:

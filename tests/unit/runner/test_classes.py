@@ -11,7 +11,7 @@ from runner.models.film_folder import CLASS
 def test_what_is_not_known_is_not_guessed() -> None:
     """A runner may serve it all the same."""
     assert pipelines_of("StableDiffusionXLPipeline") == ("text-to-image", "image-to-image")
-    assert pipelines_of("WanImageToVideoPipeline") == ("image-to-video",)
+    assert pipelines_of("WanImageToVideoPipeline") == pipelines_of("WanPipeline") == ("image-to-video",)
     assert pipelines_of(CLASS) == ("frame-interpolation",)
     assert pipelines_of("SomethingNewPipeline") == pipelines_of("") == ()
 
