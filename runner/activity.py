@@ -129,7 +129,11 @@ class Activity:
     def _take(self) -> list[Event]:
         self._announced = False  # before the look: what comes after it is announced again
         events = [self._events.popleft() for _ in range(len(self._events))]
-        return [event for event, after in zip_longest(events, events[1:]) if not _outdated(event, after)]
+        return [
+            event
+            for event, after in zip_longest(events, events[1:])
+            if not (isinstance(event, Progress) and isinstance(after, Progress) and after.stage == event.stage)
+        ]
 
     async def _wait(self, limit_s: float | None) -> None:
         """Until something has arrived, or the time is over."""
@@ -140,10 +144,6 @@ class Activity:
             self._arrived.clear()
             if timer:
                 timer.cancel()
-
-
-def _outdated(event: Event, after: Event | None) -> bool:
-    return isinstance(event, Progress) and isinstance(after, Progress) and after.stage == event.stage
 
 
 def as_failure(error: Exception) -> ReelnetError:
