@@ -9,8 +9,9 @@ import math
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -277,7 +278,7 @@ class Inspector:
             "check": "output",
             "path": "" if isinstance(source, bytes) else str(source),
             "media_type": media_type,
-            "spec": {name: getattr(spec, name) for name in _SPEC_FIELDS},
+            "spec": _spec_fields(spec),
             "max_bytes": max_bytes,
         }
         over = NodeError("the output could not be decoded within the limits", code="over_limits")
@@ -288,15 +289,21 @@ class Inspector:
         self, request: Mapping[str, Any], over: ReelnetError, data: bytes = b"", pixels: int = 0
     ) -> dict[str, Any]:
         """The answer to a request. `pixels` are those of all frames of a clip, 0 for a picture."""
-        more_s = math.ceil(self._settings.clip_gpix_s * pixels / 1e9)
+        more_s = math.ceil(self._settings.clip_gpix_s * pixels / 1e9) if pixels else 0
+        child = await self._idle.get()
         try:
-            async with self._lease() as child:
-                answer = await child.ask({**request, "more_cpu_s": more_s}, data, self._settings.timeout_s + more_s)
+            if child is None or not child.fit:
+                child = await self._renew(child)
+            answer = await child.ask({**request, "more_cpu_s": more_s}, data, self._settings.timeout_s + more_s)
+        except StartError as error:
+            raise TransientError(str(error), code="inspection") from None
         except _LostError:
             if self._closing:
                 raise TransientError("the broadcaster stops", code="stopping") from None
             log.warning("inspection.worker_lost", check=request["check"])
             raise over from None
+        finally:
+            self._give_back(child)
         if "error" in answer:
             raise unpack_error(answer["error"])
         if "fault" in answer:
@@ -304,20 +311,8 @@ class Inspector:
         facts: dict[str, Any] = answer["ok"]
         return facts
 
-    @contextlib.asynccontextmanager
-    async def _lease(self) -> AsyncIterator[_Child]:
-        """A child for one request; whatever happened to it, its place is given back."""
-        child = await self._idle.get()
-        try:
-            if child is None or not child.fit:
-                child = await self._renew(child)
-            yield child
-        except StartError as error:
-            raise TransientError(str(error), code="inspection") from None
-        finally:
-            self._give_back(child)
-
     def _give_back(self, child: _Child | None) -> None:
+        """Whatever happened to a child, its place is free again."""
         if child is None or child.fit or self._closing:
             self._idle.put_nowait(child)
             return
@@ -351,6 +346,11 @@ class Inspector:
     async def _end(self, child: _Child) -> None:
         await child.end()
         self._children.discard(child)
+
+
+@lru_cache(maxsize=256)
+def _spec_fields(spec: MediaSpec) -> dict[str, Any]:
+    return {name: getattr(spec, name) for name in _SPEC_FIELDS}
 
 
 def _remove(path: Path | None) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import secrets
 import tempfile
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 from fastapi import Request
 from pydantic import ValidationError
+from pydantic_core import from_json
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 
@@ -25,7 +25,7 @@ from broadcaster.registry import Registry
 from broadcaster.settings import BroadcasterSettings
 from reelnet.clips import ClipFacts
 from reelnet.errors import BusyError, UnsupportedError, UserError
-from reelnet.http_routes import header
+from reelnet.http_routes import header, whole_body
 from reelnet.inspection import InputLimits, PictureFacts
 from reelnet.jobs import InputRef
 from reelnet.parameters import CHECKED_FIRST, SAFETY, VIDEO, Params, SafetyPolicy, strictest
@@ -88,9 +88,9 @@ class Intake:
 
     def _model(self, pipeline: Pipeline, asked: object) -> str:
         """The model's id; the pipeline's default for none. Raises UserError for one that nobody in the pool has."""
-        served = {model: count for (name, model), count in self.registry.offers().items() if name == pipeline.name}
         if asked is not None and not isinstance(asked, str):
             raise InvalidParamsError([_row("model_id", "expected text", "string_type")])
+        served = self.registry.served(pipeline.name)
         model = (asked or "").strip() or self.settings.default_models.get(pipeline.name, "")
         if not model:
             if served:
@@ -131,9 +131,10 @@ class Intake:
 
     def _defaults(self, pipeline: Pipeline, model: str) -> dict[str, object]:
         """The catalogue's defaults for a model, as far as this pipeline has them."""
-        entry = self.settings.catalogue.get(model)
+        if (entry := self.settings.catalogue.get(model)) is None:
+            return {}
         known = pipeline.params.model_fields
-        return {name: value for name, value in entry.defaults.items() if name in known} if entry else {}
+        return {name: value for name, value in entry.defaults.items() if name in known}
 
     async def _inputs(self, pipeline: Pipeline, files: dict[str, bytes]) -> tuple[JobInput, ...]:
         for name in files:
@@ -174,7 +175,7 @@ async def read_body(request: Request) -> tuple[dict[str, Any], dict[str, bytes]]
     if media_type == "multipart/form-data":
         return await _read_form(request)
     if media_type in ("application/json", ""):
-        return _read_json(await request.body()), {}
+        return _read_json(await whole_body(request.receive)), {}
     raise UserError(
         f"cannot read {media_type}: send application/json, or multipart/form-data with files",
         code="media_type",
@@ -184,8 +185,8 @@ async def read_body(request: Request) -> tuple[dict[str, Any], dict[str, bytes]]
 
 def _read_json(body: bytes) -> dict[str, Any]:
     try:
-        fields = json.loads(body)
-    except (ValueError, RecursionError):
+        fields = from_json(body)
+    except ValueError:
         raise UserError("the body is no valid JSON", code="json", http_status=400) from None
     if not isinstance(fields, dict):
         raise UserError("the body has to be a JSON object", code="json", http_status=400)

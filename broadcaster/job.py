@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -115,7 +115,7 @@ def used_loras(params: Params) -> tuple[str, ...]:
 
 def new_job_id() -> JobId:
     """An unguessable id that sorts by time: milliseconds, then chance."""
-    return JobId(f"{now_ms():011x}{secrets.token_hex(JOB_ID_BYTES)}")
+    return JobId(f"{now_ms():011x}{os.urandom(JOB_ID_BYTES).hex()}")
 
 
 def now_ms() -> int:

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import os
 import re
-import secrets
 import shutil
 from collections import OrderedDict
 from collections.abc import AsyncIterator
@@ -76,7 +75,7 @@ class Incoming:
     """An output that is being received. Not for concurrent use: one task writes and commits."""
 
     def __init__(self, store: MediaStore, media_type: str, label: str, max_bytes: int) -> None:
-        self._token = secrets.token_hex(_TOKEN_BYTES)
+        self._token = os.urandom(_TOKEN_BYTES).hex()
         self._name = f"{self._token}.{EXTENSIONS[media_type]}"
         self._store = store
         self._media_type = media_type

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -61,6 +61,7 @@ class Registry:
         self._by_id: dict[str, NodeRecord] = {}
         self._index: dict[Offer, NodeIndex] = {}
         self._traits: dict[Offer, Counter[tuple[Trait, str]]] = {}
+        self._served: dict[str, dict[str, int]] = {}
         self._seen: dict[Offer, None] = {}
         self._changed = asyncio.Event()
 
@@ -85,6 +86,13 @@ class Registry:
     def found(self, offer: Offer, trait: Trait) -> dict[str, int]:
         """What the nodes that serve an offer now have of a trait, with how many have it."""
         return {name: count for (kind, name), count in self._traits.get(offer, Counter()).items() if kind == trait}
+
+    def served(self, pipeline: str) -> Mapping[str, int]:
+        """How many nodes serve each model of a pipeline now; counted once after each change of the pool."""
+        if (known := self._served.get(pipeline)) is None:
+            known = {model: count for (name, model), count in self.offers().items() if name == pipeline}
+            self._served[pipeline] = known
+        return known
 
     def ever_offered(self, pipeline: str, model: str) -> bool:
         """Whether some node has served it since this start: it may come back."""
@@ -201,6 +209,7 @@ class Registry:
             del self._seen[next(iter(self._seen))]
 
     def _notify(self) -> None:
+        self._served.clear()
         self._changed.set()
         self._changed = asyncio.Event()
 

@@ -89,7 +89,7 @@ class NodeIndex:
         """At most `size` different nodes outside `excluded`; all of them when there are no more than that."""
         if len(self._items) <= size + len(excluded):
             left = [node_id for node_id in self._items if node_id not in excluded]
-            return rng.sample(left, min(size, len(left)))
+            return left if len(left) <= 1 else rng.sample(left, min(size, len(left)))
         found: dict[str, None] = {}
         for _ in range(size * SAMPLE_ROUNDS):
             node_id = self._items[rng.randrange(len(self._items))]

@@ -114,7 +114,8 @@ class Attempt:
     @property
     def _waited_for_load(self) -> bool:
         """Whether the model of its slot was loaded while it waited."""
-        return self.slot is not None and self.slot.loaded_at > self._reservation.reserved_at
+        slot = self.slot
+        return slot is not None and slot.loaded_at > self._reservation.reserved_at
 
     async def run(self) -> None:
         """The attempt from accepted to its end; its failure is kept for the followers, never raised."""
@@ -306,16 +307,20 @@ class Attempt:
         async with runner.client.run(self._runner_job(), runner.restart) as stream:
             while not stream.ended:
                 for event in stream.told():
-                    if isinstance(event, RunnerDone):
-                        self._site.observe(self.ticket, slot, clock() - started)
-                        ticks.done()
-                        return event
-                    if isinstance(event, Progress):
-                        ticks.tick(event.stage, event.step, event.total, clock())
-                    if isinstance(event, Tick):
-                        self._check_progress(event.idle_s, ticks, stream)
-                    else:
-                        await self._take(event)
+                    match event:
+                        case Progress(stage=stage, step=step, total=total):
+                            ticks.tick(stage, step, total, clock())
+                            self._add(event)
+                        case Chunk(data=data):
+                            await self._begun_output()[1].write(data)
+                        case Tick(idle_s=idle_s):
+                            self._check_progress(idle_s, ticks, stream)
+                        case RunnerDone():
+                            self._site.observe(self.ticket, slot, clock() - started)
+                            ticks.done()
+                            return event
+                        case _:
+                            self._take(event)
                 await stream.wait()
         raise NodeError("the runner's stream ended too early", code="cut_off")
 
@@ -326,10 +331,10 @@ class Attempt:
             stream.give_up()
             raise NodeError(f"the job hung: no progress for {idle_s:.0f} s; {limit_s:.0f} s are allowed", code="hung")
 
-    async def _take(self, event: RunnerEvent) -> None:
-        """One event of the runner: outputs go to the spool, the rest to the followers."""
+    def _take(self, event: RunnerEvent) -> None:
+        """An event of the runner, progress and bytes apart: outputs go to the spool, the rest to the followers."""
         match event:
-            case Progress() | Preview():
+            case Preview():
                 self._add(event)
             case Started():
                 self._add(Started(cold=self._waited_for_load))
@@ -337,8 +342,6 @@ class Attempt:
                 over = NodeError("the outputs are larger than this node allows", code="output_size")
                 self._outputs[index] = self._site.spool.open(self._output_room, over)
                 self._begun = event
-            case Chunk(data=data):
-                await self._begun_output()[1].write(data)
             case OutputEnd():
                 self._finish_output(event)
 

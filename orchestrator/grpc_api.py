@@ -87,16 +87,34 @@ class _Frames:
         return self._values.popleft()
 
 
+class _ByName:
+    """A server as generated code fills it, whose methods are looked up by name.
+
+    For each method that is registered beside that, grpc.aio keeps a task of its own that waits for calls, and at each
+    call goes through all of them.
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        self._server.add_generic_rpc_handlers(handlers)
+
+    def add_registered_method_handlers(self, service: str, handlers: object) -> None:
+        """They are among the generic ones."""
+
+
 @asynccontextmanager
 async def serve(node: Node, listener: Listener) -> AsyncIterator[int]:
     """Serves a node for the length of the block; yields the port. Raises StartError when the port is taken."""
     limits = node.settings.rpc
     server = grpc.aio.server(options=server_options(limits), maximum_concurrent_rpcs=limits.concurrent_calls)
-    add_OrchestratorServiceServicer_to_server(OrchestratorService(node), server)
+    services: Any = _ByName(server)
+    add_OrchestratorServiceServicer_to_server(OrchestratorService(node), services)
     health = HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health, services)
     reflection.enable_server_reflection(
-        (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), server
+        (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), services
     )
     address = f"[{listener.host}]" if ":" in listener.host else listener.host
     try:

@@ -40,14 +40,24 @@ class Parcel:
 
     def add(self, event: Event, *, urgent: bool = False) -> None:
         """Adds an event; what is not urgent waits a moment for others."""
-        if isinstance(event, Started):
-            self._again = Progress("start", 0, 1)
-        held_s = self._limits.progress_s if isinstance(event, Accepted) else self._limits.hold_s
-        if not isinstance(event, Chunk):
-            self.latest = self.preview = None  # progress before a milestone is history
         self._events.append(event)
-        self.bytes += len(event.data) if isinstance(event, Chunk) else 0
-        self._goes_at = min(self._goes_at, 0.0 if urgent else time.monotonic() + held_s)
+        held_s = self._limits.hold_s
+        match event:
+            case Chunk(data=data):
+                self.bytes += len(data)
+            case Started():
+                self._again = Progress("start", 0, 1)
+                self._forget()
+            case Accepted():
+                held_s = self._limits.progress_s
+                self._forget()
+            case _:
+                self._forget()
+        self._goes_at = 0.0 if urgent else min(self._goes_at, time.monotonic() + held_s)
+
+    def _forget(self) -> None:
+        """Progress before a milestone is history."""
+        self.latest = self.preview = None
 
     def beat(self) -> None:
         """When nothing was told for the heartbeat's time, the last progress is to come again."""

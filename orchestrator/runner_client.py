@@ -7,22 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+from pydantic_core import to_json
 from yarl import URL
 
 from orchestrator.runner_events import EventReader, RunnerEvent
+from orchestrator.runner_line import Line
 from reelnet.errors import FailureClass, NodeError, PoisonError, ReelnetError, TransientError, from_class, printable
 from reelnet.jobs import Licence
 
 HEALTH_TIMEOUT_S = 5.0
 METRICS_BYTES = 64 * 1024
 """Many times what a runner's metrics take; a longer answer is not read."""
+KEPT_S = 30.0
+"""An unused connection is used again for so long: shorter than a runner keeps it."""
 SILENCE_S = 20.0
 """A runner says something at least every 5 s while a job runs; after this long it is taken for dead."""
 BASE = URL("http://runner")
@@ -71,8 +76,11 @@ class RunnerClient:
     """Talks to one runner. Failures of the connection are PoisonError while a job runs: the runner died of it."""
 
     def __init__(self, socket: Path, cancel_s: float) -> None:
+        self._socket = socket
         self._cancel_s = cancel_s
-        connector = aiohttp.UnixConnector(str(socket), limit=8, keepalive_timeout=30)
+        self._lines: set[Line] = set()
+        self._spare: Line | None = None
+        connector = aiohttp.UnixConnector(str(socket), limit=8, keepalive_timeout=KEPT_S)
         self._http = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -83,6 +91,8 @@ class RunnerClient:
 
     async def close(self) -> None:
         """Closes every connection, which cancels a job that still runs."""
+        for line in (*self._lines, *([self._spare] if self._spare else [])):
+            line.close()
         await self._http.close()
 
     async def health(self) -> Health:
@@ -126,7 +136,7 @@ class RunnerClient:
             if not await self._idle_again(job.job_id):
                 on_stuck("a job did not stop")
             raise
-        stream = JobStream(answer)
+        stream = JobStream(answer.readany)
         try:
             yield stream
         finally:
@@ -134,17 +144,43 @@ class RunnerClient:
                 on_stuck("a job did not stop")
             answer.close()
 
-    async def _post(self, job: RunnerJob) -> aiohttp.ClientResponse:
+    async def _post(self, job: RunnerJob) -> _Answer:
+        """The answer to a job: one with inputs is a form."""
         try:
-            body, headers = _body(job)
-            answer = await self._http.post(JOBS, data=body, headers=headers, timeout=_JOB_TIMEOUT)
-        except (aiohttp.ClientError, TimeoutError) as error:
+            status, answer = await (self._post_form(job) if job.inputs else self._post_json(job))
+            if status == 200:
+                return answer
+            body = b""
+            while piece := await answer.readany():
+                body += piece
+            answer.close()
+        except (aiohttp.ClientError, OSError) as error:
             raise TransientError("the runner is gone", code=type(error).__name__) from None
-        if answer.status != 200:
-            body = await answer.read()
-            answer.release()
-            raise _refusal(answer.status, body)
-        return answer
+        raise _refusal(status, body)
+
+    async def _post_form(self, job: RunnerJob) -> tuple[int, _Answer]:
+        response = await self._http.post(JOBS, data=_form(job), timeout=_JOB_TIMEOUT)
+        return response.status, _Answer(response.content.readany, response.close)
+
+    async def _post_json(self, job: RunnerJob) -> tuple[int, _Answer]:
+        line, self._spare = self._spare, None
+        if line is None or not line.fit(KEPT_S):
+            line = await Line.open(self._socket, SILENCE_S)
+        answer = _Answer(line.readany, partial(self._put_back, line))
+        self._lines.add(line)
+        try:
+            return await line.post(JOBS.raw_path.encode(), _order(job)), answer
+        except BaseException:
+            answer.close()
+            raise
+
+    def _put_back(self, line: Line) -> None:
+        """Keeps one connection that can take another job."""
+        self._lines.discard(line)
+        if self._spare is None and line.fit(KEPT_S) and not self._http.closed:
+            self._spare = line
+        else:
+            line.close()
 
     async def _idle_again(self, job_id: str) -> bool:
         """After a cancel before the job's stream began: whether the runner is free within the limit."""
@@ -174,11 +210,19 @@ class RunnerClient:
         return stream.ended
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """A runner's answer: what has come of its body, nothing at its end; and what is to be done with it at last."""
+
+    readany: Callable[[], Awaitable[bytes]]
+    close: Callable[[], None]
+
+
 class JobStream:
     """The events of one job, until and with RunnerDone. The next one raises the job's failure."""
 
-    def __init__(self, answer: aiohttp.ClientResponse) -> None:
-        self._content = answer.content
+    def __init__(self, readany: Callable[[], Awaitable[bytes]]) -> None:
+        self._readany = readany
         self._reader = EventReader()
         self.given_up = False
 
@@ -215,7 +259,7 @@ class JobStream:
 
     async def _piece(self) -> bytes:
         try:
-            if piece := await self._content.readany():
+            if piece := await self._readany():
                 return piece
         except (aiohttp.ClientError, OSError) as error:
             raise PoisonError("the runner ended in the middle of the job", code=type(error).__name__) from None
@@ -238,17 +282,19 @@ def _info(body: Any) -> RunnerInfo:
     )
 
 
-def _body(job: RunnerJob) -> tuple[aiohttp.FormData | bytes, dict[str, str]]:
-    """A request's body and headers: bare JSON where there are no inputs, which costs a tenth of a form."""
+def _order(job: RunnerJob) -> bytes:
+    """The part `job` of a request, and the whole of one without inputs."""
     head = {"job_id": job.job_id, "attempt": job.attempt, "pipeline": job.pipeline, "deadline_s": job.deadline_s}
-    text = json.dumps(head)[:-1] + ', "params": ' + job.params.decode() + "}"
-    if not job.inputs:
-        return text.encode(), {"Content-Type": "application/json"}
+    return to_json(head)[:-1] + b',"params":' + job.params + b"}"
+
+
+def _form(job: RunnerJob) -> aiohttp.FormData:
+    """A request with inputs."""
     form = aiohttp.FormData()
-    form.add_field("job", text, content_type="application/json")
+    form.add_field("job", _order(job).decode(), content_type="application/json")
     for name, (data, media_type) in job.inputs.items():
         form.add_field(name, data, filename=name, content_type=media_type)
-    return form, {}
+    return form
 
 
 def _refusal(status: int, body: bytes) -> ReelnetError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from weakref import WeakKeyDictionary
 
@@ -44,10 +44,12 @@ class JobKind:
     pixels: int
     outputs: int = 1
 
-    @property
-    def bucket(self) -> Hashable:
-        """What a median is of, beside its stage."""
-        return self.device, self.model, self.pipeline, max(1, self.pixels // max(1, self.outputs)).bit_length()
+    bucket: Hashable = field(init=False)
+    """What a median is of, beside its stage."""
+
+    def __post_init__(self) -> None:
+        size = max(1, self.pixels // max(1, self.outputs)).bit_length()
+        object.__setattr__(self, "bucket", (self.device, self.model, self.pipeline, size))
 
 
 class Stalls:
@@ -75,9 +77,11 @@ class Stalls:
 
     def add(self, kind: JobKind, stage: str, took_s: float) -> None:
         """A stage's tick took that long."""
-        ticks = self._ticks.setdefault((kind.bucket, stage), deque(maxlen=KEPT_TICKS))
+        key = kind.bucket, stage
+        if (ticks := self._ticks.get(key)) is None:
+            ticks = self._ticks[key] = deque(maxlen=KEPT_TICKS)
         ticks.append(took_s)
-        self._ticks.move_to_end((kind.bucket, stage))
+        self._ticks.move_to_end(key)
         if len(self._ticks) > KEPT_MEDIANS:
             self._ticks.popitem(last=False)
 

@@ -161,7 +161,11 @@ class Activity:
     def _take(self) -> list[Event]:
         self._announced = False  # before the look: what comes after it is announced again
         events = [self._events.popleft() for _ in range(len(self._events))]
-        told = [event for event, after in zip_longest(events, events[1:]) if not _outdated(event, after)]
+        told = [
+            event
+            for event, after in zip_longest(events, events[1:])
+            if not (isinstance(event, Progress) and isinstance(after, Progress) and after.stage == event.stage)
+        ]
         if self._preview:
             with self._lock:  # after the events: there is none any more where the last of them is the end
                 preview, self._preview = self._preview, None
@@ -177,10 +181,6 @@ class Activity:
             self._arrived.clear()
             if timer:
                 timer.cancel()
-
-
-def _outdated(event: Event, after: Event | None) -> bool:
-    return isinstance(event, Progress) and isinstance(after, Progress) and after.stage == event.stage
 
 
 def as_failure(error: Exception) -> ReelnetError:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
-from typing import ClassVar
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from pydantic_core import to_json
 
@@ -107,22 +107,30 @@ Event = Started | Progress | Preview | Output | Chunk | OutputEnd | Done | Faile
 TERMINAL = (Done, Failed)
 """The events that end a stream."""
 
-_WIRE_NAMES = {"class_name": "class", "failure": "class"}
-_FIELDS = {
-    kind: [(_WIRE_NAMES.get(f.name, f.name), f.name) for f in fields(kind)]
-    for kind in (Started, Progress, Output, OutputEnd, Done, Failed, Tick)
+_LINES: dict[type, Callable[[Any], dict[str, object]]] = {
+    Started: lambda e: {},
+    Progress: lambda e: {"stage": e.stage, "step": e.step, "total": e.total},
+    Output: lambda e: {"index": e.index, "media_type": e.media_type, "seed": e.seed, "nsfw": e.nsfw},
+    Chunk: lambda e: {"size": len(e.data)},
+    Preview: lambda e: {"size": len(e.data), "index": e.index, "step": e.step, "total": e.total},
+    OutputEnd: lambda e: {"index": e.index, "size": e.size, "sha256": e.sha256},
+    Done: lambda e: {
+        "timings_s": e.timings_s,
+        "model_digest": e.model_digest,
+        "class": e.class_name,
+        "versions": e.versions,
+    },
+    Failed: lambda e: {"class": e.failure, "code": e.code, "message": e.message},
+    Tick: lambda e: {"idle_s": e.idle_s},
 }
-"""An event's fields: their names on the wire and here."""
+"""What an event's line says beside its name."""
 
 
 def encode(event: Event) -> tuple[bytes | memoryview, ...]:
     """The event's line, for a chunk or preview with its bytes behind it, which are not copied."""
-    if isinstance(event, Chunk):
-        return _line(event.event, {"size": len(event.data)}), event.data
-    if isinstance(event, Preview):
-        at = {"index": event.index, "step": event.step, "total": event.total}
-        return _line(event.event, {"size": len(event.data), **at}), event.data
-    return (_line(event.event, {name: getattr(event, key) for name, key in _FIELDS[type(event)]}),)
+    kind = type(event)
+    line = to_json({"event": kind.event, **_LINES[kind](event)}) + b"\n"
+    return (line, event.data) if isinstance(event, Chunk | Preview) else (line,)
 
 
 def chunks(data: bytes | mmap.mmap) -> Iterator[Chunk]:
@@ -130,7 +138,3 @@ def chunks(data: bytes | mmap.mmap) -> Iterator[Chunk]:
     view = memoryview(data)
     for start in range(0, len(data), CHUNK_BYTES):
         yield Chunk(view[start : start + CHUNK_BYTES])
-
-
-def _line(name: str, body: Mapping[str, object]) -> bytes:
-    return to_json({"event": name, **body}) + b"\n"

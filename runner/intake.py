@@ -17,6 +17,7 @@ from starlette.types import Message, Receive
 
 from reelnet.clips import ClipLimits, probe_clip
 from reelnet.errors import CanceledError, FailureClass, ReelnetError, UnsupportedError, UserError
+from reelnet.http_routes import whole_body
 from reelnet.parameters import VIDEO, Params
 from reelnet.pipelines import details
 from runner import images
@@ -59,7 +60,7 @@ async def read_job(
     receive = _limited(request.receive, max_body_bytes)
     try:
         if request.headers.get("content-type", "").partition(";")[0] == "application/json":
-            order, params, data = await _read({JOB_PART: await _body(receive)}, model)
+            order, params, data = await _read({JOB_PART: await whole_body(receive)}, model)
         else:
             async with Request(request.scope, receive).form(max_files=MAX_PARTS, max_fields=MAX_PARTS) as form:
                 order, params, data = await _read(form, model)
@@ -80,19 +81,6 @@ async def _read(parts: Parts, model: ModelInfo) -> tuple[JobOrder, Params, dict[
     row = _served(order.pipeline, model)
     params = _parse(row, order.params)
     return order, params, {name: await _read_file(parts, name) for name in row.kind.inputs}
-
-
-async def _body(receive: Receive) -> bytes:
-    """A whole body. Raises ClientDisconnect."""
-    pieces: list[bytes] = []
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        pieces.append(message.get("body", b""))
-        more = message.get("more_body", False)
-    return b"".join(pieces)
 
 
 def _limited(receive: Receive, max_bytes: int) -> Receive:

@@ -246,10 +246,14 @@ class AttemptStream:
         )
 
     async def _end_with(self, last: FrameValue) -> None:
-        with suppress(TimeoutError, *CALL_ENDED):
-            async with asyncio.timeout(ACKNOWLEDGE_TIMEOUT_S):
-                await self._write(last)
-                await self._call.code()
+        late = asyncio.get_running_loop().call_later(ACKNOWLEDGE_TIMEOUT_S, self._call.cancel)
+        try:
+            await self._write(last)
+            await self._call.code()
+        except CALL_ENDED:
+            pass
+        finally:
+            late.cancel()
 
     async def _write(self, value: FrameValue) -> None:
         await self._call.write(codec.frame_to_message(value))

@@ -5,8 +5,9 @@ What comes from a peer is bounded and made printable here, before anything else 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -337,7 +338,7 @@ _FROM_FRAME: dict[str, Callable[[Any], FrameValue]] = {
     "output": lambda m: Output(m.index, _name(m.media_type), m.size, _name(m.sha256), m.seed, _nsfw(m)),
     "chunk": lambda m: Chunk(m.data),
     "done": lambda m: Done(
-        {_name(k): _seconds(v) for k, v in _first(m.timings_s.items())},
+        {_name(k): _seconds(m.timings_s[k]) for k in islice(m.timings_s, MAX_ITEMS)},
         _money(m.price),
         _name(m.model_digest),
         _names(m.facts),
@@ -353,15 +354,12 @@ def _nsfw(m: pb.Output) -> bool | None:
 
 
 def _names(items: Mapping[str, str]) -> dict[str, str]:
-    return {_name(key): _name(value) for key, value in _first(items.items())}
-
-
-def _first(items: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    return list(items)[:MAX_ITEMS]
+    return {_name(key): _name(items[key]) for key in islice(items, MAX_ITEMS)}
 
 
 def _name(text: str) -> str:
-    return printable(text, MAX_NAME_CHARS)
+    """A peer's word, made printable and short where it is not."""
+    return text if len(text) <= MAX_NAME_CHARS and text.isprintable() else printable(text, MAX_NAME_CHARS)
 
 
 def _seconds(value: float) -> float:

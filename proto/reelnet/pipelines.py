@@ -11,6 +11,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
@@ -135,12 +136,7 @@ class Pipeline:
 
         Clients that know one family send all of its defaults, whichever model they name.
         """
-        foreign = {
-            name: field.get_default(call_default_factory=True)
-            for other in families_of(self.name)
-            for name, field in other.params.model_fields.items()
-            if name not in self.params.model_fields
-        }
+        foreign = _foreign(self)
         asks = (name for name, value in raw.items() if name not in foreign or _text(value) != _text(foreign[name]))
         return {name: raw[name] for name in asks}
 
@@ -277,6 +273,17 @@ def pipeline_of(schema: str) -> Pipeline:
     """The pipeline that a schema's name, `pipeline/family@version`, means. Raises UserError."""
     name, _, rest = schema.partition("/")
     return pipeline_named(name, rest.partition("@")[0] or "unnamed")
+
+
+@cache
+def _foreign(pipeline: Pipeline) -> dict[str, object]:
+    """The parameters that only other families of a pipeline have, with their defaults."""
+    return {
+        name: field.get_default(call_default_factory=True)
+        for other in families_of(pipeline.name)
+        for name, field in other.params.model_fields.items()
+        if name not in pipeline.params.model_fields
+    }
 
 
 def _text(value: object) -> str:

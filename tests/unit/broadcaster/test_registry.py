@@ -81,6 +81,20 @@ async def test_what_a_node_no_longer_serves_is_gone(registry: Registry) -> None:
     assert registry.offers() == {OFFER: 1}
 
 
+async def test_what_is_served_is_known_anew_after_each_change(registry: Registry) -> None:
+    """The models of a pipeline, with how many nodes have each; another pipeline's are none of them."""
+    pipeline, model = OFFER
+    assert registry.served(pipeline) == {}
+    told(registry, 0, capability())
+    told(registry, 1, capability())
+    assert registry.served(pipeline) == {model: 2}
+    assert registry.served("another") == {}
+    registry._withdraw(registry.nodes()[0], "lost")
+    assert registry.served(pipeline) == {model: 1}
+    told(registry, 1, sequence=2)
+    assert registry.served(pipeline) == {}
+
+
 async def test_two_addresses_of_one_node_are_not_two_nodes(registry: Registry) -> None:
     """The same id at a second address is refused while the first is up."""
     told(registry, 0, capability())
