@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from reelnet.parameters import UPSCALE_FACTOR, VIDEO, Upscale
+from reelnet.errors import UnsupportedError
+from reelnet.parameters import UPSCALE_FACTOR, VIDEO, Params, Upscale
 from runner.backend import Pixels, Rendered, Reporter, RunnerJob, Served
 from runner.models.digest import UPSCALER
 from runner.models.upscaler import Upscaler
@@ -25,6 +26,7 @@ OVERLAP = 32
 _MULTIPLE = 64
 """What a side has to be a multiple of, for a diffusion model's levels."""
 _ONLY = Share(0, 1)
+_STEPS = "num_inference_steps"
 
 
 class TiledUpscale:
@@ -50,10 +52,14 @@ class TiledUpscale:
         return self._model.dtype
 
     def render(self, job: RunnerJob, report: Reporter) -> Iterator[Rendered]:
-        """The picture with its transparency, or the clip with its times and sound. A grey picture stays grey."""
+        """The picture with its transparency, or the clip with its times and sound. A grey picture stays grey.
+
+        Raises UnsupportedError for a number of steps, which there are none of: a job is priced by it.
+        """
         if VIDEO in job.clips:
             yield self._clip(job, report)
             return
+        _check_steps(job.params)
         picture = job.inputs["image"]
         pixels = np.array(picture.convert("RGB"))
         large = _Enlarging(self._model, report).picture(pixels)
@@ -147,6 +153,13 @@ class DiffusionUpscale:
             report.step("denoise", step + 1, len(self._pipe.scheduler.timesteps))
 
         return ended
+
+
+def _check_steps(params: Params) -> None:
+    """Published clients send the default, and always a prompt: those ask for nothing."""
+    if getattr(params, _STEPS) != Upscale.model_fields[_STEPS].default:
+        message = f"{_STEPS}: an upscaler of this kind has no steps; leave it out"
+        raise UnsupportedError(message, code=_STEPS, loc=(_STEPS,))
 
 
 def _padded(picture: Image.Image) -> Image.Image:

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from reelnet.jobs import Ticket
+from runner.models.tiny_lora import write_lora
 from tests.fakes.lying_node import LyingNode, capability, delivery, png, running, whole
 from tests.fakes.media import encoded, pattern
 from tests.fakes.pool import (
@@ -25,7 +26,6 @@ from tests.fakes.pool import (
     running_broadcaster,
     running_pool,
 )
-from tests.integration.runner.lora_files import write_lora
 from tests.integration.test_cancel import SYNTHETIC
 
 SMALL: dict[str, Any] = {"prompt": "boat", "width": 64, "height": 64, "num_inference_steps": 1, "seed": 1}

@@ -32,8 +32,8 @@ async def pool(tmp_path: Path, tiny_models: Path) -> AsyncIterator[Pool]:
 
 
 async def test_a_picture_comes_back_four_times_as_large(pool: Pool) -> None:
-    """What a Livepeer client sends to /upscale, an upscaler answers, prompt and steps ignored."""
-    answer = await pool.job("upscale", {"prompt": "a fox", "num_inference_steps": 20, "seed": 4}, picture(96, 64))
+    """What a Livepeer client sends to /upscale, an upscaler answers; its prompt is ignored."""
+    answer = await pool.job("upscale", {"prompt": "a fox", "num_inference_steps": 75, "seed": 4}, picture(96, 64))
     (data,) = await pool.outputs(answer)
     check_output(data, "image/png", MediaSpec("image", 384, 256), 10**7)
     assert answer.json()["job"]["made_with"]["class"] == "Spandrel"

@@ -1,0 +1,106 @@
+"""Every documented parameter, on a model of every family: it changes the output, or the job is refused by its name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from reelnet.pipelines import FAMILIES
+from runner.models.tiny import LORA
+from tests.fakes.media import Clip, encoded, pattern
+from tests.fakes.runner import Answer, RunnerClient, collect
+from tests.integration.runner.diffusion import running
+
+pytestmark = pytest.mark.diffusers
+
+PICTURE = encoded(pattern(96, 64), "PNG")
+CLIP = Clip(48, 32, frames=5, fps=5).encode()
+LORAS = [{"folder": LORA, "id": "reelnet/ink"}]
+SMALL: dict[str, Any] = {"seed": 1, "num_inference_steps": 2}
+FRAMES: dict[str, Any] = {**SMALL, "width": 64, "height": 64}
+OTHER: dict[str, Any] = {
+    "seed": 2, "safety_check": False, "safety": "flag", "prompt": "a blue whale", "negative_prompt": "ugly",
+    "height": 128, "width": 128, "guidance_scale": 2.0, "image_guidance_scale": 3.0, "strength": 0.4,
+    "num_inference_steps": 3, "num_images_per_prompt": 2, "loras": {"reelnet/ink": 1.0}, "scheduler": "euler-ancestral",
+    "output_format": "webp", "metadata": True, "preview_steps": 1, "fit": "stretch", "interpolate_to_fps": 20,
+    "video_codec": "vp9", "num_frames": 9, "fps": 9, "motion_bucket_id": 20, "noise_aug_strength": 0.5,
+    "min_guidance_scale": 2.0, "max_guidance_scale": 6.0, "decode_chunk_size": 2,
+}  # fmt: skip
+"""For each parameter of any family, a value that is neither its default nor what these jobs have."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A tiny model with one of its pipelines. `idle`: parameters that its page says have no effect there."""
+
+    model: str
+    pipeline: str
+    family: str
+    params: Mapping[str, Any]
+    idle: frozenset[str] = frozenset()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> dict[str, bytes]:
+        """What the job comes with."""
+        given = {"image": PICTURE, "video": CLIP}
+        return {name: given[name] for name in FAMILIES[self.pipeline, self.family].inputs}
+
+    async def run(self, runner: RunnerClient, **more: Any) -> Answer:
+        """The job, with other parameters; what is refused before it begins is told as a failure."""
+        async with runner.stream(pipeline=self.pipeline, params={**self.params, **more}, **self.inputs) as response:
+            if response.status_code == httpx.codes.OK:
+                return await collect(response)
+            body = json.loads(await response.aread())
+            return Answer([{"event": "error", "class": body["class"], "code": body["detail"]["code"]}])
+
+
+UNCHECKED = frozenset({"safety_check"})
+"""Without a safety checker, nobody looks either way."""
+SEEDLESS = UNCHECKED | {"seed"}
+CASES = (
+    Case("sd", "text-to-image", "sd", {**FRAMES, "prompt": "a fox"}, UNCHECKED, {"loras": LORAS}),
+    Case(
+        "sd",
+        "image-to-image",
+        "sd",
+        {**SMALL, "num_inference_steps": 5, "prompt": "a fox"},
+        UNCHECKED,
+        {"loras": LORAS},
+    ),
+    Case("instruct-pix2pix", "image-to-image", "sd", {**SMALL, "prompt": "a fox"}, UNCHECKED),
+    Case("svd", "image-to-video", "svd", {**FRAMES, "num_frames": 6}, UNCHECKED),
+    Case("wan", "image-to-video", "wan", {**FRAMES, "num_frames": 5, "prompt": "a fox"}, UNCHECKED),
+    Case("sd-x4", "upscale", "x4", {**SMALL, "prompt": "a fox"}, UNCHECKED),
+    Case("esrgan", "upscale", "x4", {"seed": 1}, SEEDLESS | {"prompt"}),
+    Case("esrgan", "upscale-video", "x4", {"seed": 1}, SEEDLESS),
+    Case("film", "frame-interpolation", "film", {"seed": 1, "fps": 10}, SEEDLESS),
+)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.model} {case.pipeline}")
+async def test_every_parameter_has_an_effect_or_is_refused(case: Case, tiny_models: Path, tmp_path: Path) -> None:
+    """Nothing is dropped in silence but what the page names; an effect is another file, or previews on its way."""
+    async with running(tiny_models, case.model, tmp_path, **case.settings) as runner:
+        base = await case.run(runner)
+        assert base.last["event"] == "done", base.last
+        assert (await case.run(runner)).outputs == base.outputs
+        silent = []
+        for name in FAMILIES[case.pipeline, case.family].params.model_fields:
+            answer = await case.run(runner, **{name: OTHER[name]})
+            if answer.last["event"] == "error":
+                assert (answer.last["class"], answer.last["code"]) == ("unsupported", name)
+            elif answer.outputs == base.outputs and not answer.named("preview"):
+                silent.append(name)
+        assert set(silent) == case.idle
+
+
+def test_every_family_is_tried() -> None:
+    """A new one needs a row here."""
+    assert {(case.pipeline, case.family) for case in CASES} == FAMILIES.keys()
