@@ -72,7 +72,7 @@ def _serve(settings: RunnerSettings, follow_stdin: bool) -> None:
     if follow_stdin:
         process.exit_with_stdin()
     process.serve(app, settings)
-    process.leave_if_hung(app.state.worker)
+    process.leave(app.state.worker)
 
 
 def _json_object(text: str | None) -> dict[str, Any] | None:

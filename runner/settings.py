@@ -99,6 +99,10 @@ class RunnerSettings(ComponentSettings):
         None, gt=0, description="Seconds without any request after which it exits; default: never."
     )
 
+    defunct_exit_s: float = Field(
+        30.0, gt=0, description="Seconds that a runner whose device is lost says so before it exits."
+    )
+
     max_pixels: int = Field(50_000_000, gt=0, description="Most pixels of an input picture.")
     max_clip_pixels: int = Field(1920 * 1088, gt=0, description="Most pixels of one frame of an input clip.")
     max_clip_frames: int = Field(3600, gt=0, description="Most frames of an input clip.")

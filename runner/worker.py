@@ -98,6 +98,12 @@ class Worker:
         """Whether the threads have ended."""
         return not (self._model.alive or self._media.alive or self._previewer.alive)
 
+    @property
+    def defunct_s(self) -> float | None:
+        """Seconds since the device was found lost; None while it is not."""
+        with self._lock:
+            return time.monotonic() - self._changed if self._state is State.DEFUNCT else None
+
     def status(self) -> Status:
         """What `GET /health` says."""
         with self._lock:
