@@ -143,6 +143,14 @@ class RunnerSettings(ComponentSettings):
         gt=0,
         description="Pixels from which pictures are decoded in tiles: less memory, seams of a few grey levels.",
     )
+    memory_bytes: int | None = Field(
+        None, gt=0, description="Device memory that the model and its jobs may take; absent: all that is free."
+    )
+    memory_reserve_bytes: int = Field(
+        256 * 1024**2,
+        ge=0,
+        description="Memory that no job is let into: for what kernels take for themselves and for gaps.",
+    )
     channels_last: bool = Field(True, description="Memory layout of convolution nets on a GPU that its kernels prefer.")
     compile: bool = Field(False, description="Compile the denoising net before READY: minutes at first, then faster.")
     compile_cache: Path | None = Field(None, description="Folder of compiled kernels; default: torch's, lost at exit.")
