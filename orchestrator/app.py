@@ -26,7 +26,6 @@ from orchestrator.engines import choose_engine
 from orchestrator.gpu_metrics import show_gpus
 from orchestrator.gpu_watch import GpuWatch
 from orchestrator.gpus import DriverFacts, Gpu, GpuFault, with_cards
-from orchestrator.host_memory import host_memory_bytes
 from orchestrator.model_facts import FactBook
 from orchestrator.model_shelf import ModelShelf
 from orchestrator.node import Node, NodeParts
@@ -39,6 +38,7 @@ from orchestrator.specs import make_spec, weights_folder
 from orchestrator.spool import Spool
 from reelnet.errors import StartError
 from reelnet.home import locked_instance
+from reelnet.host_memory import host_memory_bytes
 from reelnet.http_server import serve_http
 from reelnet.identity import Identity
 from reelnet.lifecycle import ready_file

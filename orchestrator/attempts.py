@@ -277,8 +277,9 @@ class Attempt:
         runner.busy(True)
         try:
             done = await self._run_on(runner, slot)
-        except (NodeError, OutOfMemoryError):
-            runner.suspect()
+        except (NodeError, OutOfMemoryError) as error:
+            if not (isinstance(error, OutOfMemoryError) and error.foreseen):
+                runner.suspect()
             raise
         finally:
             runner.busy(False)

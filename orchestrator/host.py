@@ -19,10 +19,10 @@ from typing import Any, Protocol
 from orchestrator.engine import EngineError
 from orchestrator.engines import docker_options
 from orchestrator.gpus import DriverFacts, Gpu
-from orchestrator.host_memory import host_memory_bytes
 from orchestrator.nvml import open_nvml
 from orchestrator.settings import OrchestratorSettings
 from reelnet.home import state_home
+from reelnet.host_memory import host_memory_bytes
 from reelnet.settings import Listener
 
 ANSWER_BYTES = 16 * 2**20

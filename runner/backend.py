@@ -153,11 +153,20 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelMemory:
+    """What a model is thought to take of its device, bytes: between jobs, and beside that for a usual job of each
+    pipeline (its defaults, an input of 1024 × 576)."""
+
+    held_bytes: int
+    usual_job_bytes: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What is loaded. `digest` is sha256 as hex, `variant` the dtype, `vram_bytes` the device's memory (CPU: 0).
 
     `loras`: the LoRAs that jobs may use, by id, each with the sha256 of its file. `interpolation`: the digest of the
-    network that makes frames between a video model's, empty for none.
+    network that makes frames between a video model's, empty for none. `memory` None: not estimated.
     """
 
     model: str
@@ -170,6 +179,7 @@ class ModelInfo:
     interpolation: str = ""
     device: str = "cpu"
     vram_bytes: int = 0
+    memory: ModelMemory | None = None
 
     def class_of(self, pipeline: str) -> str | None:
         """The class that serves `pipeline`, or None when this model does not serve it."""

@@ -15,6 +15,7 @@ from reelnet.errors import ConfigError
 from runner import process
 from runner.app import build
 from runner.commands import gauge
+from runner.commands.estimate import estimate_model
 from runner.commands.exit_codes import exit_codes
 from runner.commands.models import models
 from runner.settings import RunnerSettings
@@ -25,6 +26,7 @@ cli = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+models.command("estimate", epilog="Example: runner models estimate sdxl --offload model")(estimate_model)
 cli.add_typer(models, name="models")
 cli.command(epilog="Example: runner card --device cuda:0")(gauge.card)
 cli.command(epilog="Example: runner flops ./models/acme/sd --pipeline text-to-image")(gauge.flops)
@@ -72,7 +74,7 @@ def _serve(settings: RunnerSettings, follow_stdin: bool) -> None:
     if follow_stdin:
         process.exit_with_stdin()
     process.serve(app, settings)
-    process.leave_if_hung(app.state.worker)
+    process.leave(app.state.worker)
 
 
 def _json_object(text: str | None) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -56,7 +57,9 @@ def serve(app: FastAPI, settings: RunnerSettings) -> None:
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=max(1, int(settings.stop_timeout_s)),
         )
-        RunnerServer(config, app.state.worker, requests, settings.idle_exit_s).run(sockets=listeners)
+        worker: Worker = app.state.worker
+        ends = Ends(settings.idle_exit_s, settings.defunct_exit_s)
+        RunnerServer(config, worker, requests, ends).run(sockets=listeners)
 
 
 def open_listeners(settings: RunnerSettings) -> list[contextlib.AbstractContextManager[socket.socket]]:
@@ -151,16 +154,22 @@ class RequestClock:
             self._last = self._clock()
 
 
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """Seconds after which a runner ends by itself: without a request (None: never), and with a lost device."""
+
+    idle_s: float | None = None
+    defunct_s: float = 30.0
+
+
 class RunnerServer(uvicorn.Server):
     """A server that ends running jobs before it waits for their connections, and that ends with code 0 on SIGTERM."""
 
-    def __init__(
-        self, config: uvicorn.Config, worker: Worker, requests: RequestClock, idle_exit_s: float | None = None
-    ) -> None:
+    def __init__(self, config: uvicorn.Config, worker: Worker, requests: RequestClock, ends: Ends) -> None:
         super().__init__(config)
         self._worker = worker
         self._requests = requests
-        self._idle_exit_s = idle_exit_s
+        self._ends = ends
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -172,8 +181,12 @@ class RunnerServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """uvicorn asks ten times a second whether to end."""
-        if self._idle_exit_s is not None and self._requests.idle_s > self._idle_exit_s:
-            log.info("no request came", idle_exit_s=self._idle_exit_s)
+        idle_s, lost_s = self._ends.idle_s, self._worker.defunct_s
+        if idle_s is not None and self._requests.idle_s > idle_s:
+            log.info("no request came", idle_exit_s=idle_s)
+            return True
+        if lost_s is not None and lost_s > self._ends.defunct_s:
+            log.error("this runner exits, for its device is lost", reason=self._worker.status().reason)
             return True
         return await super().on_tick(counter)
 
@@ -197,9 +210,14 @@ def _follow_stdin(source: int, leave: Callable[[int], object]) -> None:
     leave(0)
 
 
-def leave_if_hung(worker: Worker) -> None:
-    """After the server's end: a model thread that still loads or computes must not meet the interpreter's own end."""
+def leave(worker: Worker) -> None:
+    """After the server's end. Exits with 1 when the device is lost or a job did not stop.
+
+    A model thread that still loads or computes must not meet the interpreter's own end.
+    """
+    failed = worker.current is not None or worker.defunct_s is not None
     if not worker.ended:
-        hung = worker.current is not None
-        log.warning("left a thread that does not stop", job=hung)
-        os._exit(1 if hung else 0)
+        log.warning("left a thread that does not stop", job=worker.current is not None)
+        os._exit(1 if failed else 0)
+    if failed:
+        sys.exit(1)

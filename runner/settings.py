@@ -99,6 +99,10 @@ class RunnerSettings(ComponentSettings):
         None, gt=0, description="Seconds without any request after which it exits; default: never."
     )
 
+    defunct_exit_s: float = Field(
+        30.0, gt=0, description="Seconds that a runner whose device is lost says so before it exits."
+    )
+
     max_pixels: int = Field(50_000_000, gt=0, description="Most pixels of an input picture.")
     max_clip_pixels: int = Field(1920 * 1088, gt=0, description="Most pixels of one frame of an input clip.")
     max_clip_frames: int = Field(3600, gt=0, description="Most frames of an input clip.")
@@ -138,6 +142,14 @@ class RunnerSettings(ComponentSettings):
         None,
         gt=0,
         description="Pixels from which pictures are decoded in tiles: less memory, seams of a few grey levels.",
+    )
+    memory_bytes: int | None = Field(
+        None, gt=0, description="Device memory that the model and its jobs may take; absent: all that is free."
+    )
+    memory_reserve_bytes: int = Field(
+        256 * 1024**2,
+        ge=0,
+        description="Memory that no job is let into: for what kernels take for themselves and for gaps.",
     )
     channels_last: bool = Field(True, description="Memory layout of convolution nets on a GPU that its kernels prefer.")
     compile: bool = Field(False, description="Compile the denoising net before READY: minutes at first, then faster.")

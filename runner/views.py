@@ -67,6 +67,15 @@ class PipelineView(View):
     features: list[str] = Field(description="What the model has beside the pipeline: interpolation, safety.")
 
 
+class MemoryView(View):
+    """What a model is thought to take of its device; estimated from its architecture."""
+
+    held_bytes: int = Field(description="Bytes between jobs.")
+    usual_job_bytes: dict[str, int] = Field(
+        description="Bytes beside that, by pipeline: for a job with its defaults and an input of 1024 × 576."
+    )
+
+
 class InfoView(View):
     """`GET /info`."""
 
@@ -83,6 +92,7 @@ class InfoView(View):
     versions: dict[str, str]
     device: str
     vram_bytes: int = Field(description="The device's memory, 0 for a CPU.")
+    memory: MemoryView | None = Field(description="None: not estimated.")
 
     @classmethod
     def of(cls, info: ModelInfo) -> Self:
@@ -107,7 +117,13 @@ class InfoView(View):
             versions=dict(info.versions),
             device=info.device,
             vram_bytes=info.vram_bytes,
+            memory=_memory(info),
         )
+
+
+def _memory(info: ModelInfo) -> MemoryView | None:
+    known = info.memory
+    return MemoryView(held_bytes=known.held_bytes, usual_job_bytes=dict(known.usual_job_bytes)) if known else None
 
 
 def error_body(error: ReelnetError) -> dict[str, Any]:

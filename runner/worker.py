@@ -15,7 +15,7 @@ from functools import partial
 
 import structlog
 
-from reelnet.errors import BusyError, FailureClass, NodeError, ReelnetError, TransientError
+from reelnet.errors import BusyError, FailureClass, NodeError, OutOfMemoryError, ReelnetError, TransientError
 from reelnet.pipelines import MediaSpec
 from runner.activity import Activity, as_failure
 from runner.backend import Backend, ModelInfo, Rendered, RunnerJob, SetupError
@@ -98,6 +98,12 @@ class Worker:
         """Whether the threads have ended."""
         return not (self._model.alive or self._media.alive or self._previewer.alive)
 
+    @property
+    def defunct_s(self) -> float | None:
+        """Seconds since the device was found lost; None while it is not."""
+        with self._lock:
+            return time.monotonic() - self._changed if self._state is State.DEFUNCT else None
+
     def status(self) -> Status:
         """What `GET /health` says."""
         with self._lock:
@@ -162,7 +168,7 @@ class Worker:
     def _work(self, activity: Activity) -> None:
         with self._permit():
             failure = self._attempt(activity)
-            if failure and failure.failure in _SUSPECT:
+            if failure and _is_suspect(failure):
                 self._prove()
         self._after_outputs(activity, partial(self._finish, activity, failure))
 
@@ -202,7 +208,7 @@ class Worker:
             self._render(activity)
         except Exception as error:  # noqa: BLE001 - outermost: the job fails, the runner goes on
             failure = as_failure(error)
-            if failure.failure in _SUSPECT:  # never the text, which may hold the prompt
+            if _is_suspect(failure):  # never the text, which may hold the prompt
                 log.warning("job failed", error=type(error).__name__, at=traceback.format_tb(error.__traceback__)[-3:])
         else:
             return None
@@ -286,6 +292,11 @@ class Worker:
         self._backend.close()
         closed = [lane.close(patience_s) for lane in (self._model, self._media, self._previewer)]
         return all(closed)
+
+
+def _is_suspect(failure: ReelnetError) -> bool:
+    """A job that was refused for its estimate has not touched the device."""
+    return failure.failure in _SUSPECT and not (isinstance(failure, OutOfMemoryError) and failure.foreseen)
 
 
 def _check_shape(rendered: Rendered, spec: MediaSpec | None) -> None:

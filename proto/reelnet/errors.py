@@ -135,6 +135,12 @@ class OutOfMemoryError(ReelnetError):
 
     failure = FailureClass.OOM
     default_code = "out_of_memory"
+    foreseen_code: ClassVar[str] = "estimate"
+
+    @property
+    def foreseen(self) -> bool:
+        """Whether it was refused before the device was touched: it says nothing of the device's health."""
+        return self.code == self.foreseen_code
 
 
 class PoisonError(ReelnetError):

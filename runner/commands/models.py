@@ -49,7 +49,7 @@ def list_models(home: Home = None, as_json: Json = False) -> None:
         store = _store(home)
         found = list(store.models())
         if as_json:
-            _print_json([_row(model) for model in found])
+            print_json([_row(model) for model in found])
             return
         if not found:
             typer.echo(f"no models in {store.home}; pull one, or make tiny ones: runner models make-tiny {store.home}")
@@ -82,8 +82,8 @@ def pull(
     Exit codes: 0 there, 1 failed, 2 usage or a licence that was not accepted, 3 a missing library.
     """
     with exit_codes():
-        hub, pulling = _import("runner.models.hub"), _import("runner.models.pull")
-        download = _import("runner.models.download")
+        hub, pulling = import_library("runner.models.hub"), import_library("runner.models.pull")
+        download = import_library("runner.models.download")
         order = pulling.Order(
             model,
             revision,
@@ -155,7 +155,7 @@ def verify(
         store = _store(home)
         rows = [_verified(found) for found in ([store.get(name) for name in names] if names else store.models())]
         if as_json:
-            _print_json(rows)
+            print_json(rows)
         for row in [] if as_json else rows:
             typer.echo(f"{row['model']}: {'as stored' if row['ok'] else 'DIFFERS'}")
             for line in row["differences"]:
@@ -181,7 +181,7 @@ def rm(
             typer.confirm(f"Delete {found.folder} ({decimal(found.size)})?", abort=True, err=True)
         store.remove(model)
         if as_json:
-            _print_json({"model": model, "removed": True, "size": found.size})
+            print_json({"model": model, "removed": True, "size": found.size})
         else:
             typer.echo(f"removed {model} ({decimal(found.size)})")
 
@@ -196,7 +196,7 @@ def make_tiny(
     """
     with exit_codes():
         console = Console(stderr=True)
-        tiny = _import("runner.models.tiny")
+        tiny = import_library("runner.models.tiny")
         with console.status("making tiny models"):
             made = tiny.make_all(folder)
         for path in made:
@@ -231,7 +231,7 @@ def convert(
     """
     with exit_codes():
         try:
-            architecture = _import("runner.models.conversion").convert(checkpoint, folder)
+            architecture = import_library("runner.models.conversion").convert(checkpoint, folder)
         except SetupError as error:
             raise StartError(str(error)) from None
         Console(stderr=True).print(f"{folder}: {architecture}", highlight=False, soft_wrap=True)
@@ -244,7 +244,7 @@ def _store(home: Path | None, *, make: bool = False) -> ModelStore:
     return ModelStore(folder.resolve())
 
 
-def _import(module: str) -> Any:
+def import_library(module: str) -> Any:
     """A module that needs a library which not every installation has."""
     try:
         return importlib.import_module(module)
@@ -263,7 +263,7 @@ def _token(file: Path | None) -> str | None:
 
 def _report(folder: Path, manifest: Manifest, as_json: bool, done: str) -> None:
     if as_json:
-        _print_json(manifest.to_document() | {"folder": str(folder), "size": manifest.size, "state": done})
+        print_json(manifest.to_document() | {"folder": str(folder), "size": manifest.size, "state": done})
         return
     licence = f"{manifest.licence.id}, commercial use: {manifest.licence.commercial}"
     typer.echo(f"{manifest.model}: {done} ({decimal(manifest.size)}; {licence})")
@@ -271,7 +271,8 @@ def _report(folder: Path, manifest: Manifest, as_json: bool, done: str) -> None:
     typer.echo(str(folder))
 
 
-def _print_json(document: Any) -> None:
+def print_json(document: Any) -> None:
+    """A document for programs."""
     typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 

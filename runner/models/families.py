@@ -39,7 +39,7 @@ UPSCALE_CLASS = "StableDiffusionUpscalePipeline"
 VIDEO_CLASS = "StableVideoDiffusionPipeline"
 PROMPTED_CLASSES = ("WanImageToVideoPipeline", "WanPipeline")
 """The second one is a model of words alone, or TI2V's, which takes a picture as well."""
-_FULL_NUMBERS = dict.fromkeys(PROMPTED_CLASSES, ("vae", "image_encoder"))
+FULL_NUMBERS = dict.fromkeys(PROMPTED_CLASSES, ("vae", "image_encoder"))
 """Nets of a class that were trained for float32 and are published in it, whatever the others have."""
 _TEXT = "text-to-image"
 _IMAGE = "image-to-image"
@@ -219,7 +219,7 @@ def _from_folder(kind: Any, files: ModelFiles, dtype: torch.dtype) -> Any:
 
 def _number_formats(files: ModelFiles, dtype: torch.dtype) -> Any:
     """The nets' number format, or a map of it where some nets keep their own."""
-    full = _FULL_NUMBERS.get(files.class_name)
+    full = FULL_NUMBERS.get(files.class_name)
     return {"default": dtype, **dict.fromkeys(full, torch.float32)} if full else dtype
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import platform
-import resource
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -14,15 +13,16 @@ import torch
 from reelnet.jobs import Licence
 from reelnet.parameters import INTERPOLATION
 from runner.backend import ModelInfo, Rendered, Reporter, RunnerJob, Served, SetupError
+from runner.models.device_memory import DeviceMemory
 from runner.models.digest import ModelFiles, survey
+from runner.models.estimate import Estimate, estimate_of
 from runner.models.families import read_family
+from runner.models.guard import MemoryGuard
 from runner.models.libraries import library_versions, quiet_libraries
 from runner.models.memory import keep_kernels
 from runner.pipelines.family import Family
 from runner.settings import RunnerSettings
 
-CUDA_CONTEXT_BYTES = 600 * 2**20
-"""What CUDA itself holds for a process, which the allocator does not count; some 300-600 MiB with torch's kernels."""
 _WIDE_NUMBERS = ("StableDiffusion3", "Flux", "Wan")
 
 
@@ -33,10 +33,14 @@ class LoadedModel:
     info: ModelInfo
     family: Family
     device: torch.device
+    memory: DeviceMemory
+    guard: MemoryGuard
+    estimate: Estimate | None
 
     def render(self, job: RunnerJob, report: Reporter) -> Iterator[Rendered]:
-        """As Backend.run."""
-        return self.family.render(job, report)
+        """As Backend.run. Raises OutOfMemoryError before anything else for a job that will not fit."""
+        with self.guard.watching(job):
+            yield from self.family.render(job, report)
 
     def recover(self) -> None:
         """Frees the allocator's cache and adds two numbers on the device. Raises what a lost device raises."""
@@ -47,10 +51,8 @@ class LoadedModel:
             raise RuntimeError("1 + 1 is not 2")
 
     def memory_bytes(self) -> int:
-        """The allocator's peak and the CUDA context; on a CPU the process's largest resident set."""
-        if self.device.type == "cuda":
-            return int(torch.cuda.max_memory_reserved(self.device)) + CUDA_CONTEXT_BYTES
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        """As Backend.memory_bytes."""
+        return self.memory.most_bytes()
 
 
 def load(files: ModelFiles, settings: RunnerSettings) -> LoadedModel:
@@ -64,12 +66,14 @@ def load(files: ModelFiles, settings: RunnerSettings) -> LoadedModel:
     family = read_family(files, settings, device, dtype)
     dtype = getattr(family, "dtype", dtype)  # an upscaler's own, where it cannot have the asked one
     served = _wanted(family.served, settings.pipelines, files)
+    (estimate, memory), gauge = estimate_of(family, settings.offload), DeviceMemory(device)
     info = replace(
         _describe(settings, files, served, device, dtype),
         loras=family.loras,
         interpolation=_interpolation(settings, served),
+        memory=memory,
     )
-    return LoadedModel(info, family, device)
+    return LoadedModel(info, family, device, gauge, MemoryGuard(estimate, gauge, settings), estimate)
 
 
 def choose_device(name: str) -> torch.device:

@@ -44,6 +44,21 @@ class Upscaler:
         """The weights' number format."""
         return self._model.dtype
 
+    @property
+    def net(self) -> torch.nn.Module:
+        """The network itself."""
+        return self._model.model
+
+    @property
+    def channels(self) -> int:
+        """Channels of the picture that it takes at once."""
+        return int(self._model.input_channels)
+
+    @property
+    def on_host(self) -> bool:
+        """Whether it computes in main memory."""
+        return bool(self._model.device.type == "cpu")
+
     def enlarge(self, picture: Floats) -> Floats:
         """The picture at four times its sides. Raises torch's OutOfMemoryError, NodeError for what is no number."""
         with torch.inference_mode():

@@ -13,11 +13,14 @@ import torch
 from reelnet.errors import OutOfMemoryError
 from runner.backend import Frames, Rendered, Reporter, RunnerJob, Served
 from runner.pipelines.latent_previews import Showing
+from runner.pipelines.needs import Needs
 
 StepCallback = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
 """What diffusers calls at the end of each denoising step: (pipeline, step from 0, timestep, tensors) → tensors."""
 
 _TORCH_SEEDS = 2**32
+_SHORT = ("DefaultCPUAllocator: ", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+"""How other allocations of torch's say that they failed."""
 _STATE_WORDS = slice(24, 24 + 624 * 8)
 """Where a CPU generator's saved state has its 624 words, 8 bytes each: behind seed, two counts and a position."""
 
@@ -31,6 +34,9 @@ class Family(Protocol):
     @property
     def loras(self) -> Mapping[str, str]:
         """The LoRAs that jobs may use: id → sha256."""
+
+    def needs(self) -> Needs:
+        """What its jobs take of the device's memory; asked once, when the model is loaded."""
 
     def render(self, job: RunnerJob, report: Reporter) -> Iterator[Rendered]:
         """As Backend.run."""
@@ -119,5 +125,12 @@ def memory_errors() -> Iterator[None]:
     """Tells torch's out-of-memory as ours."""
     try:
         yield
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         raise OutOfMemoryError("the job did not fit into the device's free memory; ask for a smaller one") from None
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch raised it because memory was short; only CUDA's allocator has a class of its own for that."""
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in _SHORT)

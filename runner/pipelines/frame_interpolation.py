@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from reelnet.parameters import VIDEO, FrameInterpolation
 from runner.backend import Rendered, Reporter, RunnerJob, Served
 from runner.models.film_folder import CLASS, FilmFrames
+from runner.pipelines.clip_memory import FilmNeeds
 from runner.pipelines.family import memory_errors
 from runner.video_codecs import ClipOutput
 from runner.video_rate import at_rate, schedule_of
@@ -28,6 +29,10 @@ class Interpolation:
     def loras(self) -> Mapping[str, str]:
         """None: it has no words to change."""
         return {}
+
+    def needs(self) -> FilmNeeds:
+        """See `Family`."""
+        return FilmNeeds.of(self._film.film.shape, self._film.dtype)
 
     def render(self, job: RunnerJob, report: Reporter) -> Iterator[Rendered]:
         """The clip with both its end frames as they were, and its sound."""

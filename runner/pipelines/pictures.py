@@ -10,11 +10,13 @@ import torch
 
 from reelnet.parameters import CHECKED_FIRST, ImageToImage, TextToImage
 from runner.backend import Frames, Rendered, Reporter, RunnerJob, Served, SetupError
+from runner.models.shadows import shadows_of
 from runner.pipelines import canvas
 from runner.pipelines.arguments import Arguments
 from runner.pipelines.extras import Extras
 from runner.pipelines.family import Share, as_bytes, memory_errors, noise
 from runner.pipelines.latent_previews import LatentPreviews
+from runner.pipelines.picture_memory import PictureNeeds
 
 PictureParams = TextToImage | ImageToImage
 
@@ -42,6 +44,10 @@ class Pictures:
     def loras(self) -> Mapping[str, str]:
         """The LoRAs that jobs may use: id → sha256."""
         return self._extras.loras.digests if self._extras.loras else {}
+
+    def needs(self) -> PictureNeeds:
+        """See `Family`: the pipelines share their nets."""
+        return PictureNeeds(shadows_of(next(iter(self._pipes.values())).components), self._extras.tiling_pixels)
 
     def render(self, job: RunnerJob, report: Reporter) -> Iterator[Rendered]:
         """The images one after the other, each with noise of its own: image i of many is the image of seed + i.

@@ -11,8 +11,12 @@ import torch
 from reelnet.parameters import CHECKED_FIRST, ImageToVideo
 from runner.backend import Frames, Rendered, Reporter, RunnerJob, Served
 from runner.images import fit
+from runner.models.shadows import shadows_of
+from runner.pipelines.clip_memory import beside_film
 from runner.pipelines.family import Share, as_bytes, memory_errors, noise
 from runner.pipelines.latent_previews import LatentPreviews
+from runner.pipelines.needs import Needs
+from runner.pipelines.video_memory import VideoNeeds
 from runner.video_frames import ClipMaker
 
 _ONLY = Share(0, 1)
@@ -35,6 +39,10 @@ class StableVideo:
     def loras(self) -> Mapping[str, str]:
         """None: diffusers cannot put LoRAs into this class."""
         return {}
+
+    def needs(self) -> Needs:
+        """See `Family`."""
+        return beside_film(VideoNeeds(shadows_of(self._pipe.components)), self._clips.net)
 
     def render(self, job: RunnerJob, report: Reporter) -> Iterator[Rendered]:
         """One clip that begins with the input, fitted to the asked size.

@@ -15,16 +15,16 @@ from reelnet.errors import UnsupportedError
 from reelnet.parameters import UPSCALE_FACTOR, VIDEO, Params, Upscale
 from runner.backend import Pixels, Rendered, Reporter, RunnerJob, Served
 from runner.models.digest import UPSCALER
+from runner.models.shadows import Nets, shadows_of
 from runner.models.upscaler import Upscaler
-from runner.pipelines.family import Share, as_bytes, memory_errors, noise
+from runner.pipelines.clip_memory import MULTIPLE, DiffusionUpscaleNeeds, TileNeeds
+from runner.pipelines.family import Share, as_bytes, is_out_of_memory, memory_errors, noise
 from runner.upscale_tiles import count, enlarged
 from runner.video_codecs import ClipOutput
 from runner.video_stream import remade
 
 OVERLAP = 32
 """Pixels of the input that a tile has around its own part; a model's borders are worst at the outermost of them."""
-_MULTIPLE = 64
-"""What a side has to be a multiple of, for a diffusion model's levels."""
 _ONLY = Share(0, 1)
 _STEPS = "num_inference_steps"
 
@@ -50,6 +50,11 @@ class TiledUpscale:
     def dtype(self) -> torch.dtype:
         """The upscaler's number format."""
         return self._model.dtype
+
+    def needs(self) -> TileNeeds:
+        """See `Family`."""
+        net, dtype = self._model.net, self._model.dtype
+        return TileNeeds(Nets({"upscaler": net}, dtype), self._model.tile, self._model.channels, self._model.on_host)
 
     def render(self, job: RunnerJob, report: Reporter) -> Iterator[Rendered]:
         """The picture with its transparency, or the clip with its times and sound. A grey picture stays grey.
@@ -88,7 +93,9 @@ class _Enlarging:
         """The next picture. Raises OutOfMemoryError when it does not fit in tiles of half the side either."""
         try:
             large = self._try(pixels, self.tile or self.model.tile)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             large = self._again(pixels)
         self.done += 1
         return large
@@ -131,6 +138,10 @@ class DiffusionUpscale:
         """None: see `Family`."""
         return {}
 
+    def needs(self) -> DiffusionUpscaleNeeds:
+        """See `Family`."""
+        return DiffusionUpscaleNeeds(shadows_of(self._pipe.components))
+
     def render(self, job: RunnerJob, report: Reporter) -> Iterator[Rendered]:
         """The picture, and its transparency enlarged beside it."""
         params = job.params
@@ -165,7 +176,7 @@ def _check_steps(params: Params) -> None:
 def _padded(picture: Image.Image) -> Image.Image:
     """The picture, its last row and column repeated up to sides that the model takes."""
     pixels = np.asarray(picture)
-    missing = [(0, -side % _MULTIPLE) for side in pixels.shape[:2]]
+    missing = [(0, -side % MULTIPLE) for side in pixels.shape[:2]]
     return Image.fromarray(np.pad(pixels, [*missing, (0, 0)], mode="edge"))
 
 

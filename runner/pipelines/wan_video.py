@@ -12,17 +12,17 @@ import torch
 from reelnet.parameters import CHECKED_FIRST, PromptedVideo
 from runner.backend import Frames, Rendered, Reporter, RunnerJob, Served, SetupError
 from runner.images import fit
+from runner.models.shadows import shadows_of
 from runner.pipelines import canvas
+from runner.pipelines.clip_memory import beside_film
 from runner.pipelines.extras import Extras
 from runner.pipelines.family import Share, as_bytes, memory_errors, noise
 from runner.pipelines.latent_previews import LatentPreviews
+from runner.pipelines.needs import Needs
+from runner.pipelines.prompted_memory import GROUP, LEAST_MULTIPLE, PromptedNeeds
 from runner.video_frames import ClipMaker
 
 FAMILY = "wan"
-_GROUP = 4
-"""Frames of a latent frame behind the first, which is a frame by itself: a job's `num_frames` counts on it."""
-_LEAST_MULTIPLE = 16
-"""The class takes no other sides, whatever its nets could draw."""
 _ONLY = Share(0, 1)
 
 
@@ -39,14 +39,14 @@ class WanVideo:
         for name in _needed(pipe):
             if getattr(pipe, name) is None:
                 raise SetupError(f"{name}: missing; download the whole model")
-        if pipe.vae_scale_factor_temporal != _GROUP:
-            raise SetupError(f"its VAE groups {pipe.vae_scale_factor_temporal} frames; jobs count on {_GROUP}")
+        if pipe.vae_scale_factor_temporal != GROUP:
+            raise SetupError(f"its VAE groups {pipe.vae_scale_factor_temporal} frames; jobs count on {GROUP}")
         self._pipe = pipe
         self._extras = extras
         self._clips = clips
         self._previews = LatentPreviews(withheld=extras.safety.policy in CHECKED_FIRST)
         self._multiple = math.lcm(
-            _LEAST_MULTIPLE, *(pipe.vae_scale_factor_spatial * side for side in pipe.transformer.config.patch_size[1:])
+            LEAST_MULTIPLE, *(pipe.vae_scale_factor_spatial * side for side in pipe.transformer.config.patch_size[1:])
         )
 
     @property
@@ -58,6 +58,12 @@ class WanVideo:
     def loras(self) -> Mapping[str, str]:
         """The LoRAs that jobs may use: id → sha256."""
         return self._extras.loras.digests if self._extras.loras else {}
+
+    def needs(self) -> Needs:
+        """See `Family`."""
+        first_frame = bool(self._pipe.config.expand_timesteps)
+        nets = shadows_of(self._pipe.components)
+        return beside_film(PromptedNeeds(nets, first_frame, self._extras.tiling_pixels), self._clips.net)
 
     def render(self, job: RunnerJob, report: Reporter) -> Iterator[Rendered]:
         """One clip that begins with the input, fitted to the asked size.
@@ -98,7 +104,7 @@ class WanVideo:
     @contextlib.contextmanager
     def _ticking(self, report: Reporter, frames: int, size: tuple[int, int]) -> Iterator[None]:
         """Has the VAE, which takes latent frames one after another, tell of each; it keeps none of them afterwards."""
-        vae, latents = self._pipe.vae, 1 + (frames - 1) // _GROUP
+        vae, latents = self._pipe.vae, 1 + (frames - 1) // GROUP
         encodes = _tiles(vae, size, vae.config.patch_size or 1) * (1 if self._pipe.config.expand_timesteps else latents)
         decodes = _tiles(vae, size) * latents
         with _ONLY.conditioning(report, vae.encoder, encodes), _ONLY.decoding(report, self._pipe, decodes):

@@ -6,7 +6,12 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from orchestrator.supervisor import Supervisor
+from reelnet.errors import OutOfMemoryError
 from tests.fakes.pool import InProcessEngine, Pool, PoolPlan, running_pool, until
+from tests.fakes.runner import BrokenBackend
 from tests.integration.test_cancel import SYNTHETIC, Held, ask
 
 SMALL = {"width": 64, "height": 64, "num_inference_steps": 2, "seed": 1}
@@ -77,6 +82,21 @@ async def test_memory_is_nobodys_fault_and_does_not_walk_through_the_pool(tmp_pa
         assert reputations(pool) == [1, 1, 1]
         attempts = await pool.http.get(f"http://127.0.0.1:{pool.broadcaster.metrics_port}/metrics")
         assert 'reelnet_attempts_total{class="oom",outcome="failed",pipeline="text-to-image"} 1.0' in attempts.text
+
+
+@pytest.mark.parametrize(("code", "looks"), [("estimate", 0), ("out_of_memory", 1)])
+async def test_a_job_that_was_refused_for_its_size_makes_no_runner_suspect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, looks: int
+) -> None:
+    """The node looks after its runner when memory ran out, and not when a job was refused before it was tried."""
+    suspected: list[Supervisor] = []
+    monkeypatch.setattr(Supervisor, "suspect", lambda supervisor: suspected.append(supervisor))
+    short = BrokenBackend(run=OutOfMemoryError("too large", code=code))
+    engine = InProcessEngine(backend=lambda spec, settings: short, runner={"tick_s": 0.1})
+    async with running_pool(PoolPlan(tmp_path, [engine], [SYNTHETIC])) as pool:
+        answer = await draw(pool, "boat")
+        assert answer.json()["error"]["class"] == "oom"
+        assert len(suspected) == looks
 
 
 async def test_a_job_that_fails_everywhere_ends(tmp_path: Path) -> None:

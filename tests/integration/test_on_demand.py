@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from orchestrator.engine import RunnerSpec
-from orchestrator.host_memory import host_memory_bytes
 from orchestrator.supervisor import End
+from reelnet.host_memory import host_memory_bytes
 from runner.app import make_backend
 from runner.backend import Backend
 from runner.settings import RunnerSettings

@@ -25,9 +25,13 @@ SYNTHETIC = ("serve", "--backend", "synthetic", "--model", "synthetic/bars")
 
 
 def _start(*arguments: str) -> subprocess.Popen[str]:
+    return _python("-m", "runner.cli", *arguments)
+
+
+def _python(*arguments: str) -> subprocess.Popen[str]:
     paths = os.pathsep.join([str(ROOT), str(ROOT / "proto")])
     return subprocess.Popen(
-        [sys.executable, "-m", "runner.cli", *arguments],
+        [sys.executable, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -119,6 +123,40 @@ def test_a_runner_that_nobody_asks_anything_ends(tmp_path: Path) -> None:
     config.write_text("idle_exit_s: 0.5\n")
     with _served(tmp_path / "runner.sock", "--config", str(config)) as (process, _):
         assert process.wait(PATIENCE_S) == 0
+
+
+LOST = """
+from pathlib import Path
+from reelnet import telemetry
+from runner import process
+from runner.app import build
+from tests.fakes.runner import BrokenBackend, settings
+
+values = settings(socket=Path({path!r}), defunct_exit_s=1.0)
+app = build(values, BrokenBackend(run=RuntimeError("CUDA error"), recover=RuntimeError("device lost")))
+telemetry.configure("runner", "info")
+process.serve(app, values)
+process.leave(app.state.worker)
+"""
+
+
+def test_a_runner_whose_device_is_lost_says_so_and_exits(tmp_path: Path) -> None:
+    """DEFUNCT can be read for `defunct_exit_s`; then the process ends with code 1 and a line that says why."""
+    path = tmp_path / "runner.sock"
+    process = _python("-c", LOST.format(path=str(path)))
+    transport = httpx.HTTPTransport(uds=str(path))
+    try:
+        with httpx.Client(transport=transport, base_url="http://runner", timeout=PATIENCE_S) as client:
+            _wait_ready(path, client, process)
+            assert '"node"' in client.post("/jobs", files=parts(params=FOX)).text
+            health = client.get("/health").json()
+            assert (health["state"], "does not compute" in health["reason"]) == ("DEFUNCT", True)
+        output, errors = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 1
+        assert "this runner exits, for its device is lost" in output + errors
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from reelnet.errors import OutOfMemoryError
 from runner.app import build
 from runner.backend import ModelInfo, SetupError
 from runner.settings import RunnerSettings
@@ -73,3 +74,13 @@ async def test_a_device_that_computes_no_more_makes_the_runner_defunct(tmp_path:
         assert health["state"] == "DEFUNCT"
         assert "RuntimeError" in health["reason"]
         assert (await client.http.post("/jobs", files=parts(params=FOX))).status_code == 503
+
+
+@pytest.mark.parametrize(("code", "state"), [("estimate", "READY"), ("out_of_memory", "DEFUNCT")])
+async def test_only_what_has_touched_the_device_puts_it_to_the_proof(tmp_path: Path, code: str, state: str) -> None:
+    """A job that was refused for its estimate says nothing of the device; one that ran out of memory may have."""
+    backend = BrokenBackend(run=OutOfMemoryError("too large", code=code), recover=RuntimeError("device lost"))
+    async with serving(build(settings(), backend), tmp_path) as client:
+        await client.until(State.READY)
+        assert (await client.run(params=FOX)).last["code"] == code
+        assert (await client.health())["state"] == state

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from orchestrator.devices import DEVICE_NAME, Device, inventory, needs_gpus
 from orchestrator.gpus import Gpu, with_cards
-from orchestrator.host_memory import host_memory_bytes
 from reelnet.errors import ConfigError
 
 GIB = 2**30
@@ -101,45 +98,3 @@ def test_a_slices_card_is_watched_with_it() -> None:
     assert with_cards((FIRST.uuid,), HOST) == (FIRST.uuid,)
     uuids = tuple(gpu.uuid for gpu in SLICES)
     assert with_cards(uuids, HOST) == (uuids[0], CARD.uuid, uuids[1])
-
-
-def host(root: Path, files: dict[str, str]) -> Path:
-    """A host's files as far as memory goes."""
-    for name, text in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text, "utf-8")
-    return root
-
-
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({}, 1024 * 1000),
-        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/b/memory.max": "max\n"}, 1024 * 1000),
-        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/memory.max": "5000\n"}, 5000),
-        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "6000\n"}, 6000),
-        (
-            {"proc/self/cgroup": "5:cpu:/x\n4:memory:/x\n", "sys/fs/cgroup/memory/x/memory.limit_in_bytes": "7000\n"},
-            7000,
-        ),
-        (
-            {
-                "proc/self/cgroup": "4:memory:/x\n",
-                "sys/fs/cgroup/memory/x/memory.limit_in_bytes": "9223372036854771712\n",
-            },
-            1024 * 1000,
-        ),
-        # In a container the group's path is the host's, and the limit lies at the mount's root.
-        ({"proc/self/cgroup": "0::/docker/abc\n", "sys/fs/cgroup/memory.max": "8000\n"}, 8000),
-    ],
-)
-def test_the_smallest_limit_counts(tmp_path: Path, files: dict[str, str], expected: int) -> None:
-    """The host's memory, or the limit of a control group that the process lies in."""
-    assert (
-        host_memory_bytes(host(tmp_path, {"proc/meminfo": "MemTotal:  1000 kB\nMemFree: 1 kB\n", **files})) == expected
-    )
-
-
-def test_a_system_that_tells_nothing_is_unknown(tmp_path: Path) -> None:
-    """None is not zero: nobody may refuse a model for it."""
-    assert host_memory_bytes(tmp_path) is None

@@ -6,12 +6,15 @@ import os
 import socket
 import stat
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import uvicorn
 
 from reelnet.errors import StartError
 from reelnet.settings import Listener
-from runner.process import PROBE, RequestClock, tcp_listener, unix_listener
+from runner.process import PROBE, Ends, RequestClock, RunnerServer, leave, tcp_listener, unix_listener
 
 
 def test_the_socket_is_private_and_goes_with_its_runner(tmp_path: Path) -> None:
@@ -77,3 +80,30 @@ async def test_a_health_check_of_the_container_is_no_request() -> None:
     await clock({"type": "http", "headers": [PROBE]}, None, None)  # type: ignore[arg-type]
     assert passed == [7]
     assert clock.idle_s == 7
+
+
+def worker(defunct_s: float | None = None, current: object = None) -> Any:
+    """A worker whose threads have ended."""
+    status = SimpleNamespace(reason="the device does not compute")
+    return SimpleNamespace(defunct_s=defunct_s, current=current, ended=True, status=lambda: status)
+
+
+@pytest.mark.parametrize(("lost_s", "ends"), [(None, False), (4.9, False), (5.1, True)])
+async def test_a_runner_whose_device_is_lost_ends_after_it_could_be_asked(lost_s: float | None, ends: bool) -> None:
+    """A node has time to read why; one that no node looks after does not stay for ever."""
+    clock = RequestClock(lambda *_: None)  # type: ignore[arg-type,return-value]
+    server = RunnerServer(uvicorn.Config(clock, log_config=None), worker(lost_s), clock, Ends(defunct_s=5))
+    assert await server.on_tick(1) is ends
+
+
+@pytest.mark.parametrize(("defunct_s", "current", "code"), [(None, None, None), (9.0, None, 1), (None, "job", 1)])
+def test_a_runner_that_failed_says_so_by_its_code(
+    defunct_s: float | None, current: str | None, code: int | None
+) -> None:
+    """0 after a clean stop; 1 for a lost device, or for a job that did not stop."""
+    if code is None:
+        leave(worker(defunct_s, current))
+        return
+    with pytest.raises(SystemExit) as left:
+        leave(worker(defunct_s, current))
+    assert left.value.code == code
