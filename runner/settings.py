@@ -113,11 +113,13 @@ class RunnerSettings(ComponentSettings):
     crf: int = Field(
         18, ge=0, le=51, description="x264 constant rate factor of MP4 outputs; less is better and larger."
     )
-    av1_crf: int = Field(30, ge=1, le=63, description="The same of AV1 outputs, by SVT-AV1's measure.")
-    vp9_crf: int = Field(24, ge=0, le=63, description="The same of VP9 outputs, by libvpx's measure.")
+    av1_crf: int = Field(6, ge=1, le=63, description="The same of AV1 outputs, by SVT-AV1's measure.")
+    vp9_crf: int = Field(6, ge=0, le=63, description="The same of VP9 outputs, by libvpx's measure.")
     x264_preset: X264Preset = Field("veryfast", description="x264's preset: slower ones make smaller files.")
-    av1_preset: int = Field(10, ge=0, le=13, description="SVT-AV1's preset; more is faster.")
-    vp9_speed: int = Field(5, ge=0, le=8, description="libvpx's cpu-used; more is faster.")
+    av1_preset: int = Field(8, ge=0, le=13, description="SVT-AV1's preset; more is faster.")
+    vp9_speed: int = Field(
+        6, ge=0, le=8, description="libvpx's cpu-used; more is faster, and from 6 on it codes as for live pictures."
+    )
     preview_side: int = Field(
         256, ge=32, le=MAX_PREVIEW_SIDE, description="Longest side of a preview, pixels; never over the output's."
     )
