@@ -114,11 +114,10 @@ def test_a_step_takes_what_is_estimated_for_it(tiny_models: Path, model: str, mo
     of = loaded(tiny_models, model)
     estimate = of.estimate
     kind = of.info.served[0].kind
-    pipeline = f"{kind.name}/{kind.family}"
-    small = LOW | STILL | (FILMED if kind.family == "wan" else {})
+    side = {"text-to-image": 512, "image-to-video/wan": 64}.get(f"{kind.name}/{kind.family}".removesuffix("/sd"), 128)
+    small = LOW | STILL | {"width": side, "height": side, "num_frames": 17}  # sizes that are traced
     params = {name: value for name, value in small.items() if name in kind.params.model_fields}
-    side = 512 if kind.name == "text-to-image" else 128
-    asked = job(pipeline, params | ({"width": side, "height": side} if "width" in params else {}), (side, side))
+    asked = job(f"{kind.name}/{kind.family}", params, (side, side))
     pipe = next(iter(of.family._pipes.values())) if hasattr(of.family, "_pipes") else of.family._pipe
     net = getattr(pipe, "unet", None) or pipe.transformer
     peaks: list[int] = []
@@ -195,6 +194,18 @@ def test_tiles_bound_the_decoder(tiny_models: Path) -> None:
         for pixels in (None, 1_000_000)
     )
     assert tiled < whole / 3
+
+
+def test_film_beside_a_model_counts_for_jobs_that_ask_for_it(tiny_models: Path) -> None:
+    """Its turn comes after the clip, and its weights stay on the device."""
+    alone = loaded(tiny_models, "svd").estimate
+    beside = loaded(tiny_models, "svd", interpolation="reelnet/tiny-random-film").estimate
+    asked, plain = (
+        job("image-to-video", STILL | {"interpolate_to_fps": 24}, (96, 64)),
+        job("image-to-video", STILL, (96, 64)),
+    )
+    assert beside.by_phase(asked).keys() - beside.by_phase(plain).keys() == {"make frames between frames"}
+    assert beside.profile.held_bytes > alone.profile.held_bytes
 
 
 async def test_a_job_over_the_limit_is_refused_before_any_step(tiny_models: Path, tmp_path: Path) -> None:
