@@ -21,7 +21,7 @@ from reelnet.parameters import SAFETY_POLICIES
 from reelnet.pipelines import pipeline_named
 from runner.app import make_backend
 from tests.fakes.lying_node import LyingNode, Script, capability, delivery, png, running, whole
-from tests.fakes.media import Clip
+from tests.fakes.media import Clip, encoded, pattern
 from tests.fakes.pool import (
     PATIENCE_S,
     InProcessEngine,
@@ -221,7 +221,7 @@ async def test_previews_are_not_shown_where_the_result_may_not_be(tmp_path: Path
 
     def previewing(ticket: Ticket) -> list[Any]:
         accepted, started, *rest = whole(ticket, *delivery(png(), nsfw=True))
-        return [accepted, started, Preview(b"jpeg", 0, 1, 2), *rest]
+        return [accepted, started, Preview(encoded(pattern(64, 48), "JPEG"), 0, 1, 2), *rest]
 
     async with lying_pool(tmp_path, previewing) as (broadcaster, _, nodes):
         heard: list[Event] = []
