@@ -226,7 +226,7 @@ async def test_previews_are_not_shown_where_the_result_may_not_be(tmp_path: Path
     async with lying_pool(tmp_path, previewing) as (broadcaster, _, nodes):
         heard: list[Event] = []
         pipeline = pipeline_named("text-to-image")
-        params = pipeline.parse(CLEAN | {"safety": policy})
+        params = pipeline.parse(CLEAN | {"safety": policy, "preview_steps": 1})
         request = JobRequest(new_job_id(), pipeline, "synthetic/bars", params, (), now_ms() + 60_000, None)
         with pytest.raises(RefusedError) if policy == "refuse" else contextlib.nullcontext():
             await broadcaster.gateway.run(request, heard.append)
