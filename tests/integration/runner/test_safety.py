@@ -45,7 +45,7 @@ def _nsfw(answer: Answer) -> Any:
 
 async def _features(client: RunnerClient) -> dict[str, list[str]]:
     info = (await client.http.get("/info")).json()
-    return {row["pipeline"]: row["features"] for row in info["pipelines"]}
+    return {row["pipeline"]: [name for name in row["features"] if name == "safety"] for row in info["pipelines"]}
 
 
 async def _unsupported(client: RunnerClient, **order: Any) -> None:
