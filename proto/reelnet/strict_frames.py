@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from reelnet.errors import NodeError
-from reelnet.metadata import BrokenPictureError
 
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash
@@ -28,15 +27,12 @@ _STRICTER = {"vp9": "libvpx-vp9"}
 def strict_frames(container: InputContainer, stream: VideoStream, sound: Hash) -> Iterator[VideoFrame]:
     """The frames in their order, decoded on one thread; `sound` hears of every packet of sound.
 
-    Raises BrokenPictureError for a packet that is cut off, NodeError `size` for a clip that is to be shown turned, and
-    what PyAV raises for damage.
+    Raises NodeError `size` for a clip that is to be shown turned, and what PyAV raises for damage.
     """
     stream.codec_context.thread_count = 1
     stream.codec_context.options = {"err_detect": "explode"}
     stricter, first = _stricter(stream), True
     for packet in container.demux():
-        if packet.is_corrupt:
-            raise BrokenPictureError("it ends in the middle of a packet")
         if packet.stream.index != stream.index:
             sound.update(bytes(packet))
             continue
