@@ -8,6 +8,8 @@ from importlib.metadata import version
 
 from runner.backend import RunnerJob
 
+NOT_MADE_WITH = {"preview_steps"}
+"""Parameters that change nothing in an output: its bytes are the same with and without."""
 MAX_NOTE_BYTES = 60_000
 """Less than a JPEG's segment holds. Texts are cut above it, which takes prompts of thousands of rare characters."""
 
@@ -20,7 +22,7 @@ def note_of(job: RunnerJob, seed: int) -> str:
     """
     if job.model is None or not getattr(job.params, "metadata", False):
         return ""
-    params = {**job.params.model_dump(mode="json"), "seed": seed}
+    params = {**job.params.model_dump(mode="json", exclude=NOT_MADE_WITH), "seed": seed}
     said = {
         "software": f"reelnet {version('reelnet')}",
         "pipeline": job.pipeline,

@@ -74,6 +74,11 @@ def test_a_note_names_neither_job_nor_time_nor_maker() -> None:
     assert set(json.loads(note)) == {"software", "pipeline", "schema", "model", "model_digest", "loras", "params"}
 
 
+def test_who_watched_a_picture_come_has_the_same_file() -> None:
+    """Previews change no byte of an output, so its note does not speak of them."""
+    assert note_of(job(preview_steps=3), 7) == note_of(job(), 7) != note_of(job(guidance_scale=3), 7)
+
+
 def test_nothing_is_said_unasked() -> None:
     """Only a job that asks for metadata gets any."""
     assert note_of(job(metadata=False), 7) == ""

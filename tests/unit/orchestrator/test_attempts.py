@@ -1,0 +1,101 @@
+"""What an attempt tells who follows it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from orchestrator.attempts import Attempt, Site, SlotRunner
+from orchestrator.runner_events import RunnerDone, RunnerEvent
+from orchestrator.settings import Limits
+from orchestrator.slots import Slot, SlotTable
+from orchestrator.spool import Spool
+from reelnet.jobs import BroadcasterId, Event, JobId, NodeId, Preview, Progress, Started, Ticket
+from reelnet.pipelines import Work
+from reelnet.pricing import Rates
+
+DIGEST = "d1" * 32
+TICKET = Ticket(
+    job_id=JobId("j"), attempt=1, broadcaster_id=BroadcasterId("b"), node_id=NodeId("n"), node_epoch="e",
+    pipeline="text-to-image", schema="text-to-image/sd@3", model="m", model_digest=DIGEST, params=b'{"seed":7}',
+    inputs=(), work=Work(1, 1), rates=Rates(), ceiling_nano=0, deadline_ms=60_000, expires_ms=60_000,
+)  # fmt: skip
+
+
+class ToldAtOnce:
+    """A runner that says all of a job but its end in one moment, and the end when it is let."""
+
+    def __init__(self, *events: RunnerEvent) -> None:
+        self.ended = False
+        self.let_end = asyncio.Event()
+        self._events: list[RunnerEvent] = list(events)
+
+    @asynccontextmanager
+    async def run(self, *_: Any) -> AsyncIterator[ToldAtOnce]:
+        yield self
+
+    def told(self) -> Iterator[RunnerEvent]:
+        events, self._events = self._events, []
+        yield from events
+
+    async def wait(self) -> None:
+        await self.let_end.wait()
+        self._events = [RunnerDone({}, DIGEST, {})]
+
+
+def _attempt(runner: ToldAtOnce, home: Path) -> Attempt:
+    table = SlotTable([Slot("slot", "m", "a", ready=True)], {"m": 1}, lambda: 0.0)
+    client: Any = runner
+
+    def nothing(*_: Any) -> None:
+        return None
+
+    site = Site(
+        table=table,
+        spool=Spool(home, 1000),
+        limits=Limits(hold_s=0, progress_s=0.02),
+        runner_of=lambda slot: SlotRunner(client, nothing, nothing, nothing),
+        now_ms=lambda: 0,
+        observe=nothing,
+        waited=nothing,
+        loading=nothing,
+    )
+    return Attempt(TICKET, b"", table.reserve("m", 1.0), 0, site)
+
+
+async def test_the_newest_preview_is_told_beside_the_newest_progress(tmp_path: Path) -> None:
+    """Neither takes the other's place, in whichever order they come; older ones are left out."""
+    said = (Started(), Progress("denoise", 1, 9), Preview(b"old", 0, 1, 9), Preview(b"new", 0, 2, 9))
+    runner = ToldAtOnce(*said, Progress("denoise", 2, 9), Progress("denoise", 3, 9))
+    attempt = _attempt(runner, tmp_path / "spool")
+    heard: list[Event] = []
+
+    async def tell(events: list[Event]) -> None:
+        heard.extend(events)
+        if any(isinstance(event, Preview) for event in events):
+            runner.let_end.set()
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        group.create_task(attempt.run())
+        await attempt.follow(tell)
+    assert [event for event in heard if isinstance(event, Preview)] == [Preview(b"new", 0, 2, 9)]
+    assert [event for event in heard if isinstance(event, Progress)] == [Progress("denoise", 3, 9)]
+
+
+async def test_a_preview_is_history_before_a_milestone(tmp_path: Path) -> None:
+    """When the job is done, its end is told and nothing of the way there."""
+    runner = ToldAtOnce(Started(), Preview(b"late", 0, 8, 9))
+    runner.let_end.set()
+    attempt = _attempt(runner, tmp_path / "spool")
+    heard: list[Event] = []
+
+    async def tell(events: list[Event]) -> None:
+        heard.extend(events)
+
+    async with asyncio.timeout(20):
+        await attempt.run()
+        await attempt.follow(tell)
+    assert [type(event).__name__ for event in heard] == ["Accepted", "Started", "Done"]
