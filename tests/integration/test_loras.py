@@ -56,8 +56,10 @@ async def test_a_job_goes_to_the_nodes_that_have_its_loras(tmp_path: Path) -> No
         ids = [node.node.id for node in pool.nodes]
         both = {"acme/ink": 0.5, "acme/oil": 1.0}
         for seed in range(6):
-            assert (await ask(pool, both, seed=seed)).json()["job"]["node"] == ids[1]
-            assert (await ask(pool, {"acme/ink": 1.0}, seed=seed)).json()["job"]["node"] in ids[:2]
+            done = [(await ask(pool, loras, seed=seed)).json()["job"] for loras in (both, {"acme/ink": 1.0})]
+            assert done[0]["node"] == ids[1]
+            assert done[1]["node"] in ids[:2]
+            assert [job["attempts"] for job in done] == [1, 1], "a node was asked in vain"
         form = {"prompt": "boat", "num_inference_steps": 1, "loras": json.dumps(both)}
         answer = await pool.job("image-to-image", form, encoded(pattern(64, 64), "PNG"))
         assert answer.json()["job"]["node"] == ids[1], answer.text
@@ -102,8 +104,8 @@ async def test_the_catalogue_says_which_file_an_id_means(tmp_path: Path) -> None
         assert shown["text-to-image"] == {"acme/ink": dict.fromkeys(theirs, 1)}
     pinned = {"acme/ink": {"digests": [theirs[1]]}}
     async with running_pool(plan(tmp_path / "pinned", [INK], [OTHER_INK], catalogue=pinned)) as pool:
-        nodes = {(await ask(pool, {"acme/ink": 1.0}, seed=seed)).json()["job"]["node"] for seed in range(6)}
-        assert nodes == {pool.nodes[1].node.id}
+        done = [(await ask(pool, {"acme/ink": 1.0}, seed=seed)).json()["job"] for seed in range(6)]
+        assert {(job["node"], job["attempts"]) for job in done} == {(pool.nodes[1].node.id, 1)}
     foreign = {"acme/ink": {"digests": ["f" * 64]}}
     async with running_pool(plan(tmp_path / "foreign", [INK], catalogue=foreign)) as pool:
         assert (await ask(pool, {"acme/ink": 1.0})).json()["error"]["code"] == "no_node"

@@ -153,10 +153,11 @@ async def test_one_nodes_policy_is_not_the_pools(tmp_path: Path) -> None:
 
 
 async def test_a_policy_leads_to_the_nodes_that_can_keep_it(tmp_path: Path) -> None:
-    """A job that demands a check goes to the one node with a checker; others go anywhere."""
+    """A job that demands a check goes to the one node with a checker, and no other is asked in vain."""
     async with running_pool(plan(tmp_path, "off", "flag", "off", keys_file=keyed(tmp_path))) as pool:
         for key, job in (("flag", ""), ("", "blur")) * 4:
-            assert (await ask(pool, job, key)).json()["job"]["node"] == pool.nodes[1].node.id
+            done = (await ask(pool, job, key)).json()["job"]
+            assert (done["node"], done["attempts"]) == (pool.nodes[1].node.id, 1)
         answer = await pool.http.get("/models", headers={"authorization": "Bearer key-plain"})
         offers = {row["pipeline"]: row["features"] for row in answer.json()["offers"]}
         assert offers == {"text-to-image": {"safety": 1}}
