@@ -36,7 +36,7 @@ class Film:
         return np.asarray(noisy.round().clip(0, 255), np.uint8)
 
 
-FILMS = (Film("smooth"), Film("grainy", grain=2.0))
+FILMS = (Film("smooth"), Film("fine", grain=0.5), Film("grainy", grain=2.0))
 
 
 def opened(path: Path) -> Image.Image:

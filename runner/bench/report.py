@@ -11,13 +11,15 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from runner.bench.coding import AIMS, CLIP, JPEG, PNG, PNG_6, WEBP, Aim, Round, compared
+from runner.bench.coding import AIMS, CLIP, JPEG, PNG, PNG_6, WEBP, Aim, Compared, Round, compared
+from runner.bench.films import FILMS
 from runner.bench.likeness import Likeness
 from runner.bench.memory import Curve
 
 WIDTH = 100
 MB = 1e6
-BASES = (PNG, PNG_6)
+AIM_BASE = PNG_6
+"""What aims are ratios to: PNG as libraries write it when nobody chooses. Our own faster one is shown beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +34,12 @@ class Measured:
 
 def show(measured: Measured, console: Console) -> None:
     """Prints costs, ratios with what is asked of them, codecs, and the memory."""
-    console.print("25 frames of 576×1024: a photograph under a moving camera, without and with grain of 2 levels.")
-    console.print(f"Seconds are CPU of all threads together; PNG is level {measured.png_level}, as this runner has it.")
+    grain = ", ".join(f"{film.name} {film.grain:g}" for film in FILMS)
+    console.print(f"25 frames of 576×1024: a photograph under a moving camera; levels of grain: {grain}.")
+    console.print(
+        f"Seconds are CPU of all threads together. What is asked is asked beside {AIM_BASE}, PNG's usual one;"
+    )
+    console.print(f"PNG is level {measured.png_level}, as this runner has it.")
     tables = [costs(measured), ratios(measured), codecs(measured)]
     for table in tables + ([memory(measured.curve)] if measured.curve else []):
         console.print(table)
@@ -54,12 +60,11 @@ def ratios(measured: Measured) -> Table:
     table = _table("film", "ratio", right=("time", "range", "at most", "bytes", "at most", ""))
     for film, rounds in measured.rounds.items():
         for aim in AIMS:
-            for base in BASES:
+            for base in (AIM_BASE, PNG):
                 found = compared(rounds, aim.name, base)
-                met = "met" if aim.met(found.seconds, found.size) else "missed"
-                row = (f"{found.seconds:.2f}", f"{found.low:.2f}–{found.high:.2f}", f"{aim.most:g}")
-                bound = f"{aim.most_bytes:g}" if aim.most_bytes else ""
-                table.add_row(film, f"{aim.name} / {base}", *row, f"{found.size:.2f}", bound, met)
+                seconds = (f"{found.seconds:.2f}", f"{found.low:.2f}–{found.high:.2f}")
+                most, bound, met = _judged(aim, found) if base == AIM_BASE else ("", "", "")
+                table.add_row(film, f"{aim.name} / {base}", *seconds, most, f"{found.size:.2f}", bound, met)
     return table
 
 
@@ -88,8 +93,9 @@ def memory(curve: Curve) -> Table:
 
 
 def missed(measured: Measured) -> list[str]:
-    """The aims that are not met beside the runner's own PNG."""
-    found = ((film, aim, compared(rounds, aim.name, PNG)) for film, rounds in measured.rounds.items() for aim in AIMS)
+    """The aims that are not met."""
+    every = ((film, aim, rounds) for film, rounds in measured.rounds.items() for aim in AIMS)
+    found = ((film, aim, compared(rounds, aim.name, AIM_BASE)) for film, aim, rounds in every)
     return [
         f"{aim.name}, {film}: {ratio.seconds:.2f} × PNG's time, {ratio.size:.2f} × its bytes; {_asked(aim)} is asked"
         for film, aim, ratio in found
@@ -110,6 +116,11 @@ def document(measured: Measured) -> dict[str, Any]:
         "memory": {**asdict(curve), "growth": curve.growth()} if curve else None,
         "missed": missed(measured),
     }
+
+
+def _judged(aim: Aim, found: Compared) -> tuple[str, str, str]:
+    bytes_ = f"{aim.most_bytes:g}" if aim.most_bytes else ""
+    return f"{aim.most:g}", bytes_, "met" if aim.met(found.seconds, found.size) else "missed"
 
 
 def _asked(aim: Aim) -> str:
