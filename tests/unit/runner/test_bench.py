@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from reelnet.errors import ConfigError
+from runner.backend import Frames
 from runner.bench import coding, films, report
 from runner.bench.coding import CLIP, JPEG, PNG, PNG_6, WEBP, Aim, Cost, compared, measure_round, ways
 from runner.bench.likeness import Likeness, likeness, ssim
@@ -93,8 +95,16 @@ def test_a_picture_that_is_missing_is_told(tmp_path: Path) -> None:
 def test_a_round_measures_each_way_and_begins_with_another() -> None:
     """All costs are there, whichever came first."""
     order: list[str] = []
-    some = {name: (lambda frames, name=name: order.append(name) or len(name)) for name in ("a", "bb", "ccc")}
-    found = [measure_round(np.zeros((1, 8, 8, 3), np.uint8), some, number) for number in (0, 1)]  # type: ignore[arg-type]
+
+    def way(name: str) -> Callable[[Frames], int]:
+        def coded(_: Frames) -> int:
+            order.append(name)
+            return len(name)
+
+        return coded
+
+    some = {name: way(name) for name in ("a", "bb", "ccc")}
+    found = [measure_round(np.zeros((1, 8, 8, 3), np.uint8), some, number) for number in (0, 1)]
     assert order == ["a", "bb", "ccc", "bb", "ccc", "a"]
     assert [found[1][name].size for name in some] == [1, 2, 3]
 
