@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import operator
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -90,14 +92,75 @@ class _Watch(TorchDispatchMode):  # type: ignore[misc]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         self._live.see((args, kwargs), made=False)
-        if func._can_decompose():
+        if _decomposes(func):
             with self:
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts
-        result = func(*args, **kwargs)
+        result = _outlined(func, args, kwargs)
         self._live.see(result, made=True)
         return result
+
+
+@functools.cache
+def _decomposes(func: Any) -> bool:
+    return bool(func._can_decompose())
+
+
+_OUTLINES: dict[Any, tuple[Any, ...] | None] = {}
+"""What operations on META make, by the operation and all that its outputs' shapes follow from; None: they may be views.
+
+Most of torch's rules for shapes are Python, and nets repeat their layers: without this a trace takes far longer.
+"""
+
+
+def _outlined(func: Any, args: Any, kwargs: Any) -> Any:
+    """The result of an operation; on META made without asking torch for its shape, where it has been asked before."""
+    try:
+        key = (func, _key(args), _key(kwargs))
+        known = _OUTLINES.get(key, ())
+    except TypeError:
+        return func(*args, **kwargs)
+    if known:
+        form, outlines = known
+        return form(
+            [torch.empty_strided(shape, strides, dtype=dtype, device=META) for shape, strides, dtype in outlines]
+        )
+    result = _called(func, args, kwargs)
+    if known is not None:
+        _OUTLINES[key] = _outlines(func, args, kwargs, result)
+    return result
+
+
+def _called(func: Any, args: Any, kwargs: Any) -> Any:
+    if func is torch.ops.aten.grid_sampler_2d.default and args[0].device == META:  # torch takes 50 ms for its shape
+        picture, grid = args[:2]
+        return picture.new_empty((*picture.shape[:2], *grid.shape[1:3]))
+    return func(*args, **kwargs)
+
+
+def _key(value: Any) -> Any:
+    """Whatever a shape may follow from. Raises TypeError for what has none."""
+    if isinstance(value, torch.Tensor):
+        return value.shape, value.stride(), value.dtype, value.device
+    if isinstance(value, tuple | list):
+        return tuple(map(_key, value))
+    if isinstance(value, dict):
+        return tuple((name, _key(each)) for name, each in value.items())
+    hash(value)
+    return type(value), value
+
+
+def _outlines(func: Any, args: Any, kwargs: Any, result: Any) -> tuple[Any, ...] | None:
+    tensors = [result] if isinstance(result, torch.Tensor) else result
+    if not isinstance(tensors, tuple | list) or func._schema.is_mutable:
+        return None
+    given = {value.untyped_storage()._cdata for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)}
+    for made in tensors:
+        if not isinstance(made, torch.Tensor) or made.device != META or made.untyped_storage()._cdata in given:
+            return None
+    form = operator.itemgetter(0) if isinstance(result, torch.Tensor) else type(result)
+    return form, [(made.shape, made.stride(), made.dtype) for made in tensors]
 
 
 class _FusedAttention(TorchFunctionMode):  # type: ignore[misc]

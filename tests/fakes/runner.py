@@ -185,8 +185,10 @@ class RunnerClient:
     async def until(self, *states: State) -> dict[str, Any]:
         """The first health in one of these states; asks again until then."""
         async with asyncio.timeout(PATIENCE_S):
+            pause_s = 0.005
             while (health := await self.health())["state"] not in states:
-                await asyncio.sleep(0.005)  # a poll over HTTP, as an orchestrator's
+                await asyncio.sleep(pause_s)  # a poll over HTTP, as an orchestrator's; a model loads beside it
+                pause_s = min(pause_s * 1.5, 0.1)
         return health
 
     def stream(self, **order: Any) -> contextlib.AbstractAsyncContextManager[httpx.Response]:

@@ -295,7 +295,11 @@ def test_a_still_clip_is_marked(file: Path) -> None:
     assert not facts.constant
 
 
-@pytest.mark.parametrize("end", [40, CLIP_BYTES.index(b"mdat") + 500, CLIP_BYTES.index(b"stsz") + 8])
+@pytest.mark.parametrize(
+    "end",
+    [40, CLIP_BYTES.index(b"mdat") + 500, CLIP_BYTES.index(b"stsz") + 8],
+    ids=["at its head", "in a frame", "in its tables"],
+)
 def test_a_cut_clip_is_damaged(file: Path, end: int) -> None:
     """Its index is missing."""
     assert failed(file, CLIP_BYTES[:end], "video/mp4", CLIP_SPEC).code == "damaged"

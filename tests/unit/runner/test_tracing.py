@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from runner.memory_budget import Table
@@ -59,6 +62,40 @@ def test_a_real_run_is_counted_alike() -> None:
     with torch.inference_mode(), LiveBytes() as live:
         call()
     assert live.peak == peak_bytes(call)
+
+
+CALLS: dict[str, Callable[[Any], Any]] = {
+    "a matrix product of three axes": lambda x: x @ torch.ones(64, 5),
+    "norms, which give three tensors": lambda x: torch.nn.functional.group_norm(x, 4),
+    "views of one tensor": lambda x: [part + 1 for part in (x * 2).chunk(3, dim=1)],
+    "on the spot": lambda x: (x * 2).add_(1).clamp_(0, 1),
+    "two of them": lambda x: (x + 1).max(dim=-1).values,
+    "strides of its own": lambda x: (x.transpose(2, 3) + 1).contiguous(),
+    "a convolution": lambda x: torch.nn.functional.conv2d(x, torch.ones(3, 8, 3, 3), stride=2, padding=1),
+    "larger": lambda x: torch.nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"),
+    "in other numbers": lambda x: x.to(torch.float16).float(),
+    "no tensor goes in": lambda x: torch.arange(1000) * x.dim(),
+    "at places of a grid": lambda x: torch.nn.functional.grid_sample(x, torch.zeros(2, 9, 7, 2), align_corners=False),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_what_is_remembered_of_an_operation_is_what_it_makes(call: Callable[[Any], Any]) -> None:
+    """Its shapes, strides, number formats and memory, the first time and later, as on tensors with numbers."""
+    from runner.models.tracing import LiveBytes, peak_bytes
+
+    def outlines(value: Any) -> list[Any]:
+        made = value if isinstance(value, list) else [value]
+        return [(each.shape, each.stride(), each.dtype) for each in made]
+
+    def run() -> None:
+        found.append(outlines(call(torch.ones(2, 8, 48, 64))))
+
+    found: list[Any] = []
+    with torch.inference_mode(), LiveBytes() as live:
+        run()
+    assert [peak_bytes(run) for _ in range(3)] == [live.peak] * 3
+    assert found[1:] == found[:1] * 3
 
 
 def test_a_size_that_a_net_refuses_is_left_out() -> None:
