@@ -56,6 +56,15 @@ async def change(client: RunnerClient, image: bytes = PICTURE, **changes: Any) -
     return done(await client.run(pipeline="image-to-image", params=EDIT | changes, image=image))
 
 
+async def shown(client: RunnerClient, **order: Any) -> Answer:
+    """A job's answer with a preview at least: on a busy machine a job may be done before the first one is drawn."""
+    for _ in range(10):
+        answer = done(await client.run(**order))
+        if answer.previews:
+            return answer
+    raise AssertionError("no preview in ten jobs")
+
+
 def done(answer: Answer) -> Answer:
     """An answer that is a success."""
     assert answer.last["event"] == "done", answer.last

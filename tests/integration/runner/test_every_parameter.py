@@ -60,6 +60,14 @@ class Case:
             body = json.loads(await response.aread())
             return Answer([{"event": "error", "class": body["class"], "code": body["detail"]["code"]}])
 
+    async def changed(self, runner: RunnerClient, name: str) -> Answer:
+        """The job with one value changed; on a busy machine it may be done before its first preview is drawn."""
+        for _ in range(10 if name == "preview_steps" else 1):
+            answer = await self.run(runner, **{name: OTHER[name]})
+            if answer.previews:
+                break
+        return answer
+
 
 UNCHECKED = frozenset({"safety_check"})
 """Without a safety checker, nobody looks either way."""
@@ -93,10 +101,10 @@ async def test_every_parameter_has_an_effect_or_is_refused(case: Case, tiny_mode
         assert (await case.run(runner)).outputs == base.outputs
         silent = []
         for name in FAMILIES[case.pipeline, case.family].params.model_fields:
-            answer = await case.run(runner, **{name: OTHER[name]})
+            answer = await case.changed(runner, name)
             if answer.last["event"] == "error":
                 assert (answer.last["class"], answer.last["code"]) == ("unsupported", name)
-            elif answer.outputs == base.outputs and not answer.named("preview"):
+            elif answer.outputs == base.outputs and not answer.previews:
                 silent.append(name)
         assert set(silent) == case.idle
 

@@ -15,7 +15,7 @@ from runner.app import build
 from runner.backend import RunnerJob, Sketch
 from runner.worker import State
 from tests.fakes.runner import Answer, RunnerClient, serving, settings
-from tests.integration.runner.diffusion import EDIT, FOX, PICTURE, done, running
+from tests.integration.runner.diffusion import EDIT, FOX, PICTURE, done, running, shown
 
 torch = pytest.importorskip("torch", reason="needs the extra: diffusers")
 pytestmark = [
@@ -57,12 +57,12 @@ async def test_every_family_shows_and_draws_the_same(
     """Previews of the asked steps come as small JPEGs of the output's shape, and its bytes are those without them."""
     async with running(tiny_models, name, tmp_path) as client:
         plain = done(await client.run(**job))
-        shown = done(await client.run(**_asking(job, preview_steps=2)))
-        assert done(await client.run(**job)).outputs == shown.outputs == plain.outputs
+        seen = await shown(client, **_asking(job, preview_steps=2))
+        assert done(await client.run(**job)).outputs == seen.outputs == plain.outputs
     assert plain.previews == []
     due = [(0, step, steps) for step in range(2, steps, 2)]
-    assert _steps(shown) == [row for row in due if row in _steps(shown)] != [], "an encoder that is behind leaves out"
-    for data in shown.previews:
+    assert _steps(seen) == [row for row in due if row in _steps(seen)], "an encoder that is behind leaves out"
+    for data in seen.previews:
         with Image.open(io.BytesIO(data)) as picture:
             assert (picture.format, picture.size) == ("JPEG", size)
             assert np.asarray(picture).std() > 1
@@ -71,7 +71,7 @@ async def test_every_family_shows_and_draws_the_same(
 async def test_each_image_of_a_job_is_shown(tiny_models: Path, tmp_path: Path) -> None:
     """By its index, with the steps of its own."""
     async with running(tiny_models, "sd", tmp_path) as client:
-        answer = done(await client.run(**_asking(DRAWN, preview_steps=5, num_images_per_prompt=3)))
+        answer = await shown(client, **_asking(DRAWN, preview_steps=5, num_images_per_prompt=3))
     assert _steps(answer) == [row for row in ((index, 5, STEPS) for index in range(3)) if row in _steps(answer)]
     assert {total for _, _, total in _steps(answer)} == {STEPS}
 
@@ -81,23 +81,21 @@ async def test_chance_within_a_step_is_not_touched(tiny_models: Path, tmp_path: 
     """Schedulers that draw fresh noise draw the same."""
     job = _asking(DRAWN, scheduler=scheduler)
     async with running(tiny_models, "sd", tmp_path) as client:
-        plain, shown = [done(await client.run(**row)) for row in (job, _asking(job, preview_steps=1))]
-    assert plain.outputs == shown.outputs
-    assert shown.previews
+        plain = done(await client.run(**job))
+        assert (await shown(client, **_asking(job, preview_steps=1))).outputs == plain.outputs
 
 
 async def test_sixteen_bits_are_shown(tiny_models: Path, tmp_path: Path) -> None:
     """As on a GPU; the bytes are the same with and without."""
     async with running(tiny_models, "sdxl", tmp_path, dtype="bfloat16") as client:
-        plain, shown = [done(await client.run(**row)) for row in (DRAWN, _asking(DRAWN, preview_steps=2))]
-    assert plain.outputs == shown.outputs
-    assert shown.previews
+        plain = done(await client.run(**DRAWN))
+        assert (await shown(client, **_asking(DRAWN, preview_steps=2))).outputs == plain.outputs
 
 
 async def test_the_setting_says_how_large(tiny_models: Path, tmp_path: Path) -> None:
     """The longest side of a preview."""
     async with running(tiny_models, "sd", tmp_path, preview_side=100) as client:
-        answer = done(await client.run(**_asking(DRAWN, preview_steps=2)))
+        answer = await shown(client, **_asking(DRAWN, preview_steps=2))
     with Image.open(io.BytesIO(answer.previews[-1])) as picture:
         assert picture.size == (100, 64)
 
@@ -181,10 +179,10 @@ def test_previews_come_nearer_to_the_picture(tiny_models: Path) -> None:
 def test_an_operator_who_checks_first_shows_nothing(tiny_models: Path) -> None:
     """Under the policies that keep unsafe pictures from whoever asked."""
     pipe = _pipe(tiny_models)
-    for policy, shown in (("off", 2), ("flag", 2), ("blur", 0), ("refuse", 0)):
+    for policy, most in (("off", 2), ("flag", 2), ("blur", 0), ("refuse", 0)):
         album = Album()
         list(_pictures(pipe, policy).render(_job(preview_steps=4), album))
-        assert len(album.sketches) == shown, policy
+        assert len(album.sketches) == most, policy
 
 
 def test_a_model_whose_vae_cannot_encode_is_not_shown(tiny_models: Path) -> None:
