@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,9 +45,9 @@ class Container:
             while await asyncio.to_thread(self.inspect, form) != value:
                 await asyncio.sleep(0.1)  # between polls of the engine
 
-    async def job(self, params: dict[str, Any], pipeline: str = "text-to-image", image: bytes | None = None) -> Answer:
-        """A job's whole answer."""
-        async with self.http.stream("POST", "/jobs", files=parts(params, pipeline, image)) as response:
+    async def job(self, params: Mapping[str, Any], pipeline: str = "text-to-image", **inputs: bytes) -> Answer:
+        """A job's whole answer. `inputs`: `image` or `video`, as a file."""
+        async with self.http.stream("POST", "/jobs", files=parts(dict(params), pipeline, **inputs)) as response:
             assert response.status_code == 200, await response.aread()
             return await collect(response)
 
