@@ -35,11 +35,11 @@ class Measured:
 def show(measured: Measured, console: Console) -> None:
     """Prints costs, ratios with what is asked of them, codecs, and the memory."""
     grain = ", ".join(f"{film.name} {film.grain:g}" for film in FILMS)
-    console.print(f"25 frames of 576×1024: a photograph under a moving camera; levels of grain: {grain}.")
+    console.print("25 frames of 576×1024: a photograph under a moving camera, with grain of some levels of 255:")
+    console.print(f"{grain}. Seconds are CPU of all threads together. Aims are beside {AIM_BASE},")
     console.print(
-        f"Seconds are CPU of all threads together. What is asked is asked beside {AIM_BASE}, PNG's usual one;"
+        f"which libraries write when nobody chooses; {PNG} alone is level {measured.png_level}, this runner's own."
     )
-    console.print(f"PNG is level {measured.png_level}, as this runner has it.")
     tables = [costs(measured), ratios(measured), codecs(measured)]
     for table in tables + ([memory(measured.curve)] if measured.curve else []):
         console.print(table)
