@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runner.backend import Frames
+from reelnet.inspection import check_output
+from reelnet.pipelines import MediaSpec
+from runner.backend import Frames, Pixels
 from runner.video_codecs import ClipOutput
 from runner.video_file import ClipFormat, clip_of, taken, writing
 from runner.video_reader import Colours, Frame
@@ -130,6 +132,22 @@ def test_old_memory_does_not_show_in_a_clip(seed: int, codec: str) -> None:
         del left
         clips.add(clip(frames, 7, codec))
     assert len(clips) == 1
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_clip_that_stands_still_is_seen_as_that(tmp_path: Path, codec: str) -> None:
+    """By whoever checks the file, however it is coded; a camera that moves by half a pixel in all is seen to move."""
+    for moves, still in ((0.0, True), (0.5, False)):
+        file = tmp_path / "clip.mp4"
+        file.write_bytes(clip(np.stack([_seen_from(moves * index / 13) for index in range(14)]), codec=codec))
+        facts = check_output(file, "video/mp4", MediaSpec("video", 256, 144, 14, 6, codec=codec), 10**7)
+        assert facts.still is still, moves
+
+
+def _seen_from(left: float) -> Pixels:
+    with Image.open(ROCKET) as picture:
+        box = (left, 0, 600 + left, 400)
+        return np.asarray(picture.convert("RGB").resize((256, 144), Image.Resampling.BICUBIC, box=box))
 
 
 @pytest.mark.parametrize("codec", CODECS)
