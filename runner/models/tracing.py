@@ -118,16 +118,14 @@ def _outlined(func: Any, args: Any, kwargs: Any) -> Any:
     """The result of an operation; on META made without asking torch for its shape, where it has been asked before."""
     try:
         key = (func, _key(args), _key(kwargs))
-        known = _OUTLINES.get(key, ())
+        known = _OUTLINES.get(key)
     except TypeError:
         return func(*args, **kwargs)
     if known:
         form, outlines = known
-        return form(
-            [torch.empty_strided(shape, strides, dtype=dtype, device=META) for shape, strides, dtype in outlines]
-        )
+        return form([torch.empty_strided(shape, by, dtype=dtype, device=META) for shape, by, dtype in outlines])
     result = _called(func, args, kwargs)
-    if known is not None:
+    if key not in _OUTLINES:
         _OUTLINES[key] = _outlines(func, args, kwargs, result)
     return result
 
@@ -152,6 +150,7 @@ def _key(value: Any) -> Any:
 
 
 def _outlines(func: Any, args: Any, kwargs: Any, result: Any) -> tuple[Any, ...] | None:
+    """How to make the result again; None where it may share the memory of what went in, or is not on META."""
     tensors = [result] if isinstance(result, torch.Tensor) else result
     if not isinstance(tensors, tuple | list) or func._schema.is_mutable:
         return None
