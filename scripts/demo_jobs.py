@@ -20,6 +20,7 @@ from reelnet.pipelines import Pipeline, Size, pipeline_named
 
 PHOTO = Path(__file__).resolve().parent.parent / "examples" / "rocket.jpg"
 SD, SVD, WAN = "reelnet/tiny-random-sd", "reelnet/tiny-random-svd", "reelnet/tiny-random-wan"
+PIX2PIX = "reelnet/tiny-random-instruct-pix2pix"
 LORA = "reelnet/ink"
 LORAS = json.dumps([{"folder": "ink", "id": LORA}])
 SEED = 7
@@ -29,6 +30,7 @@ PLAIN = (TINY,)
 FULL = (
     (
         TinyModel(SD, ("text-to-image", "image-to-image"), {"loras": LORAS}),
+        TinyModel(PIX2PIX, ("image-to-image",)),
         TinyModel("reelnet/tiny-random-esrgan", ("upscale", "upscale-video")),
     ),
     (
@@ -77,7 +79,12 @@ def full() -> list[Step]:
     words = {"prompt": WORDS["prompt"], "num_frames": 9, "num_inference_steps": 4, "width": 128, "height": 96}
     return [
         Step("text-to-image", lambda _: JobSpec("text-to-image", drawn)),
-        Step("image-to-image_with_a_LoRA", lambda made: JobSpec("image-to-image", changed, files=_drawn(made))),
+        Step("image-to-image_with_a_LoRA", lambda made: JobSpec("image-to-image", changed, SD, _drawn(made))),
+        Step(
+            "image-to-image_by_instruction",
+            lambda made: JobSpec("image-to-image", {**WORDS, "prompt": "make it night"}, PIX2PIX, _drawn(made)),
+            family="pix2pix",
+        ),
         Step("upscale", lambda made: JobSpec("upscale", {"seed": SEED}, files=_drawn(made))),
         Step(
             "image-to-video_at_24_fps",

@@ -247,12 +247,11 @@ class TextToImage(Params):
     preview_steps: PreviewSteps = 0
 
 
-class ImageToImage(Params):
-    """A picture from a picture and words; it keeps the input's size."""
+class ImageEdit(Params):
+    """A picture changed as words say, from noise on (InstructPix2Pix); it keeps the input's size."""
 
     prompt: RequiredPrompt
     negative_prompt: NegativePrompt = ""
-    strength: float = Field(0.8, gt=0, le=1, allow_inf_nan=False, description="Share of the steps that is run.")
     guidance_scale: Guidance = 7.5
     image_guidance_scale: ImageGuidance = 1.5
     num_inference_steps: Steps = 100
@@ -262,6 +261,12 @@ class ImageToImage(Params):
     output_format: OutputFormat = "png"
     metadata: Metadata = False
     preview_steps: PreviewSteps = 0
+
+
+class ImageToImage(ImageEdit):
+    """A picture from a picture and words; it keeps the input's size."""
+
+    strength: float = Field(0.8, gt=0, le=1, allow_inf_nan=False, description="Share of the steps that is run.")
 
 
 class Clip(Params):

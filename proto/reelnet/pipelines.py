@@ -26,6 +26,7 @@ from reelnet.parameters import (
     UPSCALE_FACTOR,
     VIDEO,
     FrameInterpolation,
+    ImageEdit,
     ImageToImage,
     ImageToVideo,
     Params,
@@ -166,8 +167,12 @@ def _text_to_image(params: TextToImage, _: Size | None) -> tuple[Work, tuple[Med
 
 
 def _image_to_image(params: ImageToImage, source: Size | None) -> tuple[Work, tuple[MediaSpec, ...]]:
-    size = _required(source)
-    steps = max(1, int(params.num_inference_steps * params.strength))
+    return _image_edit(params, source, max(1, int(params.num_inference_steps * params.strength)))
+
+
+def _image_edit(params: ImageEdit, source: Size | None, run: int | None = None) -> tuple[Work, tuple[MediaSpec, ...]]:
+    """`run`: the steps that are run; None: all."""
+    size, steps = _required(source), params.num_inference_steps if run is None else run
     pixels = size.pixels * params.num_images_per_prompt
     spec = MediaSpec("image", size.width, size.height, media_type=PICTURE_TYPES[params.output_format])
     return Work(pixels * steps, pixels), (spec,) * params.num_images_per_prompt
@@ -236,6 +241,7 @@ _RESIZES = {"sized_by_input": True, "keeps_look": True}
 _ALL = (
     Pipeline("text-to-image", "sd", TextToImage, (), _text_to_image),
     Pipeline("image-to-image", "sd", ImageToImage, ("image",), _image_to_image, sized_by_input=True),
+    Pipeline("image-to-image", "pix2pix", ImageEdit, ("image",), _image_edit, sized_by_input=True),
     Pipeline("image-to-video", "svd", ImageToVideo, ("image",), _image_to_video),
     Pipeline("image-to-video", "wan", PromptedVideo, ("image",), _image_to_video),
     Pipeline("upscale", "x4", Upscale, ("image",), _upscale, **_RESIZES),

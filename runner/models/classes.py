@@ -19,9 +19,15 @@ _FAMILIES = {
     "WanImageToVideo": (VIDEO_PIPELINE,),
     "StableDiffusionUpscale": ("upscale",),
 }
+_OTHER_PARAMETERS = {"StableDiffusionInstructPix2Pix": "pix2pix", "Wan": "wan", "WanImageToVideo": "wan"}
 _OURS = {"FilmInterpolation": (FILM_PIPELINE,)}
 
 
 def pipelines_of(class_name: str) -> tuple[str, ...]:
     """The pipelines of a well-known class; none for another one, which a runner may still serve."""
     return _OURS.get(class_name) or _FAMILIES.get(class_name.removesuffix("Pipeline"), ())
+
+
+def family_of(class_name: str) -> str:
+    """The family of parameters that a class's pipelines take; empty where it is each pipeline's first."""
+    return _OTHER_PARAMETERS.get(class_name.removesuffix("Pipeline"), "")

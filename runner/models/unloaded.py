@@ -14,7 +14,7 @@ from runner.backend import SetupError
 from runner.memory_budget import Offload
 from runner.models import film_folder
 from runner.models.architectures import PUBLISHED
-from runner.models.classes import pipelines_of
+from runner.models.classes import family_of, pipelines_of
 from runner.models.digest import INDEX, UPSCALER, WEIGHTS, model_files, read_json
 from runner.models.estimate import Estimate
 from runner.models.families import FULL_NUMBERS, PROMPTED_CLASSES, UPSCALE_CLASS, VIDEO_CLASS
@@ -27,7 +27,6 @@ from runner.pipelines.needs import Needs
 from runner.pipelines.picture_memory import PictureNeeds
 from runner.pipelines.prompted_memory import PromptedNeeds
 from runner.pipelines.video_memory import VideoNeeds
-from runner.pipelines.wan_video import FAMILY as WAN
 
 _ON_A_CARD = torch.device("cuda")
 
@@ -63,8 +62,7 @@ def outline(question: Question) -> Outline:
     dtype = choose_dtype(question.dtype, _ON_A_CARD, class_name)
     needs = _needs(question, class_name, folder, dtype)
     names = ("upscale", "upscale-video") if class_name == UPSCALER else pipelines_of(class_name) or ("text-to-image",)
-    family = WAN if class_name in PROMPTED_CLASSES else ""
-    pipelines = {name: pipeline_named(name, family) for name in names}
+    pipelines = {name: pipeline_named(name, family_of(class_name)) for name in names}
     return Outline(Estimate.of(needs, question.offload), pipelines, str(dtype).removeprefix("torch."))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reelnet.errors import UnsupportedError
-from reelnet.parameters import ImageToImage, Params, TextToImage
+from reelnet.parameters import ImageEdit, ImageToImage, Params, TextToImage
 
 _ALWAYS = ("prompt", "num_inference_steps", "generator", "callback_on_step_end")
 """Arguments without which a class cannot draw what a job asks for, or cannot be stopped."""
@@ -16,7 +16,6 @@ _NEEDED = {"text-to-image": (*_ALWAYS, "height", "width"), "image-to-image": (*_
 _OFF: dict[str, tuple[object, ...]] = {
     "guidance_scale": (0.0, 1.0),
     "negative_prompt": ("",),
-    "strength": (1.0,),
     "image_guidance_scale": (0.0, 1.0),
 }
 """Parameters that a class may lack, and the values, beside the default, that ask nothing of it."""
@@ -53,7 +52,7 @@ class Arguments:
             lacking.append("strength")
         return lacking
 
-    def check(self, params: TextToImage | ImageToImage) -> None:
+    def check(self, params: TextToImage | ImageEdit) -> None:
         """Raises UnsupportedError for the first parameter that the model would not use and that is not neutral."""
         for name, off in _OFF.items():
             if name in type(params).model_fields and name not in self.names:
@@ -63,7 +62,7 @@ class Arguments:
                         f"{name}: a {self.owner} of this kind does not use it; leave it out", code=name, loc=(name,)
                     )
 
-    def call(self, params: TextToImage | ImageToImage, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    def call(self, params: TextToImage | ImageEdit, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """The keyword arguments of a call: the job's parameters and those `wanted`, as far as the class takes them."""
         asked = {
             name: getattr(params, name) for name in (*_OFF, "prompt", "num_inference_steps") if hasattr(params, name)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from reelnet.parameters import ImageToImage, TextToImage
+from reelnet.parameters import ImageEdit, TextToImage
 from runner.backend import RunnerJob
 from runner.memory_budget import Phase
 from runner.models.memory import NETS
@@ -55,9 +55,9 @@ class PictureNeeds:
     def phases(self, job: RunnerJob) -> Sequence[Phase]:
         """One image at a time is drawn, however many the job asks for."""
         params = job.params
-        assert isinstance(params, TextToImage | ImageToImage)
-        changes = isinstance(params, ImageToImage)
-        size = job.inputs["image"].size if isinstance(params, ImageToImage) else (params.width, params.height)
+        assert isinstance(params, TextToImage | ImageEdit)
+        changes = isinstance(params, ImageEdit)
+        size = job.inputs["image"].size if isinstance(params, ImageEdit) else (params.width, params.height)
         width, height = canvas.enlarged(size, _FACTOR)
         smaller = "a smaller picture" if changes else "a smaller width or height"
         found = reading_phases(self.nets)
@@ -78,7 +78,7 @@ class PictureNeeds:
         large = "unet" in self.nets and self.nets.config("unet", "addition_embed_type") == "text_time"
         return large and self.nets.dtype is torch.float16 and bool(self.nets.config("vae", "force_upcast", False))
 
-    def _batch(self, params: TextToImage | ImageToImage) -> int:
+    def _batch(self, params: TextToImage | ImageEdit) -> int:
         """How often a picture goes through the net in one step, for the sake of guidance."""
         if not _guides_by_batch(self.nets, self._net) or params.guidance_scale <= 1:
             return 1

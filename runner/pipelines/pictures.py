@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from reelnet.parameters import CHECKED_FIRST, ImageToImage, TextToImage
+from reelnet.parameters import CHECKED_FIRST, ImageEdit, TextToImage
 from runner.backend import Frames, Rendered, Reporter, RunnerJob, Served, SetupError
+from runner.models.classes import family_of
 from runner.models.shadows import shadows_of
 from runner.pipelines import canvas
 from runner.pipelines.arguments import Arguments
@@ -18,7 +19,7 @@ from runner.pipelines.family import Share, as_bytes, memory_errors, noise
 from runner.pipelines.latent_previews import LatentPreviews
 from runner.pipelines.picture_memory import PictureNeeds
 
-PictureParams = TextToImage | ImageToImage
+PictureParams = TextToImage | ImageEdit
 
 
 class Pictures:
@@ -38,7 +39,8 @@ class Pictures:
     def served(self) -> tuple[Served, ...]:
         """The pipelines that this family has."""
         features = self._extras.safety.features
-        return tuple(Served(name, type(pipe).__name__, features=features) for name, pipe in self._pipes.items())
+        classes = {name: type(pipe).__name__ for name, pipe in self._pipes.items()}
+        return tuple(Served(name, owner, family_of(owner), features) for name, owner in classes.items())
 
     @property
     def loras(self) -> Mapping[str, str]:
@@ -56,7 +58,7 @@ class Pictures:
         operator's safety checker says so.
         """
         params = job.params
-        assert isinstance(params, TextToImage | ImageToImage)
+        assert isinstance(params, TextToImage | ImageEdit)
         self._arguments[job.pipeline].check(params)
         with self._prepared(job.pipeline, params) as pipe:
             for index in range(params.num_images_per_prompt):
@@ -81,11 +83,11 @@ class Pictures:
 
     def _draw(self, pipe: Any, job: RunnerJob, share: Share, report: Reporter) -> Frames:
         params = job.params
-        assert isinstance(params, TextToImage | ImageToImage)
-        size = job.inputs["image"].size if isinstance(params, ImageToImage) else (params.width, params.height)
+        assert isinstance(params, TextToImage | ImageEdit)
+        size = job.inputs["image"].size if isinstance(params, ImageEdit) else (params.width, params.height)
         drawn = canvas.enlarged(size, canvas.factor(pipe))
         wanted: dict[str, Any] = {"width": drawn[0], "height": drawn[1], "generator": noise(job.seed + share.index)}
-        if isinstance(params, ImageToImage):
+        if isinstance(params, ImageEdit):
             wanted["image"] = canvas.extended(job.inputs["image"], drawn)
         with (
             self._previews.of(pipe, job, drawn) as showing,

@@ -12,6 +12,7 @@ import torch
 from reelnet.parameters import CHECKED_FIRST, PromptedVideo
 from runner.backend import Frames, Rendered, Reporter, RunnerJob, Served, SetupError
 from runner.images import fit
+from runner.models.classes import VIDEO_PIPELINE, family_of
 from runner.models.shadows import shadows_of
 from runner.pipelines import canvas
 from runner.pipelines.clip_memory import beside_film
@@ -22,7 +23,6 @@ from runner.pipelines.needs import Needs
 from runner.pipelines.prompted_memory import GROUP, LEAST_MULTIPLE, PromptedNeeds
 from runner.video_frames import ClipMaker
 
-FAMILY = "wan"
 _ONLY = Share(0, 1)
 
 
@@ -52,7 +52,8 @@ class WanVideo:
     @property
     def served(self) -> tuple[Served, ...]:
         """The pipelines that this family has."""
-        return (Served("image-to-video", type(self._pipe).__name__, FAMILY, self._clips.features),)
+        name = type(self._pipe).__name__
+        return (Served(VIDEO_PIPELINE, name, family_of(name), self._clips.features),)
 
     @property
     def loras(self) -> Mapping[str, str]:

@@ -12,7 +12,7 @@ import pytest
 from orchestrator.engine import RunnerSpec
 from reelnet.clips import probe_clip
 from reelnet.parameters import PromptedVideo
-from reelnet.pipelines import FAMILIES, VERSION
+from reelnet.pipelines import FAMILIES, VERSION, Work
 from reelnet.pricing import Rates, format_money, price
 from runner.app import make_backend
 from runner.settings import RunnerSettings
@@ -20,7 +20,7 @@ from tests.fakes.pool import InProcessEngine, Pool, PoolPlan, running_pool
 from tests.fakes.runner import GatedBackend, picture
 
 PIPELINE = "image-to-video"
-SVD, WAN = "synthetic/svd", "synthetic/wan"
+SVD, WAN, EDIT = "synthetic/svd", "synthetic/wan", "synthetic/edit"
 RATES = {"mpix_step": "0.000007"}
 WORDS: dict[str, Any] = {
     "model_id": WAN, "prompt": "a boat sails", "width": 72, "height": 64, "num_frames": 9, "fps": 12, "seed": 3,
@@ -32,12 +32,20 @@ OF_AN_SVD_CLIENT: dict[str, Any] = {
 """What the published clients send of themselves."""
 
 
+OF_AN_IMAGE_CLIENT: dict[str, Any] = {
+    "model_id": EDIT, "prompt": "make it night", "strength": "0.8", "image_guidance_scale": "1.5", "seed": "7",
+    "num_inference_steps": "100",
+}  # fmt: skip
+
+
 def _plan(home: Path, engine: InProcessEngine) -> PoolPlan:
-    """A node that serves the pipeline as both families, at prices of their own."""
+    """A node that serves the pipeline as both families, at prices of their own, and pictures changed by words."""
+    editing = {"synthetic": {"unit_s": 0, "families": {"image-to-image": "pix2pix"}}}
     prompted = {"synthetic": {"unit_s": 0, "families": {PIPELINE: "wan"}}}
     models = [
         {"model": SVD, "pipelines": {PIPELINE: {}}, "backend": {"synthetic": {"unit_s": 0}}},
         {"model": WAN, "pipelines": {PIPELINE: {"price": RATES}}, "backend": prompted},
+        {"model": EDIT, "pipelines": {"image-to-image": {"price": RATES}}, "backend": editing},
     ]
     return PoolPlan(home, [engine], models)
 
@@ -110,3 +118,14 @@ async def test_frames_that_the_model_does_not_draw_are_refused_at_once(pool: Poo
     answer = await pool.job(PIPELINE, {**WORDS, "num_frames": 14}, picture())
     assert answer.status_code == 422
     assert "the nearest are 13 and 17" in answer.text
+
+
+async def test_an_edit_is_priced_by_all_of_its_steps(pool: Pool) -> None:
+    """It has no strength: that of a client that sends its default is dropped, another one is refused by name."""
+    answer = await pool.job("image-to-image", OF_AN_IMAGE_CLIENT, picture(96, 64))
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["job"]["price"] == format_money(price(Work(96 * 64 * 100, 96 * 64), Rates.parse(RATES)))
+    answer = await pool.job("image-to-image", OF_AN_IMAGE_CLIENT | {"strength": "0.5"}, picture(96, 64))
+    assert answer.status_code == 422
+    (row,) = answer.json()["detail"]
+    assert row["loc"] == ["body", "strength"]

@@ -19,6 +19,7 @@ from reelnet.parameters import (
     MAX_SEED,
     SAFETY,
     SAFETY_POLICIES,
+    ImageEdit,
     ImageToImage,
     ImageToVideo,
     Params,
@@ -273,6 +274,10 @@ def test_another_familys_defaults_ask_for_nothing() -> None:
     with pytest.raises(ValidationError):
         wan.parse(kept)
     assert PIPELINES["image-to-video"].without_foreign({"prompt": "", "loras": "", "fps": 6}) == {"fps": 6, "loras": ""}
+    edit = FAMILIES["image-to-image", "pix2pix"]
+    assert edit.parse(edit.without_foreign(I2I_FORM)) == ImageEdit(prompt="a fox")
+    with pytest.raises(ValidationError):
+        edit.parse(edit.without_foreign(I2I_FORM | {"strength": "0.5"}))
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reelnet.errors import UserError
-from reelnet.parameters import ImageToImage, ImageToVideo, TextToImage, Upscale
-from reelnet.pipelines import PIPELINES, MediaSpec, Size, Work
+from reelnet.parameters import ImageEdit, ImageToImage, ImageToVideo, TextToImage, Upscale
+from reelnet.pipelines import FAMILIES, PIPELINES, MediaSpec, Size, Work
 
 SOURCE = Size(640, 480)
 
@@ -48,6 +48,14 @@ def test_image_to_image(strength: float, run: int) -> None:
     pipeline = PIPELINES["image-to-image"]
     params = ImageToImage(prompt="x", strength=strength, num_inference_steps=50, num_images_per_prompt=2)
     assert pipeline.work(params, SOURCE) == Work(SOURCE.pixels * run * 2, SOURCE.pixels * 2)
+    assert pipeline.promises(params, SOURCE) == (MediaSpec("image", 640, 480, media_type="image/png"),) * 2
+
+
+def test_an_edit_by_words_runs_every_step() -> None:
+    """InstructPix2Pix begins with noise, whatever a request says of strength."""
+    pipeline = FAMILIES["image-to-image", "pix2pix"]
+    params = ImageEdit(prompt="x", num_inference_steps=50, num_images_per_prompt=2)
+    assert pipeline.work(params, SOURCE) == Work(SOURCE.pixels * 50 * 2, SOURCE.pixels * 2)
     assert pipeline.promises(params, SOURCE) == (MediaSpec("image", 640, 480, media_type="image/png"),) * 2
 
 
