@@ -167,12 +167,15 @@ def _text_to_image(params: TextToImage, _: Size | None) -> tuple[Work, tuple[Med
 
 
 def _image_to_image(params: ImageToImage, source: Size | None) -> tuple[Work, tuple[MediaSpec, ...]]:
-    return _image_edit(params, source, max(1, int(params.num_inference_steps * params.strength)))
+    return _changed(params, source, max(1, int(params.num_inference_steps * params.strength)))
 
 
-def _image_edit(params: ImageEdit, source: Size | None, run: int | None = None) -> tuple[Work, tuple[MediaSpec, ...]]:
-    """`run`: the steps that are run; None: all."""
-    size, steps = _required(source), params.num_inference_steps if run is None else run
+def _image_edit(params: ImageEdit, source: Size | None) -> tuple[Work, tuple[MediaSpec, ...]]:
+    return _changed(params, source, params.num_inference_steps)
+
+
+def _changed(params: ImageEdit, source: Size | None, steps: int) -> tuple[Work, tuple[MediaSpec, ...]]:
+    size = _required(source)
     pixels = size.pixels * params.num_images_per_prompt
     spec = MediaSpec("image", size.width, size.height, media_type=PICTURE_TYPES[params.output_format])
     return Work(pixels * steps, pixels), (spec,) * params.num_images_per_prompt

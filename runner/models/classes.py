@@ -19,7 +19,9 @@ _FAMILIES = {
     "WanImageToVideo": (VIDEO_PIPELINE,),
     "StableDiffusionUpscale": ("upscale",),
 }
-_OTHER_PARAMETERS = {"StableDiffusionInstructPix2Pix": "pix2pix", "Wan": "wan", "WanImageToVideo": "wan"}
+EDITING = "pix2pix"
+"""The family whose classes change a picture by words and draw none without one."""
+_OTHER_PARAMETERS = {"StableDiffusionInstructPix2Pix": EDITING, "Wan": "wan", "WanImageToVideo": "wan"}
 _OURS = {"FilmInterpolation": (FILM_PIPELINE,)}
 
 

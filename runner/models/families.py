@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from runner.backend import SetupError
 from runner.models import film_folder
-from runner.models.classes import VIDEO_PIPELINE, pipelines_of
+from runner.models.classes import EDITING, VIDEO_PIPELINE, family_of, pipelines_of
 from runner.models.digest import INDEX, UPSCALER, WEIGHTS, ModelFiles, read_json
 from runner.models.lora import LoraShelf
 from runner.models.lora_files import survey_loras
@@ -56,8 +56,6 @@ _LOAD_ERRORS = (
     SingleFileComponentError,
 )
 """What diffusers and transformers raise for a folder that is not as they expect."""
-_EDITORS = ("StableDiffusionInstructPix2PixPipeline",)
-"""Classes that change a picture by words and draw none without one."""
 
 
 def read_family(files: ModelFiles, settings: RunnerSettings, device: torch.device, dtype: torch.dtype) -> Family:
@@ -134,7 +132,7 @@ def _refuse_beside_pictures(settings: RunnerSettings, but: Container[str] = ()) 
 def _picture_pipes(files: ModelFiles, dtype: torch.dtype) -> dict[str, Any]:
     """A pipeline for each of the picture pipelines that the model's class has, sharing their nets."""
     name = files.class_name
-    if name in _EDITORS:
+    if family_of(name) == EDITING:
         return {_IMAGE: _read(getattr(diffusers, name), files, dtype)}
     if name in _names(AUTO_TEXT2IMAGE_PIPELINES_MAPPING):
         drawing = _read(diffusers.AutoPipelineForText2Image, files, dtype)

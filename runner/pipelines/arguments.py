@@ -9,6 +9,7 @@ from typing import Any
 
 from reelnet.errors import UnsupportedError
 from reelnet.parameters import ImageEdit, ImageToImage, Params, TextToImage
+from runner.models.classes import EDITING, family_of
 
 _ALWAYS = ("prompt", "num_inference_steps", "generator", "callback_on_step_end")
 """Arguments without which a class cannot draw what a job asks for, or cannot be stopped."""
@@ -19,8 +20,6 @@ _OFF: dict[str, tuple[object, ...]] = {
     "image_guidance_scale": (0.0, 1.0),
 }
 """Parameters that a class may lack, and the values, beside the default, that ask nothing of it."""
-_STEERS = ("strength", "image_guidance_scale")
-"""An image-to-image class has one of these; others make pictures of sizes of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +47,9 @@ class Arguments:
     def missing(self, pipeline: str) -> list[str]:
         """What the class lacks to serve a pipeline at all."""
         lacking = [name for name in _NEEDED[pipeline] if name not in self.names]
-        if pipeline == "image-to-image" and not self.names.intersection(_STEERS):
-            lacking.append("strength")
+        steer = "image_guidance_scale" if family_of(self.owner) == EDITING else "strength"
+        if pipeline == "image-to-image" and steer not in self.names:  # such a class makes pictures of its own sizes
+            lacking.append(steer)
         return lacking
 
     def check(self, params: TextToImage | ImageEdit) -> None:

@@ -30,8 +30,6 @@ OF_AN_SVD_CLIENT: dict[str, Any] = {
     "num_inference_steps": 25, "safety_check": "true", "seed": "",
 }  # fmt: skip
 """What the published clients send of themselves."""
-
-
 OF_AN_IMAGE_CLIENT: dict[str, Any] = {
     "model_id": EDIT, "prompt": "make it night", "strength": "0.8", "image_guidance_scale": "1.5", "seed": "7",
     "num_inference_steps": "100",

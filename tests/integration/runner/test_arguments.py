@@ -22,6 +22,16 @@ def test_every_strength_runs_the_steps_of_its_work() -> None:
             assert 0 < down < up <= 1
 
 
+def test_a_class_has_what_its_family_s_jobs_state() -> None:
+    """Or a strength would be paid for and dropped in silence: only InstructPix2Pix's jobs have none."""
+    from runner.pipelines.arguments import Arguments
+
+    names = {"prompt", "num_inference_steps", "generator", "callback_on_step_end", "image", "image_guidance_scale"}
+    edits = Arguments("StableDiffusionInstructPix2PixPipeline", frozenset(names))
+    assert edits.missing("image-to-image") == []
+    assert Arguments("AnotherPipeline", frozenset(names)).missing("image-to-image") == ["strength"]
+
+
 @pytest.mark.parametrize("seed", [2**32, 2**32 + 1, 2**53 - 65])
 def test_a_large_seed_fills_the_whole_generator(seed: int) -> None:
     """Torch draws what numpy's Mersenne Twister does from the same words: its saved state is laid out as it was."""

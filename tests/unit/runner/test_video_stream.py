@@ -62,8 +62,8 @@ def test_a_long_clip_never_holds_more_frames_than_its_window() -> None:
 
 def test_a_slow_encoder_holds_the_model_up() -> None:
     """The function waits for the encoder: frames do not pile up where encoding is what takes long."""
-    window = Window()
-    remade(opened(Clip(64, 64, frames=40)), lambda p: p.repeat(12, 0).repeat(12, 1), 12, OUTPUT, lambda _: None, window)
+    window, slow = Window(), replace(OUTPUT, preset="slow")
+    remade(opened(Clip(64, 64, frames=40)), lambda p: p.repeat(12, 0).repeat(12, 1), 12, slow, lambda _: None, window)
     assert OUTPUT.window <= window.most <= OUTPUT.window + 2
 
 
