@@ -33,7 +33,7 @@ from reelnet.jobs import (
 )
 from reelnet.pipelines import Size, Work, pipeline_of
 from reelnet.pricing import price
-from reelnet.ticket import sign_ticket
+from reelnet.ticket import check_receipt, sign_ticket
 
 JOB_S = 900.0
 """Longest time of a job."""
@@ -78,7 +78,7 @@ class NodeLane:
         try:
             async with asyncio.timeout(JOB_S), self._client.generate(signed, inputs, JOB_S) as attempt:
                 await _receive(attempt, reception)
-                outputs = reception.outputs(ticket.model_digest)
+                outputs = reception.outputs(ticket)
                 await attempt.acknowledge()
         except RefusedError as error:
             raise self._unwelcome() if error.code == UNKNOWN else error from None
@@ -153,6 +153,7 @@ class Reception:
         self._began = perf_counter()
         self._at: dict[type[Event], float] = {}
         self._open: Output | None = None
+        self._digests: list[str] = []
         self._done: Done | None = None
 
     def take(self, event: Event) -> None:
@@ -167,6 +168,7 @@ class Reception:
             case Output():
                 self._end_output()
                 self._open = event
+                self._digests.append(event.sha256)
                 self.arrival.begin(event.index, event.media_type)
             case Chunk(data=data):
                 self.arrival.write(data)
@@ -174,12 +176,13 @@ class Reception:
                 self._end_output()
                 self._done = event
 
-    def outputs(self, digest: str) -> tuple[tuple[Path, str], ...]:
-        """The outputs, all of them, made with the weights of that digest."""
+    def outputs(self, ticket: Ticket) -> tuple[tuple[Path, str], ...]:
+        """The outputs, all of them, made with the ticket's weights and signed for."""
         if self._done is None:
             raise NodeError("the node ended the stream before the job was done", code="cut_off")
-        if self._done.model_digest != digest:
+        if self._done.model_digest != ticket.model_digest:
             raise NodeError("made with other weights than the ticket names", code="digest")
+        check_receipt(ticket, self._digests, self._done)
         return self.arrival.whole()
 
     def timings_s(self) -> dict[str, float]:

@@ -73,7 +73,9 @@ async def _serve(
 async def _running(settings: BroadcasterSettings, folder: Path) -> AsyncIterator[RunningBroadcaster]:
     keys = Keys.read(settings.keys_file)
     rng, scores = random.Random(), Scores()  # noqa: S311  (choice among nodes, not a secret)
-    registry = Registry([Address.parse(a) for a in settings.orchestrators], settings.rpc, scores, rng)
+    identity = Identity.load_or_create(folder / "identity.key")
+    addresses = [Address.parse(a) for a in settings.orchestrators]
+    registry = Registry(addresses, settings.rpc, scores, rng, identity.id)
     prometheus = new_registry("broadcaster")
     metrics = BroadcasterMetrics(prometheus, registry.nodes, settings.catalogue)
     media = MediaStore(folder / "media", settings.media, behind=settings.journal == "behind")
@@ -87,7 +89,7 @@ async def _running(settings: BroadcasterSettings, folder: Path) -> AsyncIterator
         gateway = Gateway(
             GatewayParts(
                 settings=settings,
-                identity=Identity.load_or_create(folder / "identity.key"),
+                identity=identity,
                 registry=registry,
                 scores=scores,
                 media=media,

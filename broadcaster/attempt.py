@@ -36,7 +36,7 @@ from reelnet.jobs import (
 )
 from reelnet.patience import Patience
 from reelnet.pricing import price
-from reelnet.ticket import sign_ticket
+from reelnet.ticket import check_receipt, sign_ticket
 
 log = structlog.get_logger()
 
@@ -231,6 +231,7 @@ class Delivery:
             raise NodeError("made with other weights than the ticket names", code="digest")
         if self._request.params.safety and any(output.nsfw is None for output, _ in self._arrived):
             raise NodeError("no safety checker has looked, although the node offers one", code="unchecked")
+        check_receipt(ticket, [output.sha256 for output, _ in self._arrived], self._done)
         alike = self._request.pipeline.keeps_look
         prints = [] if alike else [item.facts.fingerprint for item in self._request.inputs]
         for (output, incoming), spec in zip(self._arrived, promises, strict=True):

@@ -16,7 +16,7 @@ import structlog
 from broadcaster.scores import Scores
 from broadcaster.selection import Candidate, NodeIndex, Wanted, suits
 from reelnet.client import Address, OrchestratorClient, Update
-from reelnet.errors import ReelnetError, RefusedError
+from reelnet.errors import NodeError, ReelnetError, RefusedError
 from reelnet.jobs import Capability, Description, Load, ModelLoad
 from reelnet.pipelines import Work
 from reelnet.rpc import PROTOCOL, RpcLimits
@@ -54,10 +54,13 @@ class NodeRecord:
 class Registry:
     """All nodes by id. `run` keeps the watches; everything else answers from memory."""
 
-    def __init__(self, addresses: list[Address], limits: RpcLimits, scores: Scores, rng: random.Random) -> None:
+    def __init__(
+        self, addresses: list[Address], limits: RpcLimits, scores: Scores, rng: random.Random, own_id: str = ""
+    ) -> None:
+        """`own_id` is this broadcaster's: nodes prove their ids to it."""
         self._scores = scores
         self._rng = rng
-        self._records = [NodeRecord(a, OrchestratorClient(a, limits)) for a in addresses]
+        self._records = [NodeRecord(a, OrchestratorClient(a, limits, own_id)) for a in addresses]
         self._by_id: dict[str, NodeRecord] = {}
         self._index: dict[Offer, NodeIndex] = {}
         self._traits: dict[Offer, Counter[tuple[Trait, str]]] = {}
@@ -149,6 +152,10 @@ class Registry:
                 self._lost(record, error)
                 if isinstance(error, RefusedError):
                     pause = RECONNECT_LONGEST_S
+            except Exception:  # outermost: one node's watch must not end the others'
+                log.exception("a watch failed by a fault of this program", address=record.address.target)
+                self._lost(record, NodeError("its watch failed by a fault of this broadcaster; see the log"))
+                pause = RECONNECT_LONGEST_S
             await asyncio.sleep(pause * self._rng.uniform(0.5, 1.0))
             pause = min(RECONNECT_LONGEST_S, pause * 2)
 
@@ -168,9 +175,7 @@ class Registry:
         known = record.description
         if known and known.epoch == description.epoch and description.sequence < known.sequence:
             return  # an older one that was under way
-        twin = self._by_id.get(description.node_id)
-        if twin is not None and twin is not record and twin.up:
-            raise RefusedError(f"the node at {twin.address.target} has the same id", code="twin")
+        self._check_twin(record, description)
         self._withdraw(record, "")
         record.description = description
         record.up = True
@@ -182,6 +187,15 @@ class Registry:
             self._remember(offer)
         log.info("node up", node=short(record.node_id), address=record.address.target, serves=len(record.capabilities))
         self._notify()
+
+    def _check_twin(self, record: NodeRecord, description: Description) -> None:
+        """One id is one node. The address that names the id is right; of others, the one that is up."""
+        twin = self._by_id.get(description.node_id)
+        if twin is None or twin is record or not twin.up:
+            return
+        if twin.address.node_id or not record.address.node_id:
+            raise RefusedError(f"the node at {twin.address.target} has the same id", code="twin")
+        self._withdraw(twin, f"the node at {record.address.target} has the same id, and its address names it")
 
     def _lost(self, record: NodeRecord, error: ReelnetError) -> None:
         if record.up or record.reason != error.message:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from pydantic_core import from_json
@@ -31,6 +31,7 @@ from reelnet.errors import (
     TransientError,
     UserError,
 )
+from reelnet.identity import Signed
 from reelnet.jobs import Accepted, Chunk, Done, Event, Output, Preview, Progress, Queued, Started, Ticket
 from reelnet.rpc import CHUNK_BYTES
 
@@ -62,6 +63,7 @@ class Site:
     observe: Callable[[Ticket, Slot, float], None]
     waited: Callable[[Ticket, float, float], None]
     loading: Callable[[str], Progress | None]
+    sign: Callable[[Ticket, Sequence[str], int], Signed]
     stalls: Stalls = field(default_factory=Stalls)
 
 
@@ -287,7 +289,9 @@ class Attempt:
         if done.model_digest != self.ticket.model_digest:
             raise NodeError("the runner used other weights than the ticket names", code="digest")
         queued_s = (self._reservation.started_at or 0.0) - self._reservation.reserved_at
-        self._add(Done({"queue": queued_s, **done.timings_s}, self.quote, done.model_digest, done.facts))
+        digests = [event.sha256 for event in self._milestones if isinstance(event, Output)]
+        receipt = self._site.sign(self.ticket, digests, self.quote)
+        self._add(Done({"queue": queued_s, **done.timings_s}, self.quote, done.model_digest, done.facts, receipt))
 
     async def _wait_for_input(self) -> None:
         try:

@@ -1,79 +1,106 @@
-"""The node's gRPC services: OrchestratorService, health, and reflection."""
+"""The node's gRPC services: OrchestratorService, health, and reflection.
+
+Requests and answers are bytes here. `reelnet.codec` reads and writes them, so that bytes that are no message end their
+own call with a clear refusal.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from grpc_reflection.v1alpha._async import ReflectionServicer
 
+from orchestrator.call_limits import UNOPENED, BoundedHandler, CallLimits
 from orchestrator.conversation import converse
 from orchestrator.node import Node
 from reelnet import codec
-from reelnet.codec import FrameValue
-from reelnet.errors import ReelnetError, StartError
-from reelnet.rpc import abort, server_options
+from reelnet.codec import DescribeAnswer, FrameValue, ProbeAnswer, WatchAnswer
+from reelnet.errors import ReelnetError, StartError, UserError
+from reelnet.rpc import SERVICE, MessageBudget, abort, server_options
 from reelnet.settings import Listener
-from reelnet.v1 import orchestrator_pb2 as pb
-from reelnet.v1 import types_pb2 as types
-from reelnet.v1.orchestrator_pb2_grpc import OrchestratorServiceServicer, add_OrchestratorServiceServicer_to_server
 
-SERVICE = pb.DESCRIPTOR.services_by_name["OrchestratorService"].full_name
 STOP_GRACE_S = 2.0
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class OrchestratorService(OrchestratorServiceServicer):
+class OrchestratorService:
     """Answers for one node."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, limits: CallLimits) -> None:
         self._node = node
+        self._limits = limits
 
-    async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.DescribeResponse:  # noqa: N802
-        return pb.DescribeResponse(description=codec.signed_to_message(self._node.description()))
+    def handler(self) -> grpc.GenericRpcHandler:
+        """The service's methods, by name, over bytes."""
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "Describe": grpc.unary_unary_rpc_method_handler(_typed(self.describe)),
+                "Watch": grpc.unary_stream_rpc_method_handler(_typed(self.watch)),
+                "Probe": grpc.unary_unary_rpc_method_handler(_typed(self.probe)),
+                "Generate": grpc.stream_stream_rpc_method_handler(_typed(self.generate)),
+            },
+        )
 
-    async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:  # noqa: N802
-        told = None
+    async def describe(self, request: bytes, context: Context) -> bytes:
+        proof = self._node.prove(codec.challenge_from_bytes(request))
+        return codec.describe_answer_to_bytes(DescribeAnswer(self._node.description(), proof))
+
+    async def watch(self, request: bytes, context: Context) -> None:
+        told, proof = None, self._node.prove(codec.challenge_from_bytes(request))
         while True:
             changed = self._node.changed()
             signed = self._node.description()
-            news = codec.signed_to_message(signed) if signed is not told else None
+            news = signed if signed is not told else None
             told = signed
-            yield pb.WatchResponse(description=news, load=codec.load_to_message(self._node.load()))
+            await context.write(codec.watch_answer_to_bytes(WatchAnswer(news, self._node.load(), proof)))
+            proof = None
             await asyncio.sleep(self._node.settings.limits.load_interval_s)
             await changed.wait()
 
-    async def Probe(self, request: pb.ProbeRequest, context: Context) -> pb.ProbeResponse:  # noqa: N802
-        try:
-            in_flight, age_s, wait_s = self._node.probe(request.pipeline, request.model)
-        except ReelnetError as error:
-            await abort(context, error)
-        return pb.ProbeResponse(in_flight=in_flight, queue_age_s=age_s, wait_s=wait_s)
+    async def probe(self, request: bytes, context: Context) -> bytes:
+        return codec.probe_answer_to_bytes(ProbeAnswer(*self._node.probe(*codec.probe_request_from_bytes(request))))
 
-    async def Generate(  # type: ignore[override]  # noqa: N802  (frames are written, not yielded)
-        self, request_iterator: AsyncIterator[types.Frame], context: Context
-    ) -> None:
+    async def generate(self, frames: object, context: Context) -> None:
         async def send(values: Sequence[FrameValue]) -> None:
-            await context.write(codec.frames_to_message(values))
+            await context.write(codec.frames_to_bytes(values))
 
+        with ExitStack() as unopened:
+            unopened.enter_context(self._limits.place(UNOPENED, context.peer()))
+            await converse(self._node, _Frames(context, unopened.close), send)
+
+
+def _typed(call: Callable[[Any, Context], Awaitable[Any]]) -> Callable[[Any, Context], Awaitable[Any]]:
+    """The call with its failure as a status with details."""
+
+    async def answer(request: Any, context: Context) -> Any:
         try:
-            await converse(self._node, _Frames(context), send)
+            return await call(request, context)
         except ReelnetError as error:
             await abort(context, error)
+
+    return answer
 
 
 class _Frames:
-    """The frames of a call, read from it one message at a time: an async generator around each would cost more."""
+    """The frames of a call, read from it one message at a time: an async generator around each would cost more.
 
-    def __init__(self, context: Context) -> None:
+    `opened` is called when the first message has come. Raises UserError for bytes that are no frame, and for a flood.
+    """
+
+    def __init__(self, context: Context, opened: Callable[[], None]) -> None:
         self._context = context
+        self._opened = opened
         self._values: deque[FrameValue] = deque()
+        self._budget = MessageBudget(UserError)
 
     def __aiter__(self) -> _Frames:
         return self
@@ -81,24 +108,26 @@ class _Frames:
     async def __anext__(self) -> FrameValue:
         while not self._values:
             message = await self._context.read()
-            if message is grpc.aio.EOF:
+            if not isinstance(message, bytes):
                 raise StopAsyncIteration
-            self._values += codec.frames_from_message(message)
+            self._opened()
+            self._budget.take(len(message))
+            self._values += codec.frames_from_bytes(message, UserError)
         return self._values.popleft()
 
 
-class _ByName:
-    """A server as generated code fills it, whose methods are looked up by name.
+class _Services:
+    """Collects handlers as generated code registers them.
 
     For each method that is registered beside that, grpc.aio keeps a task of its own that waits for calls, and at each
     call goes through all of them.
     """
 
-    def __init__(self, server: grpc.aio.Server) -> None:
-        self._server = server
+    def __init__(self) -> None:
+        self.handlers: list[grpc.GenericRpcHandler] = []
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        self._server.add_generic_rpc_handlers(handlers)
+        self.handlers += handlers
 
     def add_registered_method_handlers(self, service: str, handlers: object) -> None:
         """They are among the generic ones."""
@@ -107,15 +136,15 @@ class _ByName:
 @asynccontextmanager
 async def serve(node: Node, listener: Listener) -> AsyncIterator[int]:
     """Serves a node for the length of the block; yields the port. Raises StartError when the port is taken."""
-    limits = node.settings.rpc
-    server = grpc.aio.server(options=server_options(limits), maximum_concurrent_rpcs=limits.concurrent_calls)
-    services: Any = _ByName(server)
-    add_OrchestratorServiceServicer_to_server(OrchestratorService(node), services)
+    limits = CallLimits(node.settings.rpc)
+    services: Any = _Services()
+    services.add_generic_rpc_handlers([OrchestratorService(node, limits).handler()])
     health = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, services)
-    reflection.enable_server_reflection(
-        (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), services
-    )
+    names = SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(ReflectionServicer(names), services)
+    server = grpc.aio.server(options=server_options(node.settings.rpc))
+    server.add_generic_rpc_handlers((BoundedHandler(services.handlers, limits),))
     address = f"[{listener.host}]" if ":" in listener.host else listener.host
     try:
         port = server.add_insecure_port(f"{address}:{listener.port}")

@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -31,8 +32,9 @@ from orchestrator.supervisor import Supervisor, Surroundings
 from reelnet.codec import TicketFrame
 from reelnet.errors import NodeError, ReelnetError, RefusedError, UnsupportedError
 from reelnet.identity import Identity, Signed
-from reelnet.jobs import Load, ModelLoad, NodeId, Progress, Ticket
-from reelnet.ticket import open_ticket
+from reelnet.jobs import Challenge, Load, ModelLoad, NodeId, Progress, Ticket
+from reelnet.proof import sign_proof
+from reelnet.ticket import open_ticket, sign_receipt
 
 FORGET_INTERVAL_MS = 10_000
 """Expired tickets are forgotten this often: a look at each after every job would cost more with every job."""
@@ -61,6 +63,7 @@ class Node:
     def __init__(self, parts: NodeParts) -> None:
         settings = parts.settings
         self.settings = settings
+        self._identity = parts.identity
         self.id = NodeId(parts.identity.id)
         self.epoch = secrets.token_hex(8)
         self.draining = False
@@ -152,6 +155,10 @@ class Node:
     def description(self) -> Signed:
         """The signed description as it is now."""
         return self.offers.description
+
+    def prove(self, challenge: Challenge | None) -> Signed | None:
+        """The answer to a challenge, where there is one. Raises RefusedError when its time is wrong."""
+        return sign_proof(self._identity, challenge) if challenge else None
 
     def load(self) -> Load:
         """How full the node is now."""
@@ -290,6 +297,7 @@ class Node:
             observe=self._observe,
             waited=self._metrics.waited,
             loading=self._loading,
+            sign=partial(sign_receipt, self._identity),
             stalls=self._stalls,
         )
 

@@ -2,24 +2,25 @@
 
 ::
 
-    async with OrchestratorClient(Address.parse("127.0.0.1:8935#<node-id>")) as node:
+    async with OrchestratorClient(Address.parse("127.0.0.1:8935#<node-id>"), audience=identity.id) as node:
         async with node.generate(signed_ticket, [picture], timeout_s=60) as attempt:
             async for event in attempt:      # Accepted, Queued, Started, Progress, Output, Chunk …, Done
                 ...
             await attempt.acknowledge()
 
-Every failure is one of `reelnet.errors`. Leaving the block before the end closes the call; a node whose ticket has
-no linger then stops the job within one step.
+Every failure is one of `reelnet.errors`, whatever bytes the node sends. Leaving the block before the end closes the
+call. A node whose ticket has no linger then stops the job within one step.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 
 import grpc
 
@@ -27,14 +28,14 @@ from reelnet import codec
 from reelnet.codec import Acknowledge, Cancel, Failed, FrameValue, InputChunk, TicketFrame
 from reelnet.errors import NodeError, TransientError
 from reelnet.identity import Signed, valid_id
-from reelnet.jobs import Accepted, Description, Done, Event, Load
-from reelnet.rpc import CHUNK_BYTES, EAGER_INPUT_BYTES, RpcLimits, channel_options, error_from
+from reelnet.jobs import Accepted, Challenge, Description, Done, Event, Load
+from reelnet.proof import check_proof, new_challenge
+from reelnet.rpc import CHUNK_BYTES, EAGER_INPUT_BYTES, SERVICE, MessageBudget, RpcLimits, channel_options, error_from
 from reelnet.ticket import open_description
-from reelnet.v1 import orchestrator_pb2 as orchestrator
-from reelnet.v1 import types_pb2 as pb
-from reelnet.v1.orchestrator_pb2_grpc import OrchestratorServiceStub
 
 ACKNOWLEDGE_TIMEOUT_S = 2.0
+WATCH_REST = 40
+"""After an update, no other one is read for so many times what its reading took: a flood of them stalls nobody."""
 CALL_ENDED = (asyncio.InvalidStateError, grpc.aio.UsageError, grpc.aio.AioRpcError)
 """What a write raises when the call has ended: its status tells the reader why."""
 
@@ -70,13 +71,20 @@ class Update:
 
 
 class OrchestratorClient:
-    """One node's channel. Calls fail with `reelnet.errors`; each has the timeout that its caller gives."""
+    """One node's channel. Calls fail with `reelnet.errors`; each has the timeout that its caller gives.
 
-    def __init__(self, address: Address, limits: RpcLimits | None = None) -> None:
+    `audience` is the caller's own id. A node proves its id to it before anything that the node says is believed.
+    """
+
+    def __init__(self, address: Address, limits: RpcLimits | None = None, audience: str = "") -> None:
         self.address = address
         self.limits = limits or RpcLimits()
-        self._channel = grpc.aio.insecure_channel(address.target, options=channel_options(self.limits))
-        self._stub = OrchestratorServiceStub(self._channel)
+        self._audience = audience
+        self._channel = channel = grpc.aio.insecure_channel(address.target, options=channel_options(self.limits))
+        self._describe: Any = channel.unary_unary(f"/{SERVICE}/Describe")
+        self._watch: Any = channel.unary_stream(f"/{SERVICE}/Watch")
+        self._probe: Any = channel.unary_unary(f"/{SERVICE}/Probe")
+        self._generate: Any = channel.stream_stream(f"/{SERVICE}/Generate")
         self._settling: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -94,23 +102,28 @@ class OrchestratorClient:
         await self._channel.close()
 
     async def describe(self, timeout_s: float) -> Description:
-        """The node's description, its signature checked."""
+        """The node's description, its signature and the node's proof checked."""
+        challenge = self._challenge()
         try:
-            answer = await self._stub.Describe(orchestrator.DescribeRequest(), timeout=timeout_s)
+            data = await self._describe(codec.describe_request_to_bytes(challenge), timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             raise error_from(error) from None
-        return open_description(codec.signed_from_message(answer.description), self.address.node_id)
+        answer = codec.describe_answer_from_bytes(data)
+        return open_description(answer.description, check_proof(answer.proof, challenge, self.address.node_id))
 
     async def watch(self) -> AsyncIterator[Update]:
         """The node's updates until the connection ends, which raises. Keepalive notices a dead peer."""
-        call = self._stub.Watch(orchestrator.WatchRequest())
+        challenge, node_id = self._challenge(), None
+        call = self._watch(codec.watch_request_to_bytes(challenge))
         try:
-            async for answer in call:
-                signed = answer.description if answer.HasField("description") else None
-                description = (
-                    open_description(codec.signed_from_message(signed), self.address.node_id) if signed else None
-                )
-                yield Update(description, codec.load_from_message(answer.load))
+            async for data in call:
+                began = time.monotonic()
+                answer = codec.watch_answer_from_bytes(data)
+                node_id = node_id or check_proof(answer.proof, challenge, self.address.node_id)
+                description = open_description(answer.description, node_id) if answer.description else None
+                rest_s = WATCH_REST * (time.monotonic() - began)
+                yield Update(description, answer.load)
+                await asyncio.sleep(rest_s)
         except grpc.aio.AioRpcError as error:
             raise error_from(error) from None
         finally:
@@ -119,19 +132,18 @@ class OrchestratorClient:
 
     async def probe(self, pipeline: str, model: str, timeout_s: float) -> float:
         """The node's estimate of a new job's queue time, seconds."""
-        request = orchestrator.ProbeRequest(pipeline=pipeline, model=model)
         try:
-            answer = await self._stub.Probe(request, timeout=timeout_s)
+            data = await self._probe(codec.probe_request_to_bytes(pipeline, model), timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             raise error_from(error) from None
-        return max(0.0, answer.wait_s)
+        return codec.probe_answer_from_bytes(data).wait_s
 
     @asynccontextmanager
     async def generate(
         self, ticket: Signed, inputs: Sequence[bytes], timeout_s: float, resume_from: tuple[int, int] = (0, 0)
     ) -> AsyncIterator[AttemptStream]:
         """One attempt. `inputs` are the bytes that the ticket names, in its order; `timeout_s` bounds the call."""
-        call = self._stub.Generate(timeout=timeout_s)
+        call = self._generate(timeout=timeout_s)
         attempt = AttemptStream(call, TicketFrame(ticket, resume_from, batches=True), inputs)
         try:
             yield attempt
@@ -141,6 +153,9 @@ class OrchestratorClient:
                 self._settle(attempt)
             else:
                 call.cancel()
+
+    def _challenge(self) -> Challenge:
+        return new_challenge(self._audience, self.limits.challenge_s)
 
     def _settle(self, attempt: AttemptStream) -> None:
         """Ends an attempt whose outputs are kept: nobody waits for that."""
@@ -153,7 +168,7 @@ class AttemptStream:
     """The events of one attempt, and the two frames that a broadcaster may send while it runs."""
 
     def __init__(
-        self, call: grpc.aio.StreamStreamCall[pb.Frame, pb.Frame], first: TicketFrame, inputs: Sequence[bytes]
+        self, call: grpc.aio.StreamStreamCall[bytes, bytes], first: TicketFrame, inputs: Sequence[bytes]
     ) -> None:
         self.acknowledged = False
         self._call = call
@@ -161,6 +176,7 @@ class AttemptStream:
         self._inputs = inputs
         self._accepted = asyncio.Event()
         self._sender: asyncio.Task[None] | None = None
+        self._budget = MessageBudget(NodeError)
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         """The events until and with Done. Raises the attempt's failure."""
@@ -175,12 +191,13 @@ class AttemptStream:
         if self._first:
             await self._begin()
         try:
-            frame = await self._call.read()
+            data = await self._call.read()
         except grpc.aio.AioRpcError as error:
             raise error_from(error) from None
-        if not isinstance(frame, pb.Frame):
+        if not isinstance(data, bytes):
             await self._fail_at_end()
-        return [self._event(value) for value in codec.frames_from_message(frame)]
+        self._budget.take(len(data))
+        return [self._event(value) for value in codec.frames_from_bytes(data, NodeError)]
 
     async def acknowledge(self) -> None:
         """Has the node told, after this block, that it may erase the outputs."""
@@ -256,4 +273,4 @@ class AttemptStream:
             late.cancel()
 
     async def _write(self, value: FrameValue) -> None:
-        await self._call.write(codec.frame_to_message(value))
+        await self._call.write(codec.frames_to_bytes((value,)))

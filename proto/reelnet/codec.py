@@ -1,6 +1,6 @@
-"""Values ↔ protobuf messages: the only file that touches message fields.
+"""Values ↔ bytes of protobuf messages: the only file that touches message fields.
 
-What comes from a peer is bounded and made printable here, before anything else sees it.
+Every byte that comes over gRPC is read here. It becomes a bounded, printable value, or a `ReelnetError`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from reelnet.errors import NodeError, ReelnetError, RefusedError, from_class, printable
+from reelnet.errors import NodeError, ReelnetError, RefusedError, UserError, from_class, printable
 from reelnet.identity import Signed
 from reelnet.jobs import (
     Accepted,
     BroadcasterId,
     Capability,
+    Challenge,
     Chunk,
     Description,
     Done,
@@ -32,11 +33,13 @@ from reelnet.jobs import (
     Preview,
     Progress,
     Queued,
+    Receipt,
     Started,
     Ticket,
 )
 from reelnet.pipelines import Work
 from reelnet.pricing import Rates, format_money, parse_money
+from reelnet.v1 import orchestrator_pb2 as orchestrator
 from reelnet.v1 import types_pb2 as pb
 
 MAX_NAME_CHARS = 256
@@ -44,6 +47,9 @@ MAX_CAPABILITIES = 1000
 MAX_ITEMS = 64
 MAX_BATCH = 256
 """Frames of one batch."""
+MAX_PARAMS_BYTES = 128 * 1024
+"""Bytes of a job's parameters. A prompt has at most 16 KiB."""
+MAX_NONCE_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,32 @@ class Failed:
 
 
 FrameValue = TicketFrame | InputChunk | Cancel | Acknowledge | Event | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeAnswer:
+    """A node's description, and its proof for the request's challenge."""
+
+    description: Signed
+    proof: Signed | None
+
+
+@dataclass(frozen=True, slots=True)
+class WatchAnswer:
+    """One update of a node. The first one of a call has a description and a proof."""
+
+    description: Signed | None
+    load: Load
+    proof: Signed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeAnswer:
+    """How full one (pipeline, model) is; times in seconds."""
+
+    in_flight: int
+    queue_age_s: float
+    wait_s: float
 
 
 def signed_to_message(signed: Signed) -> pb.SignedBytes:
@@ -135,6 +167,8 @@ def ticket_to_bytes(t: Ticket) -> bytes:
 def ticket_from_bytes(data: bytes) -> Ticket:
     """Raises RefusedError for bytes that are no ticket."""
     m = _parse(pb.Ticket(), data, "ticket")
+    if len(m.params) > MAX_PARAMS_BYTES:
+        raise RefusedError(f"the ticket's parameters have more than {MAX_PARAMS_BYTES} bytes", code="ticket")
     try:
         ceiling, rates = parse_money(m.ceiling), rates_from_message(m.rates)
     except (ValueError, NodeError):
@@ -247,6 +281,117 @@ def load_from_message(m: pb.Load) -> Load:
     return Load(tuple(models), m.draining)
 
 
+def proof_to_bytes(challenge: Challenge, signer_id: str) -> bytes:
+    """A challenge and who answers it, as it is signed and sent."""
+    c = challenge
+    message = pb.Proof(nonce=c.nonce, audience=c.audience, expires_ms=c.expires_ms, id=signer_id)
+    return message.SerializeToString(deterministic=True)
+
+
+def receipt_to_bytes(r: Receipt) -> bytes:
+    """The receipt as it is signed and sent. Equal receipts have equal bytes."""
+    return pb.Receipt(
+        job_id=r.job_id,
+        attempt=r.attempt,
+        broadcaster_id=r.broadcaster_id,
+        node_id=r.node_id,
+        outputs=r.outputs,
+        price=format_money(r.price_nano),
+        model_digest=r.model_digest,
+    ).SerializeToString(deterministic=True)
+
+
+def challenge_to_message(c: Challenge) -> pb.Challenge:
+    return pb.Challenge(nonce=c.nonce, audience=c.audience, expires_ms=c.expires_ms)
+
+
+def describe_request_to_bytes(challenge: Challenge) -> bytes:
+    message = orchestrator.DescribeRequest(challenge=challenge_to_message(challenge))
+    return message.SerializeToString()
+
+
+def watch_request_to_bytes(challenge: Challenge) -> bytes:
+    message = orchestrator.WatchRequest(challenge=challenge_to_message(challenge))
+    return message.SerializeToString()
+
+
+def challenge_from_bytes(data: bytes) -> Challenge | None:
+    """The challenge of a DescribeRequest or WatchRequest; None where there is none. Raises UserError."""
+    message = _parse(orchestrator.WatchRequest(), data, "protocol", UserError)
+    return _challenge(message.challenge) if message.HasField("challenge") else None
+
+
+def _challenge(m: pb.Challenge) -> Challenge:
+    return Challenge(m.nonce[:MAX_NONCE_BYTES], _name(m.audience), m.expires_ms)
+
+
+def describe_answer_to_bytes(answer: DescribeAnswer) -> bytes:
+    message = orchestrator.DescribeResponse(
+        description=signed_to_message(answer.description), proof=_optional(answer.proof)
+    )
+    return message.SerializeToString()
+
+
+def describe_answer_from_bytes(data: bytes) -> DescribeAnswer:
+    """Raises NodeError."""
+    m = _parse(orchestrator.DescribeResponse(), data, "protocol", NodeError)
+    return DescribeAnswer(signed_from_message(m.description), _signed(m, "proof"))
+
+
+def watch_answer_to_bytes(answer: WatchAnswer) -> bytes:
+    message = orchestrator.WatchResponse(
+        description=_optional(answer.description), load=load_to_message(answer.load), proof=_optional(answer.proof)
+    )
+    return message.SerializeToString()
+
+
+def watch_answer_from_bytes(data: bytes) -> WatchAnswer:
+    """Raises NodeError."""
+    m = _parse(orchestrator.WatchResponse(), data, "protocol", NodeError)
+    return WatchAnswer(_signed(m, "description"), load_from_message(m.load), _signed(m, "proof"))
+
+
+def probe_request_to_bytes(pipeline: str, model: str) -> bytes:
+    return orchestrator.ProbeRequest(pipeline=pipeline, model=model).SerializeToString()
+
+
+def probe_request_from_bytes(data: bytes) -> tuple[str, str]:
+    """Pipeline and model. Raises UserError."""
+    m = _parse(orchestrator.ProbeRequest(), data, "protocol", UserError)
+    return _name(m.pipeline), _name(m.model)
+
+
+def probe_answer_to_bytes(answer: ProbeAnswer) -> bytes:
+    message = orchestrator.ProbeResponse(
+        in_flight=answer.in_flight, queue_age_s=answer.queue_age_s, wait_s=answer.wait_s
+    )
+    return message.SerializeToString()
+
+
+def probe_answer_from_bytes(data: bytes) -> ProbeAnswer:
+    """Raises NodeError."""
+    m = _parse(orchestrator.ProbeResponse(), data, "protocol", NodeError)
+    return ProbeAnswer(m.in_flight, _seconds(m.queue_age_s), _seconds(m.wait_s))
+
+
+def _signed(message: Any, field: str) -> Signed | None:
+    return signed_from_message(getattr(message, field)) if message.HasField(field) else None
+
+
+def _optional(signed: Signed | None) -> pb.SignedBytes | None:
+    return signed_to_message(signed) if signed else None
+
+
+def frames_to_bytes(values: Sequence[FrameValue]) -> bytes:
+    """One message for frames that go together."""
+    return frames_to_message(values).SerializeToString()
+
+
+def frames_from_bytes(data: bytes, blame: type[ReelnetError]) -> list[FrameValue]:
+    """The values of a message in their order, none for kinds of a later version. Raises `blame` for no message."""
+    return frames_from_message(_parse(pb.Frame(), data, "protocol", blame))
+
+
 def frame_to_message(value: FrameValue) -> pb.Frame:
     """The frame of a value."""
     return pb.Frame(**_FIELDS[type(value)](value))
@@ -309,6 +454,7 @@ _FIELDS: dict[type, Callable[[Any], dict[str, Any]]] = {
             "price": format_money(v.price_nano),
             "model_digest": v.model_digest,
             "facts": v.facts,
+            "receipt": _optional(v.receipt),
         }
     },
     Failed: lambda v: {
@@ -342,6 +488,7 @@ _FROM_FRAME: dict[str, Callable[[Any], FrameValue]] = {
         _money(m.price),
         _name(m.model_digest),
         _names(m.facts),
+        _signed(m, "receipt"),
     ),
     "failed": lambda m: Failed(
         from_class(m.failure_class, m.message, code=m.code, retry_after_s=_seconds(m.retry_after_s) or None)
@@ -374,9 +521,9 @@ def _money(text: str) -> int:
         raise NodeError("the node's price is no amount", code="price") from None
 
 
-def _parse(message: Any, data: bytes, what: str) -> Any:
+def _parse(message: Any, data: bytes, code: str, blame: type[ReelnetError] = RefusedError) -> Any:
     try:
         message.ParseFromString(data)
     except DecodeError:
-        raise RefusedError(f"the bytes are no {what}", code=what) from None
+        raise blame(f"the bytes are no {message.DESCRIPTOR.name}", code=code) from None
     return message

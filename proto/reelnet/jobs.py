@@ -6,10 +6,13 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import NewType
+from typing import TYPE_CHECKING, NewType
 
 from reelnet.pipelines import Work
 from reelnet.pricing import Rates
+
+if TYPE_CHECKING:
+    from reelnet.identity import Signed
 
 JobId = NewType("JobId", str)
 NodeId = NewType("NodeId", str)
@@ -164,6 +167,28 @@ class Ticket:
 
 
 @dataclass(frozen=True, slots=True)
+class Challenge:
+    """What a peer has to sign to prove that it is there now. `audience` is the asker's id, `expires_ms` Unix time."""
+
+    nonce: bytes
+    audience: str
+    expires_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a node says that it has delivered for a ticket. `outputs` are sha256 (hex) in order; money nano-dollars."""
+
+    job_id: JobId
+    attempt: int
+    broadcaster_id: BroadcasterId
+    node_id: NodeId
+    outputs: tuple[str, ...]
+    price_nano: int
+    model_digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class Accepted:
     """The node has reserved a place: the call is the reservation. `price_nano` is the node's quote."""
 
@@ -227,12 +252,16 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The attempt delivered everything. `facts` says how it was made (class, versions); a node's word only."""
+    """The attempt delivered everything. `facts` says how it was made (class, versions); a node's word only.
+
+    `receipt` is the node's signed Receipt.
+    """
 
     timings_s: Mapping[str, float]
     price_nano: int
     model_digest: str
     facts: Mapping[str, str] = field(default_factory=dict)
+    receipt: Signed | None = None
 
 
 Event = Accepted | Queued | Started | Progress | Preview | Output | Chunk | Done

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import grpc
@@ -15,12 +17,18 @@ from pydantic import Field
 from reelnet.errors import CanceledError, DeadlineError, ReelnetError, TransientError, from_class, printable
 from reelnet.settings import Section
 
+SERVICE = "reelnet.v1.OrchestratorService"
+"""The node's service. Its methods carry bytes here: `reelnet.codec` reads and writes them."""
 DOMAIN = "reelnet"
 PROTOCOL = 1
 """The protocol version that this code speaks; a description gives a range."""
 CHUNK_BYTES = 256 * 1024
 EAGER_INPUT_BYTES = 1024 * 1024
 """So much input may follow a ticket before it is accepted."""
+FREE_MESSAGES, MESSAGES_A_S, BYTES_A_MESSAGE = 1000, 100, 1024
+"""One job's stream may bring so many messages, so many more in each second, and one more for so many bytes."""
+QUICKEST_PING_S = 0.5
+"""A server takes pings of any client that sends no more than one in this time, whatever its own settings."""
 _DETAILS_KEY = "grpc-status-details-bin"
 
 
@@ -29,8 +37,17 @@ class RpcLimits(Section):
 
     message_bytes: int = Field(2**20, ge=2**19, le=2**22, description="Bytes of one message.")
     metadata_bytes: int = Field(16 * 1024, ge=4096, description="Bytes of one call's metadata.")
-    concurrent_calls: int = Field(1000, ge=1, description="Calls that a server answers at once.")
+    concurrent_calls: int = Field(1000, ge=1, description="Jobs that a server takes calls for at once.")
+    connection_calls: int = Field(500, ge=1, description="Of these, those of one connection.")
+    unopened_calls: int = Field(32, ge=1, description="Calls of one connection that have not sent their ticket.")
+    watches: int = Field(250, ge=1, description="Watches that a server answers at once.")
+    connection_watches: int = Field(4, ge=1, description="Of these, those of one connection.")
+    other_calls: int = Field(64, ge=1, description="Calls of any other method that a server answers at once.")
+    connection_other_calls: int = Field(16, ge=1, description="Of these, those of one connection.")
     keepalive_s: float = Field(30, ge=1, description="Seconds between two signs of life on a quiet connection.")
+    challenge_s: float = Field(
+        300, ge=10, le=600, description="Seconds that a node has to prove its id; clocks may differ by so much."
+    )
 
 
 def channel_options(limits: RpcLimits) -> list[tuple[str, int]]:
@@ -49,14 +66,18 @@ def channel_options(limits: RpcLimits) -> list[tuple[str, int]]:
 
 
 def server_options(limits: RpcLimits) -> list[tuple[str, int]]:
-    """Options of a server: message and metadata size, and keepalive as clients send it."""
+    """Options of a server: message and metadata size, its own pings, and those of clients with any settings."""
+    quickest_ms = int(QUICKEST_PING_S * 1000)
     return [
         ("grpc.max_receive_message_length", limits.message_bytes),
         ("grpc.max_send_message_length", limits.message_bytes),
         ("grpc.max_metadata_size", limits.metadata_bytes),
+        ("grpc.keepalive_time_ms", int(limits.keepalive_s * 1000)),
+        ("grpc.keepalive_timeout_ms", int(limits.keepalive_s * 1000 / 3)),
+        ("grpc.http2.max_pings_without_data", 0),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_ping_interval_without_data_ms", int(limits.keepalive_s * 500)),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", int(limits.keepalive_s * 500)),
+        ("grpc.http2.min_ping_interval_without_data_ms", quickest_ms),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", quickest_ms),
         ("grpc.so_reuseport", 0),
     ]
 
@@ -108,6 +129,27 @@ def _from_details(data: bytes) -> ReelnetError | None:
     except DecodeError:
         return None
     return from_class(failure, status.message, code=code, retry_after_s=retry_after_s) if failure else None
+
+
+class MessageBudget:
+    """How many messages a peer may send in one job's stream, so that no flood of small ones holds the event loop."""
+
+    def __init__(self, blame: type[ReelnetError], clock: Callable[[], float] = time.monotonic) -> None:
+        self._blame = blame
+        self._clock = clock
+        self._began = clock()
+        self._messages = self._bytes = 0
+
+    def take(self, size: int) -> None:
+        """A message of `size` bytes came. Raises the peer's failure, `flood`, for one too many."""
+        self._messages += 1
+        self._bytes += size
+        if self._messages > FREE_MESSAGES and self._messages > self._allowed():
+            raise self._blame(f"{self._messages} small messages are too many for one job", code="flood")
+
+    def _allowed(self) -> float:
+        seconds = self._clock() - self._began
+        return FREE_MESSAGES + MESSAGES_A_S * seconds + self._bytes / BYTES_A_MESSAGE
 
 
 def _packed(message: ErrorInfo | RetryInfo) -> AnyMessage:

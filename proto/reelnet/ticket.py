@@ -1,19 +1,23 @@
-"""The two signed documents, and what each signature covers.
+"""The three signed documents, and what each signature covers.
 
 A **ticket** is signed by a broadcaster and covers the whole attempt: job, attempt number, node id and epoch, model
 digest, complete parameters, digest and size of each input, rates, ceiling, deadline, expiry. A **description** is
-signed by a node and covers its identity, epoch and sequence, and its capabilities with their rates.
+signed by a node and covers its identity, epoch and sequence, and its capabilities with their rates. A **receipt** is
+signed by a node and covers what it has delivered for a ticket: the digest of each output, the price, the model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from reelnet import codec
-from reelnet.errors import RefusedError
+from reelnet.errors import NodeError, RefusedError
 from reelnet.identity import Identity, Signed, id_of, verify
-from reelnet.jobs import Description, Ticket
+from reelnet.jobs import Description, Done, Receipt, Ticket
 
 TICKET_CONTEXT = "reelnet ticket v1"
 DESCRIPTION_CONTEXT = "reelnet description v1"
+RECEIPT_CONTEXT = "reelnet receipt v1"
 
 
 def sign_ticket(identity: Identity, ticket: Ticket) -> Signed:
@@ -48,3 +52,25 @@ def open_description(signed: Signed, expected_id: str | None) -> Description:
     if description.node_id != signer:
         raise RefusedError("the description names another node than the one that signed it", code="signature")
     return description
+
+
+def sign_receipt(identity: Identity, ticket: Ticket, outputs: Sequence[str], price_nano: int) -> Signed:
+    """What a node has delivered for a ticket; `outputs` are the sha256 (hex) of its outputs in order."""
+    return identity.sign(RECEIPT_CONTEXT, _receipt(ticket, outputs, price_nano))
+
+
+def check_receipt(ticket: Ticket, outputs: Sequence[str], done: Done) -> None:
+    """Raises NodeError unless the ticket's node has signed that it delivered just these outputs."""
+    if done.receipt is None:
+        raise NodeError("the node has not signed what it delivered", code="receipt")
+    try:
+        said = verify(RECEIPT_CONTEXT, done.receipt, ticket.node_id)
+    except RefusedError as error:
+        raise NodeError(f"the node's receipt: {error.message}", code="receipt") from None
+    if said != _receipt(ticket, outputs, done.price_nano):
+        raise NodeError("the node has signed another delivery than the one that came", code="receipt")
+
+
+def _receipt(t: Ticket, outputs: Sequence[str], price_nano: int) -> bytes:
+    names = t.job_id, t.attempt, t.broadcaster_id, t.node_id
+    return codec.receipt_to_bytes(Receipt(*names, tuple(outputs), price_nano, t.model_digest))

@@ -27,6 +27,7 @@ from reelnet.jobs import (
     Accepted,
     BroadcasterId,
     Capability,
+    Challenge,
     Chunk,
     Description,
     Done,
@@ -40,12 +41,14 @@ from reelnet.jobs import (
     Preview,
     Progress,
     Queued,
+    Receipt,
     Started,
     Ticket,
 )
 from reelnet.pipelines import Work
 from reelnet.pricing import Rates
-from reelnet.ticket import sign_description, sign_ticket
+from reelnet.proof import sign_proof
+from reelnet.ticket import sign_description, sign_receipt, sign_ticket
 from reelnet.v1 import broadcaster_pb2 as broadcaster
 from reelnet.v1 import orchestrator_pb2 as orchestrator
 from reelnet.v1 import types_pb2 as pb
@@ -112,6 +115,14 @@ DESCRIPTION_WITH_FEATURES = replace(
     ),
 )
 LOAD = Load((ModelLoad("image-to-video", "acme/svd", 1, 2, 3, warm=True, wait_s=12.5),), draining=True)
+CHALLENGE = Challenge(bytes(range(32)), BROADCASTER.id, 1_800_000_300_000)
+CHALLENGED_MS = 1_800_000_000_000
+"""When the node answers it."""
+RECEIPT = Receipt(
+    TICKET.job_id, TICKET.attempt, TICKET.broadcaster_id, TICKET.node_id, ("b8" * 32, "c9" * 32), 930_000,
+    TICKET.model_digest,
+)  # fmt: skip
+DONE = Done({"denoise": 9.5, "decode": 1.25}, 930_000, "d1" * 32, {"class": "H200", "torch": "2.14.1"})
 
 FRAMES: dict[str, FrameValue] = {
     "ticket": TicketFrame(sign_ticket(BROADCASTER, TICKET), resume_from=(1, 262_144)),
@@ -125,7 +136,7 @@ FRAMES: dict[str, FrameValue] = {
     "preview": Preview(b"\xff\xd8\xff\xe0"),
     "output": Output(1, "video/mp4", 1_000_000, "b8" * 32, seed=8, nsfw=True),
     "chunk": Chunk(b"ftypisom"),
-    "done": Done({"denoise": 9.5, "decode": 1.25}, 930_000, "d1" * 32, {"class": "H200", "torch": "2.14.1"}),
+    "done": DONE,
     "failed": Failed(BusyError("every place for this model is taken", retry_after_s=2.5)),
 }
 """A value of each kind of frame, by the name of its body."""
@@ -133,6 +144,7 @@ BATCH: list[FrameValue] = [FRAMES["accepted"], FRAMES["started"], FRAMES["output
 LATER_FRAMES: dict[str, FrameValue] = {
     "preview-of-step": Preview(b"\xff\xd8\xff\xe0", index=1, step=12, total=25),
     "output-clean": Output(0, "image/png", 1_000_000, "b8" * 32, seed=7, nsfw=False),
+    "done-with-receipt": replace(DONE, receipt=sign_receipt(NODE, TICKET, ["b8" * 32, "c9" * 32], 930_000)),
     "output-unchecked": Output(0, "image/png", 1_000_000, "b8" * 32, seed=7, nsfw=None),
 }
 """Values that need fields which came later."""
@@ -144,7 +156,20 @@ def messages() -> dict[str, Message]:
     description = codec.signed_to_message(sign_description(NODE, DESCRIPTION))
     load = codec.load_to_message(LOAD)
     watch = orchestrator.WatchResponse(description=description, load=load)
+    challenge = codec.challenge_to_message(CHALLENGE)
+    proof = codec.signed_to_message(sign_proof(NODE, CHALLENGE, CHALLENGED_MS))
+    proven = orchestrator.WatchResponse(description=description, load=load, proof=proof)
     return {
+        "challenge": challenge,
+        "proof": pb.Proof.FromString(codec.proof_to_bytes(CHALLENGE, NODE.id)),
+        "proof-signed": proof,
+        "receipt": pb.Receipt.FromString(codec.receipt_to_bytes(RECEIPT)),
+        "describe-request-with-challenge": orchestrator.DescribeRequest(challenge=challenge),
+        "describe-response-with-proof": orchestrator.DescribeResponse(description=description, proof=proof),
+        "watch-request-with-challenge": orchestrator.WatchRequest(challenge=challenge),
+        "watch-response-with-proof": proven,
+        "join-request-with-challenge": broadcaster.JoinRequest(update=proven, challenge=challenge),
+        "join-response-with-proof": broadcaster.JoinResponse(session="5e551017", challenge=challenge, proof=proof),
         **{f"frame-{name}": codec.frame_to_message(value) for name, value in {**FRAMES, **LATER_FRAMES}.items()},
         "frame-batch": codec.frames_to_message(BATCH),
         "frame-ticket-for-batches": codec.frame_to_message(TICKET_FOR_BATCHES),

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import io
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import grpc
 from PIL import Image
 
 from reelnet import codec
-from reelnet.codec import FrameValue, InputChunk, TicketFrame
-from reelnet.identity import Identity
+from reelnet.codec import DescribeAnswer, FrameValue, InputChunk, TicketFrame, WatchAnswer
+from reelnet.errors import UserError
+from reelnet.identity import Identity, Signed
 from reelnet.jobs import (
     Accepted,
     Capability,
@@ -30,9 +32,9 @@ from reelnet.jobs import (
 )
 from reelnet.pipelines import PIPELINES
 from reelnet.pricing import Rates
-from reelnet.ticket import open_ticket, sign_description
-from reelnet.v1 import orchestrator_pb2 as pb
-from reelnet.v1.orchestrator_pb2_grpc import OrchestratorServiceServicer, add_OrchestratorServiceServicer_to_server
+from reelnet.proof import sign_proof
+from reelnet.rpc import SERVICE
+from reelnet.ticket import open_ticket, sign_description, sign_receipt
 
 Script = Callable[[Ticket], list[FrameValue]]
 InputScript = Callable[[Ticket, bytes], list[FrameValue]]
@@ -40,59 +42,86 @@ InputScript = Callable[[Ticket, bytes], list[FrameValue]]
 
 
 @dataclass
-class LyingNode(OrchestratorServiceServicer):
-    """Advertises a capability at top speed; `script` makes the frames that it sends for a ticket."""
+class LyingNode:
+    """Advertises a capability at top speed; `script` makes the frames that it sends for a ticket.
+
+    It proves its id, and where it `signs`, `Done` gets a receipt for the outputs that the script claims.
+    """
 
     script: Script | InputScript
     capability: Capability
     identity: Identity = field(default_factory=Identity.generate)
     asked: int = 0
     takes_input: bool = False
+    signs: bool = True
 
-    async def Describe(self, request: Any, context: Any) -> pb.DescribeResponse:  # noqa: N802
-        return pb.DescribeResponse(description=self._description())
+    async def describe(self, request: bytes, context: Any) -> bytes:
+        return codec.describe_answer_to_bytes(DescribeAnswer(self.description(), self.proof(request)))
 
-    async def Watch(self, request: Any, context: Any) -> AsyncIterator[pb.WatchResponse]:  # noqa: N802
+    async def watch(self, request: bytes, context: Any) -> None:
         c = self.capability
         load = Load((ModelLoad(c.pipeline, c.model, 1, 0, 0, warm=True, wait_s=0.0),))
-        yield pb.WatchResponse(description=self._description(), load=codec.load_to_message(load))
-        await context.done_event.wait() if hasattr(context, "done_event") else await _for_ever()
+        answer = WatchAnswer(self.description(), load, self.proof(request))
+        await context.write(codec.watch_answer_to_bytes(answer))
+        await asyncio.Event().wait()
 
-    async def Generate(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
+    async def generate(self, frames: AsyncIterator[bytes], context: Any) -> None:
         self.asked += 1
-        first = codec.frame_from_message(await anext(request_iterator))
+        first = _frame(await anext(frames))
         assert isinstance(first, TicketFrame)
         ticket = open_ticket(first.ticket)
-        read: Any = (await self._input(ticket, request_iterator),) if self.takes_input else ()
-        for value in self.script(ticket, *read):
-            await context.write(codec.frame_to_message(value))
+        read: Any = (await self._input(ticket, frames),) if self.takes_input else ()
+        values = self.script(ticket, *read)
+        for value in signed_for(self.identity, ticket, values) if self.signs else values:
+            await context.write(codec.frames_to_bytes([value]))
         with contextlib.suppress(StopAsyncIteration):
-            await anext(request_iterator)
+            await anext(frames)
 
-    async def _input(self, ticket: Ticket, frames: Any) -> bytes:
+    async def _input(self, ticket: Ticket, frames: AsyncIterator[bytes]) -> bytes:
         data = b""
         while len(data) < sum(ref.size for ref in ticket.inputs):
-            chunk = codec.frame_from_message(await anext(frames))
+            chunk = _frame(await anext(frames))
             assert isinstance(chunk, InputChunk)
             data += chunk.data
         return data
 
-    def _description(self) -> Any:
-        description = Description(NodeId(self.identity.id), "epoch", 1, 1, 1, (self.capability,))
-        return codec.signed_to_message(sign_description(self.identity, description))
+    def proof(self, request: bytes) -> Signed | None:
+        """The answer to a request's challenge."""
+        challenge = codec.challenge_from_bytes(request)
+        return sign_proof(self.identity, challenge) if challenge else None
+
+    def description(self) -> Signed:
+        """What it says of itself, signed."""
+        told = Description(NodeId(self.identity.id), "epoch", 1, 1, 1, (self.capability,))
+        return sign_description(self.identity, told)
 
 
-async def _for_ever() -> None:
-    import asyncio
+def signed_for(identity: Identity, ticket: Ticket, values: list[FrameValue]) -> list[FrameValue]:
+    """The frames, with a receipt in `Done` for the outputs that they claim."""
+    digests = [value.sha256 for value in values if isinstance(value, Output)]
+    return [
+        replace(value, receipt=sign_receipt(identity, ticket, digests, value.price_nano))
+        if isinstance(value, Done)
+        else value
+        for value in values
+    ]
 
-    await asyncio.Event().wait()
+
+def _frame(message: bytes) -> FrameValue:
+    (value,) = codec.frames_from_bytes(message, UserError)
+    return value
 
 
 @contextlib.asynccontextmanager
 async def running(node: LyingNode) -> AsyncIterator[str]:
     """Serves the node; yields its address."""
     server = grpc.aio.server()
-    add_OrchestratorServiceServicer_to_server(node, server)
+    methods = {
+        "Describe": grpc.unary_unary_rpc_method_handler(node.describe),
+        "Watch": grpc.unary_stream_rpc_method_handler(node.watch),
+        "Generate": grpc.stream_stream_rpc_method_handler(node.generate),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

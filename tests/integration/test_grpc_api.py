@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -13,9 +14,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from orchestrator.app import RunningNode
-from orchestrator.grpc_api import SERVICE
 from reelnet.client import Address, OrchestratorClient
-from reelnet.errors import UnsupportedError
+from reelnet.errors import RefusedError, UnsupportedError
+from reelnet.identity import Signed
+from reelnet.rpc import SERVICE
 from reelnet.v1 import types_pb2 as pb
 from reelnet.v1.orchestrator_pb2_grpc import OrchestratorServiceStub
 from tests.fakes.pool import InProcessEngine, PoolPlan, node_settings, running_node, until
@@ -74,6 +76,47 @@ async def test_watch_tells_the_load_when_it_changes(node: RunningNode) -> None:
         assert second.description is None, "what has not changed is not sent again"
         assert loop.time() - before >= 0.4
         await watch.aclose()
+
+
+async def test_one_connection_does_not_take_every_place(node: RunningNode, channel: grpc.aio.Channel) -> None:
+    """A stranger asks for 1,000 watches, and as many health checks that go on: jobs and watches of others go on."""
+    limits = node.node.settings.rpc
+    watch, generate = channel.unary_stream(f"/{SERVICE}/Watch"), channel.stream_stream(f"/{SERVICE}/Generate")
+    health = health_pb2_grpc.HealthStub(channel)
+    watches: list[Any] = [watch(b"") for _ in range(1000)]
+    checks: list[Any] = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(200)]
+    unopened: list[Any] = [generate() for _ in range(200)]
+    for calls, allowed in (
+        (watches, limits.connection_watches),
+        (checks, limits.connection_other_calls),
+        (unopened, limits.unopened_calls),
+    ):
+        await until(lambda c=calls, a=allowed: sum(x.done() for x in c) == len(c) - a, "all but the share are refused")
+        codes = {await call.code() for call in calls if call.done()}
+        assert grpc.StatusCode.RESOURCE_EXHAUSTED in codes
+        assert codes <= {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED}, "gRPC resets some by itself"
+    async with OrchestratorClient(Address.parse(node.address)) as other:
+        assert (await other.describe(5)).capabilities
+        assert (await anext(other.watch())).description
+        with pytest.raises(RefusedError):
+            async with other.generate(Signed(b"", b"k" * 32, b""), [], 5) as attempt:
+                await attempt.read()
+
+
+@pytest.mark.parametrize("method", ["Describe", "Watch", "Probe", "Generate"])
+@pytest.mark.parametrize("message", [b"\xff" * 4, b"\x0a\xff\xff\xff\xff\x7f", b"[" * 1000])
+async def test_bytes_that_are_no_message_end_their_own_call(
+    channel: grpc.aio.Channel, method: str, message: bytes
+) -> None:
+    """The refusal says that the bytes are no message, and the node goes on."""
+    if method == "Generate":
+        call: Any = channel.stream_stream(f"/{SERVICE}/{method}")()
+        await call.write(message)
+    else:
+        make = channel.unary_stream if method == "Watch" else channel.unary_unary
+        call = make(f"/{SERVICE}/{method}")(message)
+    assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "the bytes are no" in await call.details()
 
 
 async def test_a_frame_over_the_limit_breaks_one_call_only(channel: grpc.aio.Channel) -> None:

@@ -26,7 +26,7 @@ from reelnet.v1 import types_pb2 as reelnet_dot_v1_dot_types__pb2
 from reelnet.v1 import orchestrator_pb2 as reelnet_dot_v1_dot_orchestrator__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1creelnet/v1/broadcaster.proto\x12\nreelnet.v1\x1a\x16reelnet/v1/types.proto\x1a\x1dreelnet/v1/orchestrator.proto\"8\n\x0bJoinRequest\x12)\n\x06update\x18\x01 \x01(\x0b\x32\x19.reelnet.v1.WatchResponse\"\x1f\n\x0cJoinResponse\x12\x0f\n\x07session\x18\x01 \x01(\t2\x86\x01\n\x12\x42roadcasterService\x12=\n\x04Join\x12\x17.reelnet.v1.JoinRequest\x1a\x18.reelnet.v1.JoinResponse(\x01\x30\x01\x12\x31\n\x05Serve\x12\x11.reelnet.v1.Frame\x1a\x11.reelnet.v1.Frame(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1creelnet/v1/broadcaster.proto\x12\nreelnet.v1\x1a\x16reelnet/v1/types.proto\x1a\x1dreelnet/v1/orchestrator.proto\"b\n\x0bJoinRequest\x12)\n\x06update\x18\x01 \x01(\x0b\x32\x19.reelnet.v1.WatchResponse\x12(\n\tchallenge\x18\x02 \x01(\x0b\x32\x15.reelnet.v1.Challenge\"q\n\x0cJoinResponse\x12\x0f\n\x07session\x18\x01 \x01(\t\x12(\n\tchallenge\x18\x02 \x01(\x0b\x32\x15.reelnet.v1.Challenge\x12&\n\x05proof\x18\x03 \x01(\x0b\x32\x17.reelnet.v1.SignedBytes2\x86\x01\n\x12\x42roadcasterService\x12=\n\x04Join\x12\x17.reelnet.v1.JoinRequest\x1a\x18.reelnet.v1.JoinResponse(\x01\x30\x01\x12\x31\n\x05Serve\x12\x11.reelnet.v1.Frame\x1a\x11.reelnet.v1.Frame(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,9 +34,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'reelnet.v1.broadcaster_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_JOINREQUEST']._serialized_start=99
-  _globals['_JOINREQUEST']._serialized_end=155
-  _globals['_JOINRESPONSE']._serialized_start=157
-  _globals['_JOINRESPONSE']._serialized_end=188
-  _globals['_BROADCASTERSERVICE']._serialized_start=191
-  _globals['_BROADCASTERSERVICE']._serialized_end=325
+  _globals['_JOINREQUEST']._serialized_end=197
+  _globals['_JOINRESPONSE']._serialized_start=199
+  _globals['_JOINRESPONSE']._serialized_end=312
+  _globals['_BROADCASTERSERVICE']._serialized_start=315
+  _globals['_BROADCASTERSERVICE']._serialized_end=449
 # @@protoc_insertion_point(module_scope)

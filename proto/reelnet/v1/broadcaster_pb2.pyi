@@ -6,6 +6,7 @@ What a broadcaster answers to a node that dials out, from behind a router. Messa
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from reelnet.v1 import orchestrator_pb2 as _orchestrator_pb2
+from reelnet.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -22,16 +23,24 @@ class JoinRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     UPDATE_FIELD_NUMBER: _builtins.int
+    CHALLENGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def update(self) -> _orchestrator_pb2.WatchResponse: ...
+    def update(self) -> _orchestrator_pb2.WatchResponse:
+        """the first one has the node's proof for the broadcaster's challenge"""
+
+    @_builtins.property
+    def challenge(self) -> _types_pb2.Challenge:
+        """in the first message: the broadcaster has to prove who it is"""
+
     def __init__(
         self,
         *,
         update: _orchestrator_pb2.WatchResponse | None = ...,
+        challenge: _types_pb2.Challenge | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["update", b"update"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -42,16 +51,28 @@ class JoinResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_FIELD_NUMBER: _builtins.int
+    CHALLENGE_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
     session: _builtins.str
     """a job waits: open `Serve` with it"""
+    @_builtins.property
+    def challenge(self) -> _types_pb2.Challenge:
+        """in the first message: the node has to prove who it is"""
+
+    @_builtins.property
+    def proof(self) -> _types_pb2.SignedBytes:
+        """the broadcaster's Proof for the node's challenge"""
+
     def __init__(
         self,
         *,
         session: _builtins.str = ...,
+        challenge: _types_pb2.Challenge | None = ...,
+        proof: _types_pb2.SignedBytes | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "proof", b"proof"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "proof", b"proof", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -21,7 +21,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 @_typing.final
 class SignedBytes(_message.Message):
     """Bytes under an Ed25519 signature. The signature covers exactly `payload` as sent, behind a context string that
-    names the kind of payload ("reelnet ticket v1", "reelnet description v1"), so that one never passes as another.
+    names the kind of payload ("reelnet ticket v1", "reelnet description v1", "reelnet proof v1", "reelnet receipt v1"), so
+    that one never passes as another.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -30,7 +31,7 @@ class SignedBytes(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
     payload: _builtins.bytes
-    """a serialised Ticket or Description"""
+    """a serialised Ticket, Description, Proof or Receipt"""
     key: _builtins.bytes
     """the signer's public key, 32 bytes"""
     signature: _builtins.bytes
@@ -49,6 +50,110 @@ class SignedBytes(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SignedBytes: _TypeAlias = SignedBytes  # noqa: Y015
+
+@_typing.final
+class Challenge(_message.Message):
+    """What a peer has to sign to prove that it is there now. It is new for each call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NONCE_FIELD_NUMBER: _builtins.int
+    AUDIENCE_FIELD_NUMBER: _builtins.int
+    EXPIRES_MS_FIELD_NUMBER: _builtins.int
+    nonce: _builtins.bytes
+    """32 random bytes"""
+    audience: _builtins.str
+    """the id of who asks"""
+    expires_ms: _builtins.int
+    """Unix time by the asker's clock, minutes ahead"""
+    def __init__(
+        self,
+        *,
+        nonce: _builtins.bytes = ...,
+        audience: _builtins.str = ...,
+        expires_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audience", b"audience", "expires_ms", b"expires_ms", "nonce", b"nonce"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Challenge: _TypeAlias = Challenge  # noqa: Y015
+
+@_typing.final
+class Proof(_message.Message):
+    """A challenge with the id of the peer that answers it. Signed by that id's key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NONCE_FIELD_NUMBER: _builtins.int
+    AUDIENCE_FIELD_NUMBER: _builtins.int
+    EXPIRES_MS_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    nonce: _builtins.bytes
+    audience: _builtins.str
+    expires_ms: _builtins.int
+    id: _builtins.str
+    """the signer"""
+    def __init__(
+        self,
+        *,
+        nonce: _builtins.bytes = ...,
+        audience: _builtins.str = ...,
+        expires_ms: _builtins.int = ...,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audience", b"audience", "expires_ms", b"expires_ms", "id", b"id", "nonce", b"nonce"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Proof: _TypeAlias = Proof  # noqa: Y015
+
+@_typing.final
+class Receipt(_message.Message):
+    """What a node has delivered for a ticket. Signed by the node's key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    BROADCASTER_ID_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    MODEL_DIGEST_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    attempt: _builtins.int
+    broadcaster_id: _builtins.str
+    node_id: _builtins.str
+    price: _builtins.str
+    """decimal dollars"""
+    model_digest: _builtins.str
+    @_builtins.property
+    def outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """sha256 of each output in order, hex"""
+
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        broadcaster_id: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+        outputs: _abc.Iterable[_builtins.str] | None = ...,
+        price: _builtins.str = ...,
+        model_digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "broadcaster_id", b"broadcaster_id", "job_id", b"job_id", "model_digest", b"model_digest", "node_id", b"node_id", "outputs", b"outputs", "price", b"price"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Receipt: _TypeAlias = Receipt  # noqa: Y015
 
 @_typing.final
 class Rates(_message.Message):
@@ -774,12 +879,15 @@ class Done(_message.Message):
     PRICE_FIELD_NUMBER: _builtins.int
     MODEL_DIGEST_FIELD_NUMBER: _builtins.int
     FACTS_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
     price: _builtins.str
     model_digest: _builtins.str
     @_builtins.property
     def timings_s(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
     @_builtins.property
     def facts(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def receipt(self) -> Global___SignedBytes: ...
     def __init__(
         self,
         *,
@@ -787,10 +895,11 @@ class Done(_message.Message):
         price: _builtins.str = ...,
         model_digest: _builtins.str = ...,
         facts: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        receipt: Global___SignedBytes | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "model_digest", b"model_digest", "price", b"price", "timings_s", b"timings_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "model_digest", b"model_digest", "price", b"price", "receipt", b"receipt", "timings_s", b"timings_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -140,7 +140,7 @@ class Tap(grpc.aio.ServerInterceptor):
         method = handler_call_details.method.rpartition("/")[2]
         if method in BEFORE_JOBS:
             return handler
-        read, write = handler.request_deserializer, handler.response_serializer
+        read, write = handler.request_deserializer or bytes, handler.response_serializer or bytes
         return handler._replace(
             request_deserializer=lambda data: self._heard(f"{method} →", data, read(data)),
             response_serializer=lambda message: self._told(f"{method} ←", write(message), message),
@@ -155,6 +155,7 @@ class Tap(grpc.aio.ServerInterceptor):
         return data
 
     def _add(self, where: str, data: bytes, message: Any) -> None:
+        message = pb.Frame.FromString(message) if isinstance(message, bytes) else message
         self._record.node.append(Said(f"{where} {kinds_of(message)}", tuple(names_of(message)), len(data)))
 
 

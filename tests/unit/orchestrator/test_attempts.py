@@ -62,6 +62,7 @@ def _attempt(runner: ToldAtOnce, home: Path) -> Attempt:
         observe=nothing,
         waited=nothing,
         loading=nothing,
+        sign=nothing,
     )
     return Attempt(TICKET, b"", table.reserve("m", 1.0), 0, site)
 

@@ -12,6 +12,7 @@ from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from reelnet.errors import (
     BusyError,
@@ -24,7 +25,16 @@ from reelnet.errors import (
     TransientError,
     from_class,
 )
-from reelnet.rpc import CHUNK_BYTES, RpcLimits, abort, channel_options, details_of, error_from, server_options
+from reelnet.rpc import (
+    CHUNK_BYTES,
+    MessageBudget,
+    RpcLimits,
+    abort,
+    channel_options,
+    details_of,
+    error_from,
+    server_options,
+)
 
 KEY = "grpc-status-details-bin"
 CODE = grpc.StatusCode
@@ -156,5 +166,30 @@ def test_a_chunk_fits_into_a_message() -> None:
     for options in (dict(channel_options(limits)), dict(server_options(limits))):
         assert options["grpc.max_receive_message_length"] == limits.message_bytes > CHUNK_BYTES + 1024
         assert options["grpc.max_metadata_size"] == limits.metadata_bytes
-    pings = dict(channel_options(limits))["grpc.keepalive_time_ms"]
-    assert pings > dict(server_options(limits))["grpc.http2.min_recv_ping_interval_without_data_ms"]
+
+
+@pytest.mark.parametrize("servers_s", [1, 30, 600])
+def test_quick_pings_are_no_offence(servers_s: float) -> None:
+    """A client may ping as often as any configuration allows, whatever the server's own interval is."""
+    quickest = dict(channel_options(RpcLimits(keepalive_s=1)))["grpc.keepalive_time_ms"]
+    server = dict(server_options(RpcLimits(keepalive_s=servers_s)))
+    assert server["grpc.http2.min_recv_ping_interval_without_data_ms"] < quickest
+    assert server["grpc.keepalive_permit_without_calls"] == 1
+    with pytest.raises(ValidationError):
+        RpcLimits(keepalive_s=0.9)
+
+
+def test_a_flood_of_small_messages_has_an_end() -> None:
+    """A thousand come free, then some a second, and one for each KiB: large ones are no flood, small ones are."""
+    now = [0.0]
+    small, large = (MessageBudget(NodeError, lambda: now[0]) for _ in range(2))
+    for _ in range(1000):
+        small.take(1)
+    now[0] = 10.0
+    for _ in range(1000):
+        small.take(1)
+    with pytest.raises(NodeError) as flood:
+        small.take(1), small.take(1), small.take(1)
+    assert flood.value.code == "flood"
+    for _ in range(100_000):
+        large.take(1024)

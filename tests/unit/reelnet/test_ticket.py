@@ -1,4 +1,4 @@
-"""The two signed documents: what a signature covers, and whose it has to be."""
+"""The three signed documents: what a signature covers, and whose it has to be."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from reelnet import codec
-from reelnet.errors import RefusedError
+from reelnet.errors import NodeError, RefusedError
 from reelnet.identity import Identity, Signed
-from reelnet.jobs import BroadcasterId, Capability, Description, InputRef, JobId, NodeId, Ticket
+from reelnet.jobs import BroadcasterId, Capability, Description, Done, InputRef, JobId, NodeId, Ticket
 from reelnet.pipelines import Work
 from reelnet.pricing import Rates
 from reelnet.ticket import (
     DESCRIPTION_CONTEXT,
     TICKET_CONTEXT,
+    check_receipt,
     open_description,
     open_ticket,
     sign_description,
+    sign_receipt,
     sign_ticket,
 )
 
@@ -115,9 +117,40 @@ def test_a_description_under_a_foreign_id_is_refused(expected: str | None) -> No
 
 def test_signed_rubbish_is_refused() -> None:
     """A good signature makes no document of bytes that are none."""
-    with pytest.raises(RefusedError, match="no ticket"):
+    with pytest.raises(RefusedError, match="no Ticket"):
         open_ticket(BROADCASTER.sign(TICKET_CONTEXT, b"\xff\xff"))
-    with pytest.raises(RefusedError, match="no description"):
+    with pytest.raises(RefusedError, match="no Description"):
         open_description(NODE.sign(DESCRIPTION_CONTEXT, b"\xff\xff"), NODE.id)
     with pytest.raises(RefusedError):
         open_ticket(Signed(b"", b"", b""))
+
+
+DIGESTS = ["a" * 64, "b" * 64]
+DONE = Done({}, 930, "d" * 64)
+
+
+def test_a_receipt_names_what_was_delivered() -> None:
+    """The ticket's node has signed for these outputs, in this order, at this price."""
+    check_receipt(TICKET, DIGESTS, dataclasses.replace(DONE, receipt=sign_receipt(NODE, TICKET, DIGESTS, 930)))
+
+
+@pytest.mark.parametrize(
+    "receipt",
+    [
+        None,
+        sign_receipt(STRANGER, TICKET, DIGESTS, 930),
+        sign_receipt(NODE, TICKET, DIGESTS[::-1], 930),
+        sign_receipt(NODE, TICKET, DIGESTS[:1], 930),
+        sign_receipt(NODE, TICKET, DIGESTS, 931),
+        sign_receipt(NODE, dataclasses.replace(TICKET, attempt=3), DIGESTS, 930),
+        sign_receipt(NODE, dataclasses.replace(TICKET, job_id=JobId("job-2")), DIGESTS, 930),
+        sign_receipt(NODE, dataclasses.replace(TICKET, broadcaster_id=BroadcasterId(STRANGER.id)), DIGESTS, 930),
+        sign_receipt(NODE, dataclasses.replace(TICKET, model_digest="e" * 64), DIGESTS, 930),
+        Signed(b"", b"", b""),
+    ],
+)
+def test_another_receipt_is_refused(receipt: Signed | None) -> None:
+    """None, a stranger's, or one for another delivery: it is the node's failure."""
+    with pytest.raises(NodeError) as refused:
+        check_receipt(TICKET, DIGESTS, dataclasses.replace(DONE, receipt=receipt))
+    assert refused.value.code == "receipt"
