@@ -19,23 +19,28 @@ from reelnet.rpc import SERVICE
 from reelnet.ticket import sign_description
 
 Answers = Callable[[bytes], Iterable[bytes]]
-"""Messages for a request's bytes; a watch goes on after them, a job's stream ends."""
+"""Messages for a request's bytes."""
 
 
 @dataclass
 class RawNode:
-    """Sends what `watch` and `generate` give, without a look at it. `frames` are the messages that it was sent."""
+    """Sends what `watch` and `generate` give, without a look at it. `frames` are the messages that it was sent.
+
+    After its messages a job's stream ends, and a watch goes on where it `stays`.
+    """
 
     watch: Answers
     generate: Answers = lambda request: ()
     frames: list[bytes] = field(default_factory=list)
     watched: int = 0
+    stays: bool = True
 
     async def on_watch(self, request: bytes, context: Any) -> None:
         self.watched += 1
         for message in self.watch(request):
             await context.write(message)
-        await asyncio.Event().wait()
+        if self.stays:
+            await asyncio.Event().wait()
 
     async def on_generate(self, frames: AsyncIterator[bytes], context: Any) -> None:
         self.frames.append(await anext(frames))
