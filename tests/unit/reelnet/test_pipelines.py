@@ -232,7 +232,7 @@ def test_an_error_shows_printable_names(name: str) -> None:
 
 
 def test_a_hint_is_bounded_by_what_is_known() -> None:
-    """A pool has models by the thousand, with names of a stranger's choice: a hint lists some, and how many there are."""
+    """A pool has models by the thousand, with names of a stranger's choice: a hint lists some, and counts the rest."""
     known = [f"{'y' * 300}\x1b{i:05}" for i in range(5000)]
     hint = did_you_mean("x" * 2**24, known)
     assert hint.endswith(f" and {5000 - MAX_LISTED} more)")
