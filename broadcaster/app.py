@@ -106,7 +106,7 @@ async def _running(settings: BroadcasterSettings, folder: Path) -> AsyncIterator
                 registry=registry,
                 media=media,
                 keys=keys,
-                body_bytes=settings.limits.body_bytes,
+                limits=settings.limits,
                 cors_origins=settings.cors_origins,
                 public_url=str(settings.public_url) if settings.public_url else None,
                 jobs_per_key=settings.limits.jobs_per_key,

@@ -12,17 +12,21 @@ from typing import Any
 from starlette.responses import JSONResponse
 
 from broadcaster.intake import InvalidParamsError
-from reelnet.errors import ReelnetError
+from reelnet.errors import ReelnetError, printable
+
+MAX_TEXT_CHARS = 1000
+"""Characters of the text that sums an error up."""
 
 
 def error_body(error: ReelnetError) -> dict[str, Any]:
-    """The JSON body of a failure."""
-    detail: Any = {"msg": error.message}
+    """The JSON body of a failure: at most some 16 KiB, and printable."""
+    text = printable(error.message, MAX_TEXT_CHARS)
+    detail: Any = {"msg": text}
     if isinstance(error, InvalidParamsError):
         detail = error.rows
     elif error.http_status == 422:
-        detail = [{"loc": ["body", *error.loc], "msg": error.message, "type": error.code}]
-    about: dict[str, Any] = {"message": error.message, "class": error.failure.value, "code": error.code}
+        detail = [{"loc": ["body", *error.loc], "msg": text, "type": error.code}]
+    about: dict[str, Any] = {"message": text, "class": error.failure.value, "code": error.code}
     if error.retry_after_s is not None:
         about["retry_after_s"] = error.retry_after_s
     return {"detail": detail, "error": about}

@@ -28,9 +28,10 @@ from broadcaster.media import MediaStore
 from broadcaster.openapi import describe_pipeline, error_schemas
 from broadcaster.pool_view import pool_body
 from broadcaster.registry import Registry, short
-from reelnet.errors import BusyError, CanceledError, NodeError, ReelnetError, UserError
+from broadcaster.settings import Limits
+from reelnet.errors import BusyError, CanceledError, NodeError, ReelnetError, UserError, printable
 from reelnet.http_routes import Answer, Direct, Handler, header
-from reelnet.pipelines import PIPELINES, Pipeline, did_you_mean, families_of
+from reelnet.pipelines import MAX_NAME_CHARS, PIPELINES, Pipeline, did_you_mean, families_of
 from reelnet.pricing import format_money
 
 MEDIA_HEADERS = (
@@ -52,7 +53,7 @@ class HttpParts:
     registry: Registry
     media: MediaStore
     keys: Keys
-    body_bytes: int
+    limits: Limits
     cors_origins: tuple[str, ...]
     public_url: str | None
     jobs_per_key: int | None = None
@@ -65,7 +66,7 @@ def make_app(parts: HttpParts) -> ASGIApp:
     """
     routes = _routes(parts)
     app: ASGIApp = Direct(make_api(parts, routes), routes, on_error=_on_failure, on_fault=_on_fault)
-    app = BodyLimit(app, limit_bytes=parts.body_bytes)
+    app = BodyLimit(app, bounds=parts.limits.of_bodies, total_bytes=parts.limits.bodies_bytes)
     if parts.keys.asked:
         app = KeyGuard(app, keys=parts.keys, jobs_per_key=parts.jobs_per_key)
     if prefix := urlsplit(parts.public_url or "").path.rstrip("/"):
@@ -211,7 +212,8 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = str(error.detail)
     if error.status_code == 404:
-        message = f"there is no {request.url.path}{did_you_mean(request.url.path.strip('/'), PIPELINES)}"
+        path = request.url.path
+        message = f"there is no {printable(path, MAX_NAME_CHARS)}{did_you_mean(path.strip('/'), PIPELINES)}"
     return error_response(UserError(message, code="http", http_status=error.status_code))
 
 

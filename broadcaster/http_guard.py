@@ -1,20 +1,23 @@
-"""What stands before every route: a browser's origin, a proxy's prefix, the API key, and the size of a body."""
+"""What stands before every route: a browser's origin, a proxy's prefix, the API key, and what bodies cost."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from broadcaster.errors_http import error_response
 from broadcaster.keys import ApiKey, Keys
-from reelnet.errors import BusyError, ReelnetError, RefusedError, UserError, printable
-from reelnet.http_routes import header
+from reelnet.errors import BusyError, ReelnetError, RefusedError, printable
+from reelnet.http_routes import BodyBounds, BoundedBody, header, too_large
 
 OPEN_PATHS = ("/media/", "/healthz", "/openapi.json")
 """Paths that need no key: results have unguessable names and open in a browser."""
 KEY_RETRY_AFTER_S = 5.0
+BODIES_RETRY_AFTER_S = 5.0
 
+_LENGTH = re.compile(r"[0-9]{1,18}")
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -32,37 +35,60 @@ class Prefix:
 
 
 class BodyLimit:
-    """Refuses a body over the limit: by its declared length at once, by its bytes as they come otherwise."""
+    """Bounds each body in bytes and time, and the bytes that all requests under way have sent.
 
-    def __init__(self, app: ASGIApp, limit_bytes: int) -> None:
+    What a request has sent counts until its end, for a job keeps its inputs. A declared length that does not fit is
+    refused at once, but takes no room before its bytes come: a word alone must not keep others out.
+    """
+
+    def __init__(self, app: ASGIApp, bounds: BodyBounds, total_bytes: int) -> None:
         self._app = app
-        self._limit = limit_bytes
+        self._bounds = bounds
+        self._total = total_bytes
+        self.held_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-            return
-        declared = header(scope, b"content-length")
-        if declared.isdigit() and int(declared) > self._limit:
-            await self._refuse(scope, receive, send)
-            return
-        seen = 0
+        elif error := self._refusal(_declared_bytes(scope)):
+            await error_response(error)(scope, receive, send)
+        else:
+            await self._counted(scope, receive, send)
+
+    def _refusal(self, more_bytes: int) -> ReelnetError | None:
+        """Why so many bytes are not taken."""
+        if more_bytes > self._bounds.size_bytes:
+            return too_large(self._bounds.size_bytes)
+        if self.held_bytes + more_bytes > self._total:
+            message = f"the requests under way fill the {self._total} bytes that there are for their bodies"
+            return BusyError(message, code="bodies_full", retry_after_s=BODIES_RETRY_AFTER_S)
+        return None
+
+    async def _counted(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = BoundedBody(receive, self._bounds)
+        held = 0
 
         async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > self._limit:
-                raise self._error()
+            nonlocal held
+            try:
+                message = await body()
+            finally:
+                self.held_bytes += body.seen_bytes - held
+                held = body.seen_bytes
+            if error := self._refusal(0):
+                raise error
             return message
 
-        await self._app(scope, counted, send)
+        try:
+            await self._app(scope, counted, send)
+        finally:
+            self.held_bytes -= held
 
-    def _error(self) -> UserError:
-        return UserError(f"the request is larger than {self._limit} bytes", code="body_size", http_status=413)
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await error_response(self._error())(scope, receive, send)
+def _declared_bytes(scope: Scope) -> int:
+    """A body's declared length; 0 for none, and for what is no number: its bytes are counted anyway."""
+    declared = header(scope, b"content-length")
+    return int(declared) if _LENGTH.fullmatch(declared) else 0
 
 
 class OriginGuard:

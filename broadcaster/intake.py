@@ -15,24 +15,30 @@ from typing import Any
 
 from fastapi import Request
 from pydantic import ValidationError
-from pydantic_core import from_json
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException
 
 from broadcaster.inspector import Inspector
 from broadcaster.job import JobInput, JobRequest, new_job_id, now_ms, used_loras
 from broadcaster.registry import Registry
 from broadcaster.settings import BroadcasterSettings
 from reelnet.clips import ClipFacts
-from reelnet.errors import BusyError, UnsupportedError, UserError
-from reelnet.http_routes import header, whole_body
+from reelnet.errors import BusyError, UnsupportedError, UserError, printable
+from reelnet.http_routes import header, read_form, read_json, too_large, whole_body
 from reelnet.inspection import InputLimits, PictureFacts
 from reelnet.jobs import InputRef
-from reelnet.parameters import CHECKED_FIRST, SAFETY, VIDEO, Params, SafetyPolicy, strictest
-from reelnet.pipelines import FAMILIES, Pipeline, details, did_you_mean, pipeline_named
+from reelnet.parameters import CHECKED_FIRST, MAX_FIELDS, SAFETY, VIDEO, Params, SafetyPolicy, strictest
+from reelnet.pipelines import (
+    FAMILIES,
+    MAX_NAME_CHARS,
+    MAX_ROW_CHARS,
+    Pipeline,
+    details,
+    did_you_mean,
+    pipeline_named,
+)
 
-MAX_FORM_FIELDS = 64
 MAX_JOB_FILES = 4
+MAX_MODEL_ID_CHARS = 256
 RANDOM_SEED_BITS = 32
 
 
@@ -58,7 +64,7 @@ class Intake:
 
         `followed`: somebody reads the job's events; else no node is asked for previews that nobody sees.
         """
-        fields, files = await read_body(request)
+        fields, files = await read_body(request, self.settings.limits.json_bytes)
         model = self._model(pipeline, fields.pop("model_id", None))
         pipeline = self._of_family(pipeline, model)
         raw = pipeline.without_foreign({**self._defaults(pipeline, model), **fields})
@@ -88,10 +94,9 @@ class Intake:
 
     def _model(self, pipeline: Pipeline, asked: object) -> str:
         """The model's id; the pipeline's default for none. Raises UserError for one that nobody in the pool has."""
-        if asked is not None and not isinstance(asked, str):
-            raise InvalidParamsError([_row("model_id", "expected text", "string_type")])
+        asked = _model_id(asked)
         served = self.registry.served(pipeline.name)
-        model = (asked or "").strip() or self.settings.default_models.get(pipeline.name, "")
+        model = asked or self.settings.default_models.get(pipeline.name, "")
         if not model:
             if served:
                 return max(sorted(served), key=lambda name: served[name])
@@ -120,7 +125,8 @@ class Intake:
         if used := used_loras(params):
             known = self.registry.found(offer, "lora")
             for name in (name for name in used if name not in known):
-                message = f"no node of this pool serves {model} with the LoRA {name!r}{did_you_mean(name, known)}"
+                lora = printable(name, MAX_NAME_CHARS)
+                message = f"no node of this pool serves {model} with the LoRA {lora!r}{did_you_mean(name, known)}"
                 raise InvalidParamsError([_row("loras", message, "unknown_lora")])
         if missing := sorted(params.required_features() - self.registry.found(offer, "feature").keys()):
             asked = params.asking_for(missing[0])
@@ -144,13 +150,14 @@ class Intake:
         for name in pipeline.inputs:
             if not files.get(name):
                 raise InvalidParamsError([_row(name, "the file is missing; send it as multipart/form-data", "missing")])
-        return tuple([await self._input(pipeline, name, files[name]) for name in pipeline.inputs])
+        return tuple([await self._input(pipeline, name, files.pop(name)) for name in pipeline.inputs])
 
     async def _input(self, pipeline: Pipeline, name: str, data: bytes) -> JobInput:
         """The picture or clip, checked in a child process, and without whatever its file says besides."""
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
             given, clean = Path(folder, "given"), Path(folder, "clean")
             await asyncio.to_thread(given.write_bytes, data)
+            del data  # it is not needed in memory while it is checked
             facts = await self._facts(pipeline, name, given, clean)
             kept = await asyncio.to_thread(clean.read_bytes)
         digest = hashlib.sha256(kept).hexdigest()
@@ -169,46 +176,59 @@ def _unseen(params: Params) -> Params:
     return params.model_copy(update={"preview_steps": 0}) if getattr(params, "preview_steps", 0) else params
 
 
-async def read_body(request: Request) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Fields and files of a JSON or multipart body. Raises UserError with 400 or 415."""
+def _model_id(asked: object) -> str:
+    """The model's id that a request names; empty for none. Raises InvalidParamsError."""
+    if asked is None:
+        return ""
+    if not isinstance(asked, str):
+        raise InvalidParamsError([_row("model_id", "expected text", "string_type")])
+    if len(asked) > MAX_MODEL_ID_CHARS or not asked.strip().isprintable():
+        message = f"expected at most {MAX_MODEL_ID_CHARS} characters, all of them printable"
+        raise InvalidParamsError([_row("model_id", message)])
+    return asked.strip()
+
+
+async def read_body(request: Request, json_bytes: int) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Fields and files of a JSON or multipart body. Raises UserError with 400, 413 or 415.
+
+    JSON, and a form's fields together, have at most `json_bytes`: media come as files.
+    """
     media_type = header(request.scope, b"content-type").partition(";")[0].strip().lower()
     if media_type == "multipart/form-data":
-        return await _read_form(request)
+        return await _read_form(request, json_bytes)
     if media_type in ("application/json", ""):
-        return _read_json(await whole_body(request.receive)), {}
-    raise UserError(
-        f"cannot read {media_type}: send application/json, or multipart/form-data with files",
-        code="media_type",
-        http_status=415,
-    )
+        return _read_json(await whole_body(request.receive, json_bytes, "the JSON")), {}
+    given = printable(media_type, MAX_NAME_CHARS)
+    message = f"cannot read {given}: send application/json, or multipart/form-data with files"
+    raise UserError(message, code="media_type", http_status=415)
 
 
 def _read_json(body: bytes) -> dict[str, Any]:
     try:
-        fields = from_json(body)
-    except ValueError:
-        raise UserError("the body is no valid JSON", code="json", http_status=400) from None
+        fields = read_json(body)
+    except ValueError as error:
+        raise UserError(f"the body is no valid JSON: {error}", code="json", http_status=400) from None
     if not isinstance(fields, dict):
         raise UserError("the body has to be a JSON object", code="json", http_status=400)
     return fields
 
 
-async def _read_form(request: Request) -> tuple[dict[str, Any], dict[str, bytes]]:
+async def _read_form(request: Request, json_bytes: int) -> tuple[dict[str, Any], dict[str, bytes]]:
     fields: dict[str, Any] = {}
     files: dict[str, bytes] = {}
-    try:
-        async with request.form(max_files=MAX_JOB_FILES, max_fields=MAX_FORM_FIELDS) as form:
-            for name, value in form.multi_items():
-                if name in fields or name in files:
-                    raise InvalidParamsError([_row(name, "stands twice in the form", "duplicate")])
-                if isinstance(value, UploadFile):
-                    files[name] = await value.read()
-                else:
-                    fields[name] = value
-    except MultiPartException as error:
-        raise UserError(f"the form cannot be read: {error.message}", code="form", http_status=400) from None
+    async with read_form(request, MAX_JOB_FILES, MAX_FIELDS, json_bytes) as form:
+        for name, value in form.multi_items():
+            if name in fields or name in files:
+                raise InvalidParamsError([_row(name, "stands twice in the form", "duplicate")])
+            if isinstance(value, UploadFile):
+                files[name] = await value.read()
+                await value.close()
+            else:
+                fields[name] = value
+    if sum(len(value) for value in fields.values()) > json_bytes:
+        raise too_large(json_bytes, "what the form's fields hold")
     return fields, files
 
 
 def _row(name: str, message: str, kind: str = "value_error") -> dict[str, Any]:
-    return {"loc": ["body", name], "msg": message, "type": kind}
+    return {"loc": ["body", printable(name, MAX_NAME_CHARS)], "msg": printable(message, MAX_ROW_CHARS), "type": kind}

@@ -13,11 +13,12 @@ from broadcaster.media import MediaSettings
 from reelnet.client import Address
 from reelnet.clips import ClipLimits
 from reelnet.errors import UserError
+from reelnet.http_routes import BodyBounds
 from reelnet.parameters import SafetyPolicy
 from reelnet.pipelines import FAMILIES, did_you_mean, pipeline_named
 from reelnet.pricing import money_text, parse_money
 from reelnet.rpc import RpcLimits
-from reelnet.settings import ComponentSettings, Listener, Section
+from reelnet.settings import ComponentSettings, HttpListener, Section
 
 
 def _address(text: str) -> str:
@@ -67,6 +68,16 @@ class Limits(Section):
         default_factory=dict, description="Dollars a job may cost at most, by pipeline; absent: what the node asks."
     )
     body_bytes: int = Field(64 * 2**20, gt=0, description="Bytes of one request.")
+    json_bytes: int = Field(
+        256 * 2**10, gt=0, description="Bytes of a JSON body, and of a form's fields; files are not counted."
+    )
+    bodies_bytes: int = Field(
+        512 * 2**20, gt=0, description="Bytes that all requests under way have sent; one that does not fit gets 503."
+    )
+    body_s: float = Field(300, gt=0, allow_inf_nan=False, description="Seconds that a body may take; then 408.")
+    body_stall_s: float = Field(
+        20, gt=0, allow_inf_nan=False, description="Seconds in which a body may bring nothing; then 408."
+    )
     output_bytes: int = Field(512 * 2**20, gt=0, description="Bytes of one output.")
     jobs: int = Field(1000, gt=0, description="Jobs under way at once; one more gets 503.")
     jobs_per_key: int | None = Field(
@@ -82,6 +93,11 @@ class Limits(Section):
     clip_pixels: int = Field(1920 * 1080, gt=0, description="Pixels of one frame of an input clip.")
     clip_frames: int = Field(900, gt=0, description="Frames of an input clip.")
     clip_s: float = Field(60, gt=0, description="Seconds that an input clip may play.")
+
+    @property
+    def of_bodies(self) -> BodyBounds:
+        """The bounds of one request's body."""
+        return BodyBounds(self.body_bytes, self.body_s, self.body_stall_s)
 
     @property
     def of_clips(self) -> ClipLimits:
@@ -107,8 +123,8 @@ class BroadcasterSettings(ComponentSettings):
 
     name: str = Field("default", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Instance: names the state folder.")
     home: Path | None = Field(None, description="State folder of all components; default: $REELNET_HOME.")
-    http: Listener = Field(Listener(port=9935), description="Where apps reach the broadcaster.")
-    metrics: Listener = Field(Listener(port=5935), description="/metrics, /livez, /readyz.")
+    http: HttpListener = Field(HttpListener(port=9935), description="Where apps reach the broadcaster.")
+    metrics: HttpListener = Field(HttpListener(port=5935), description="/metrics, /livez, /readyz.")
     public_url: HttpUrl | None = Field(None, description="Base of media links; default: as the request came.")
     orchestrators: tuple[Annotated[str, AfterValidator(_address)], ...] = Field(
         (), description="Nodes of the pool: host:port or host:port#node-id."

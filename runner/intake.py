@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import from_json
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.types import Message, Receive
+from starlette.requests import Request
 
 from reelnet.clips import ClipLimits, probe_clip
-from reelnet.errors import CanceledError, FailureClass, ReelnetError, UnsupportedError, UserError
-from reelnet.http_routes import whole_body
+from reelnet.errors import FailureClass, ReelnetError, UnsupportedError, UserError, printable
+from reelnet.http_routes import BodyBounds, BoundedBody, read_form, read_json, too_large, whole_body
 from reelnet.parameters import VIDEO, Params
-from reelnet.pipelines import details
+from reelnet.pipelines import MAX_NAME_CHARS, details
 from runner import images
 from runner.backend import InputClip, ModelInfo, RunnerJob, Served
+from runner.settings import RunnerSettings
 
 JOB_PART = "job"
 MAX_PARTS = 8
@@ -50,60 +48,58 @@ class ParamsError(ReelnetError):
         self.rows = rows
 
 
-async def read_job(
-    request: Request, model: ModelInfo, max_body_bytes: int, max_pixels: int, clips: ClipLimits
-) -> RunnerJob:
+@dataclass(frozen=True, slots=True)
+class IntakeLimits:
+    """The bounds of a request: its body, its JSON, and what its inputs hold."""
+
+    body: BodyBounds
+    json_bytes: int
+    max_pixels: int
+    clips: ClipLimits
+
+    @classmethod
+    def of(cls, settings: RunnerSettings) -> IntakeLimits:
+        """Those that the settings ask for."""
+        body = BodyBounds(settings.max_body_bytes, settings.body_s, settings.body_stall_s)
+        return cls(body, settings.max_json_bytes, settings.max_pixels, settings.of_clips)
+
+
+async def read_job(request: Request, model: ModelInfo, limits: IntakeLimits) -> RunnerJob:
     """The job of a request: a form, or bare JSON where there are no inputs.
 
-    Raises UserError (400, 413, 415), ParamsError and UnsupportedError (422), CanceledError when the client left.
+    Raises UserError (400, 408, 413, 415), ParamsError and UnsupportedError (422), ClientDisconnect.
     """
-    receive = _limited(request.receive, max_body_bytes)
-    try:
-        if request.headers.get("content-type", "").partition(";")[0] == "application/json":
-            order, params, data = await _read({JOB_PART: await whole_body(receive)}, model)
-        else:
-            async with Request(request.scope, receive).form(max_files=MAX_PARTS, max_fields=MAX_PARTS) as form:
-                order, params, data = await _read(form, model)
-    except HTTPException as error:
-        raise UserError(f"not a multipart form: {error.detail}", code="malformed", http_status=400) from None
-    except ClientDisconnect:
-        raise CanceledError("the client left", http_status=400) from None
+    receive = BoundedBody(request.receive, limits.body)
+    if request.headers.get("content-type", "").partition(";")[0] == "application/json":
+        parts: Parts = {JOB_PART: await whole_body(receive, limits.json_bytes, "the JSON")}
+        order, params, data = await _read(parts, model, limits.json_bytes)
+    else:
+        async with read_form(Request(request.scope, receive), MAX_PARTS, MAX_PARTS, limits.json_bytes) as form:
+            order, params, data = await _read(form, model, limits.json_bytes)
     row = model.serving(order.pipeline)
     assert row is not None, "its parameters were read by it"
     named = order.job_id, order.attempt, order.pipeline
     job = RunnerJob(*named, params, deadline_s=order.deadline_s, family=row.family, model=model)
-    return await run_in_threadpool(_with_inputs, job, data, max_pixels, clips) if data else job
+    return await run_in_threadpool(_with_inputs, job, data, limits) if data else job
 
 
-async def _read(parts: Parts, model: ModelInfo) -> tuple[JobOrder, Params, dict[str, bytes]]:
+async def _read(parts: Parts, model: ModelInfo, json_bytes: int) -> tuple[JobOrder, Params, dict[str, bytes]]:
     """The order, its parameters, and the bytes of its inputs."""
-    order = await _read_order(parts)
+    order = await _read_order(parts, json_bytes)
     row = _served(order.pipeline, model)
     params = _parse(row, order.params)
     return order, params, {name: await _read_file(parts, name) for name in row.kind.inputs}
 
 
-def _limited(receive: Receive, max_bytes: int) -> Receive:
-    left = max_bytes
-
-    async def take() -> Message:
-        nonlocal left
-        message = await receive()
-        left -= len(message.get("body", b""))
-        if left < 0:
-            raise UserError(f"the request is larger than {max_bytes} bytes", code="size", http_status=413)
-        return message
-
-    return take
-
-
-async def _read_order(parts: Parts) -> JobOrder:
+async def _read_order(parts: Parts, json_bytes: int) -> JobOrder:
     part = parts.get(JOB_PART)
     if part is None:
         raise UserError("the part 'job' is missing: send it first, as JSON", code="malformed", http_status=400)
-    text = await part.read() if isinstance(part, UploadFile) else part
+    text = await part.read(json_bytes + 1) if isinstance(part, UploadFile) else part
+    if len(text) > json_bytes:
+        raise too_large(json_bytes, "the part 'job'")
     try:
-        return JobOrder.model_validate(from_json(text))
+        return JobOrder.model_validate(read_json(text))
     except ValidationError as error:
         raise ParamsError(FailureClass.USER, details(error, JobOrder)) from None
     except ValueError:  # JSON's and Unicode's decoding errors
@@ -114,7 +110,7 @@ def _served(name: str, model: ModelInfo) -> Served:
     row = model.serving(name)
     if row is None:
         known = ", ".join(row.pipeline for row in model.served)
-        message = f"this model does not serve {name!r}; it serves {known}"
+        message = f"this model does not serve {printable(name, MAX_NAME_CHARS)!r}; it serves {known}"
         raise ParamsError(FailureClass.UNSUPPORTED, [{"loc": ["pipeline"], "msg": message, "type": "unsupported"}])
     return row
 
@@ -143,14 +139,14 @@ async def _read_file(parts: Parts, name: str) -> bytes:
     return await part.read()
 
 
-def _with_inputs(job: RunnerJob, data: Mapping[str, bytes], max_pixels: int, clips: ClipLimits) -> RunnerJob:
+def _with_inputs(job: RunnerJob, data: Mapping[str, bytes], limits: IntakeLimits) -> RunnerJob:
     """The job with its pictures decoded and its clips looked at."""
     pictures: dict[str, Image.Image] = {}
     found: dict[str, InputClip] = {}
     alpha = job.kind.keeps_look
     for name, content in data.items():
         if name == VIDEO:
-            found[name] = InputClip(content, probe_clip(content, clips))
+            found[name] = InputClip(content, probe_clip(content, limits.clips))
         else:
-            pictures[name] = images.decode(content, max_pixels, name, alpha=alpha)
+            pictures[name] = images.decode(content, limits.max_pixels, name, alpha=alpha)
     return replace(job, inputs=pictures, clips=found)

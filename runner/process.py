@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from reelnet.errors import StartError
 from reelnet.home import instance_dir
+from reelnet.http_protocol import bounded_protocol
 from reelnet.lifecycle import settle_memory
 from reelnet.settings import Listener
 from runner.settings import RunnerSettings
@@ -47,7 +48,7 @@ def serve(app: FastAPI, settings: RunnerSettings) -> None:
         config = uvicorn.Config(
             requests,
             loop="uvloop",
-            http="httptools",
+            http=bounded_protocol(settings.http),
             ws="none",
             log_config=None,
             access_log=False,

@@ -11,7 +11,7 @@ from reelnet.errors import ReelnetError, UserError
 from reelnet.http_routes import Handler
 from reelnet.parameters import VIDEO
 from runner.events import MEDIA_TYPE
-from runner.intake import JOB_PART, JobOrder, read_job
+from runner.intake import JOB_PART, IntakeLimits, JobOrder, read_job
 from runner.metrics import CONTENT_TYPE, RunnerMetrics
 from runner.settings import RunnerSettings
 from runner.stream import JobStream
@@ -63,10 +63,12 @@ def make_router(worker: Worker, metrics: RunnerMetrics, start_job: Handler) -> A
 def job_route(worker: Worker, settings: RunnerSettings) -> Handler:
     """What answers POST /jobs."""
 
+    limits = IntakeLimits.of(settings)
+
     async def start_job(request: Request) -> Response:
         """Runs a job and streams its events."""
         model = worker.require_ready()
-        job = await read_job(request, model, settings.max_body_bytes, settings.max_pixels, settings.of_clips)
+        job = await read_job(request, model, limits)
         return JobStream(worker.submit(job), settings.tick_s, settings.send_timeout_s)
 
     return start_job

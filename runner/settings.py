@@ -14,7 +14,7 @@ from reelnet.home import model_dir
 from reelnet.jobs import MAX_PREVIEW_SIDE
 from reelnet.parameters import SchedulerName
 from reelnet.pipelines import PIPELINES, did_you_mean
-from reelnet.settings import ComponentSettings, Families, Listener, Section
+from reelnet.settings import ComponentSettings, Families, HttpLimits, Listener, Section
 from runner.models.digest import FILM, LORAS
 from runner.video_codecs import ClipOutput, X264Preset
 
@@ -108,6 +108,10 @@ class RunnerSettings(ComponentSettings):
     max_clip_frames: int = Field(3600, gt=0, description="Most frames of an input clip.")
     max_clip_s: float = Field(600, gt=0, description="Most seconds that an input clip may play.")
     max_body_bytes: int = Field(64 * 1024 * 1024, gt=0, description="Most bytes of one request.")
+    max_json_bytes: int = Field(1024 * 1024, gt=0, description="Most bytes of a request's JSON.")
+    body_s: float = Field(300, gt=0, allow_inf_nan=False, description="Seconds that a request's body may take.")
+    body_stall_s: float = Field(20, gt=0, allow_inf_nan=False, description="Seconds in which it may bring nothing.")
+    http: HttpLimits = Field(HttpLimits(), description="What a connection may cost before its request is known.")
     png_level: int = Field(1, ge=0, le=9, description="zlib level of PNG outputs.")
     jpeg_quality: int = Field(90, ge=1, le=100, description="Quality of JPEG outputs.")
     crf: int = Field(

@@ -10,6 +10,7 @@ from typing import Any, cast
 from broadcaster.gateway import Gateway
 from broadcaster.http_api import HttpParts, make_api
 from broadcaster.keys import Keys
+from broadcaster.settings import Limits
 from reelnet.settings import Listener
 from runner.app import build
 from runner.settings import RunnerSettings
@@ -21,7 +22,7 @@ FOLDER = ROOT / "docs" / "openapi"
 def schemas() -> dict[str, dict[str, Any]]:
     """The OpenAPI documents by file name. No part is called: only the routes are read."""
     nothing = cast(Any, None)
-    parts = HttpParts(cast(Gateway, nothing), nothing, nothing, nothing, Keys(None), 1, ("*",), None)
+    parts = HttpParts(cast(Gateway, nothing), nothing, nothing, nothing, Keys(None), Limits(), ("*",), None)
     runner = build(RunnerSettings(model="synthetic/bars", backend="synthetic", tcp=Listener()))
     return {"broadcaster.json": make_api(parts).openapi(), "runner.json": runner.openapi()}
 

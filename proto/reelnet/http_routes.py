@@ -1,20 +1,33 @@
-"""The straight way to a route of a FastAPI application."""
+"""The straight way to a route of a FastAPI application, and the bounds of what a request sends there."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from reelnet.errors import ReelnetError
+from reelnet.errors import CanceledError, ReelnetError, UserError
 
 log = structlog.get_logger()
 OnError = Callable[[Request, Any], Awaitable[Response]]
 Handler = Callable[[Request], Awaitable[Response]]
+FORM_CHARSETS = (b"utf-8", b"utf8", b"us-ascii", b"iso-8859-1")
+MAX_CONTENT_TYPE_CHARS = 512
+"""Longest media type that is looked into."""
+MAX_DIGITS = 400
+"""Most digits of an integer in JSON: the time that Python takes for one grows with their square."""
 
 
 class Answer(Response):
@@ -34,17 +47,119 @@ def header(scope: Scope, name: bytes) -> str:
     return ""
 
 
-async def whole_body(receive: Receive) -> bytes:
-    """A request's body. Raises ClientDisconnect."""
-    pieces: list[bytes] = []
-    more = True
+@dataclass(frozen=True, slots=True)
+class BodyBounds:
+    """Bytes of one request's body, seconds that it may take, and seconds in which it may bring nothing."""
+
+    size_bytes: int
+    whole_s: float
+    stall_s: float
+
+
+class BoundedBody:
+    """A request's `receive` within bounds; behind the body, where a client's leaving is waited for, it has none."""
+
+    def __init__(self, receive: Receive, bounds: BodyBounds) -> None:
+        self._receive = receive
+        self._bounds = bounds
+        self._ends = asyncio.get_running_loop().time() + bounds.whole_s
+        self._whole = False
+        self.seen_bytes = 0
+
+    async def __call__(self) -> Message:
+        """The next message. Raises UserError: 413 for a body that is too large, 408 for one that is late."""
+        if self._whole:
+            return await self._receive()
+        message = await self._in_time()
+        self._whole = not message.get("more_body", False)
+        self.seen_bytes += len(message.get("body", b""))
+        if self.seen_bytes > self._bounds.size_bytes:
+            raise too_large(self._bounds.size_bytes)
+        return message
+
+    async def _in_time(self) -> Message:
+        stalls = asyncio.get_running_loop().time() + self._bounds.stall_s
+        try:
+            async with asyncio.timeout_at(min(stalls, self._ends)):
+                return await self._receive()
+        except TimeoutError:
+            bounds = f"{self._bounds.whole_s:g} s for all of it, {self._bounds.stall_s:g} s from one piece to the next"
+            message = f"the rest of the body did not come: it has {bounds}"
+            raise UserError(message, code="body_late", http_status=408) from None
+
+
+def too_large(limit_bytes: int, what: str = "the request") -> UserError:
+    """The error for a body of more bytes than are taken."""
+    return UserError(f"{what} is larger than {limit_bytes} bytes", code="body_size", http_status=413)
+
+
+async def whole_body(receive: Receive, limit_bytes: int, what: str = "the request") -> bytes:
+    """A request's body. Raises ClientDisconnect, and UserError (413) when it is larger than `limit_bytes`."""
+    body, more = bytearray(), True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        pieces.append(message.get("body", b""))
+        body += message.get("body", b"")
+        if len(body) > limit_bytes:
+            raise too_large(limit_bytes, what)
         more = message.get("more_body", False)
-    return b"".join(pieces)
+    return bytes(body)
+
+
+@asynccontextmanager
+async def read_form(request: Request, max_files: int, max_fields: int, field_bytes: int) -> AsyncIterator[FormData]:
+    """A multipart body's parts, for the length of the block. Raises ClientDisconnect, and UserError (400, 415).
+
+    `field_bytes` bounds each part that is no file. A part's headers are bounded by the parser, in number and length.
+    """
+    _check_charset(header(request.scope, b"content-type"))
+    try:
+        form = await request.form(max_files=max_files, max_fields=max_fields, max_part_size=field_bytes)
+    except (MultiPartException, HTTPException) as error:  # the one in an application, the other without one
+        text = error.message if isinstance(error, MultiPartException) else error.detail
+        raise UserError(f"the form cannot be read: {text}", code="form", http_status=400) from None
+    try:
+        yield form
+    finally:
+        await form.close()
+
+
+def _check_charset(content_type: str) -> None:
+    """Raises UserError (415) for a charset of the sender's choice: Python has some that take hours to decode."""
+    charset = parse_options_header(content_type[:MAX_CONTENT_TYPE_CHARS])[1].get(b"charset", b"utf-8")
+    if len(content_type) > MAX_CONTENT_TYPE_CHARS or charset.lower() not in FORM_CHARSETS:
+        message = "cannot read that form: its media type is multipart/form-data with a boundary, its charset UTF-8"
+        raise UserError(message, code="media_type", http_status=415)
+
+
+def read_json(data: bytes | str) -> Any:
+    """The value of a JSON text in UTF-8. Raises ValueError that says why for what is none, or does not mean one thing.
+
+    Neither are NaN and Infinity JSON, nor is a name that stands twice in one object.
+    """
+    try:
+        text = data if isinstance(data, str) else data.decode("utf-8")
+        return json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant, parse_int=_integer)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return found
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number has more than {MAX_DIGITS} digits")
+    return int(digits)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 class Direct:
@@ -79,6 +194,8 @@ class Direct:
             response = await handler(request)
         except ReelnetError as error:
             response = await self._on_error(request, error)
+        except ClientDisconnect:
+            response = await self._on_error(request, CanceledError("the client left"))
         except Exception as error:
             log.exception("a request failed by a fault of this program", path=scope["path"])
             response = await self._on_fault(request, error)

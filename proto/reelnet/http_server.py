@@ -11,9 +11,11 @@ from typing import Any
 import uvicorn
 
 from reelnet.errors import StartError
-from reelnet.settings import Listener
+from reelnet.http_protocol import bounded_protocol
+from reelnet.settings import HttpLimits, HttpListener, Listener
 
 SHUTDOWN_GRACE_S = 5
+DEFAULT_LIMITS = HttpLimits()
 
 
 class _Server(uvicorn.Server):
@@ -44,15 +46,19 @@ async def serve_http(app: Any, listener: Listener, what: str) -> AsyncIterator[i
     """Serves `app` for the length of the block; yields the port. `what` is the listener's key in the configuration."""
     sock = bind(listener, what)
     port = int(sock.getsockname()[1])
-    async with serve_on(app, sock, f"http:{what}"):
+    limits = listener.limits if isinstance(listener, HttpListener) else DEFAULT_LIMITS
+    async with serve_on(app, sock, f"http:{what}", limits):
         yield port
 
 
 @asynccontextmanager
-async def serve_on(app: Any, sock: socket.socket, name: str) -> AsyncIterator[None]:
+async def serve_on(
+    app: Any, sock: socket.socket, name: str, limits: HttpLimits = DEFAULT_LIMITS
+) -> AsyncIterator[None]:
     """Serves `app` on a bound socket for the length of the block, and closes it. `name` is the task's."""
     config = uvicorn.Config(
         app,
+        http=bounded_protocol(limits),
         log_config=None,
         access_log=False,
         lifespan="off",

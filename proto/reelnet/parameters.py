@@ -32,6 +32,9 @@ MAX_IMAGES = 10
 MAX_CLIP_FRAMES = 3600
 """Most frames of a clip at another rate."""
 MAX_PROMPT_CHARS = 4096
+MAX_FIELDS = 64
+"""Most parameters that one request may name, known or not."""
+MAX_LORAS = 8
 UPSCALE_FACTOR = 4
 VIDEO = "video"
 """The name of an input that is a clip; an input of any other name is a picture."""
@@ -57,15 +60,18 @@ def strictest(*policies: SafetyPolicy) -> SafetyPolicy:
 
 
 def _json_object(value: object) -> object:
-    """`loras` arrives as a JSON object, as that object in a string, or as an empty string."""
-    if not isinstance(value, str):
-        return value
-    if not value.strip():
-        return {}
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        raise ValueError('expected a JSON object such as {"repo-or-path": 0.8}') from None
+    """`loras` arrives as a JSON object, as that object in a string, or as an empty string.
+
+    It is counted before its entries are looked at.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.strip() else {}
+        except (ValueError, RecursionError):
+            raise ValueError('expected a JSON object such as {"repo-or-path": 0.8}') from None
+    if isinstance(value, dict) and len(value) > MAX_LORAS:
+        raise ValueError(f"{len(value)} LoRAs; at most {MAX_LORAS} are applied")
+    return value
 
 
 Prompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARS, description="What to draw.")]
@@ -83,7 +89,7 @@ Seed = Annotated[int | None, Field(ge=0, le=MAX_SEED, description="Random when a
 Strength = Annotated[float, Field(allow_inf_nan=False)]
 Loras = Annotated[
     dict[Annotated[str, Field(min_length=1, max_length=256)], Strength],
-    Field(max_length=8, description="A LoRA's id → strength, several at once; 0 is off."),
+    Field(max_length=MAX_LORAS, description="A LoRA's id → strength, several at once; 0 is off."),
     BeforeValidator(_json_object),
 ]
 
@@ -153,9 +159,14 @@ class Params(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _drop_empty(cls, raw: object) -> object:
-        """HTML forms and the published clients send absent optional values as empty strings."""
+        """HTML forms and the published clients send absent optional values as empty strings.
+
+        Names are counted before anything is said of each.
+        """
         if not isinstance(raw, Mapping):
             return raw
+        if len(raw) > MAX_FIELDS:
+            raise ValueError(f"{len(raw)} parameters; at most {MAX_FIELDS} are read")
         if "" not in raw.values():
             return dict(raw)
         return {k: v for k, v in raw.items() if not (v == "" and k in cls._optional_fields())}

@@ -8,15 +8,17 @@ The parameters themselves stand in `reelnet.parameters`.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
+from itertools import islice
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
-from reelnet.errors import UserError
+from reelnet.errors import UserError, printable
 from reelnet.frame_rates import Schedule
 from reelnet.parameters import (
     MAX_CLIP_FRAMES,
@@ -38,6 +40,16 @@ from reelnet.parameters import (
 
 VERSION = 3
 """The newest version of the parameter schemas; versions count all of them together."""
+MAX_ROWS = 20
+"""Errors of one request that are told one by one; of others only their number."""
+MAX_ROW_CHARS = 400
+"""Characters of one error's text."""
+MAX_NAME_CHARS = 60
+"""Characters of a stranger's name that are compared with known ones, and shown."""
+MAX_COMPARED = 256
+"""Known names among which the nearest one is looked for."""
+MAX_LISTED = 24
+"""Known names that a hint lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,14 +275,15 @@ PIPELINES: dict[str, Pipeline] = {
 def pipeline_named(name: str, family: str = "") -> Pipeline:
     """The pipeline of that name, as a family has it or else the first. Raises UserError that names the nearest one."""
     if name not in PIPELINES:
-        hint = did_you_mean(name, PIPELINES)
-        raise UserError(f"there is no pipeline {name!r}{hint}", code="pipeline", loc=("pipeline",))
+        hint = f"{printable(name, MAX_NAME_CHARS)!r}{did_you_mean(name, PIPELINES)}"
+        raise UserError(f"there is no pipeline {hint}", code="pipeline", loc=("pipeline",))
     if not family:
         return PIPELINES[name]
     try:
         return FAMILIES[name, family]
     except KeyError:
-        raise UserError(f"{name} has no family {family!r}", code="pipeline", loc=("pipeline",)) from None
+        message = f"{name} has no family {printable(family, MAX_NAME_CHARS)!r}"
+        raise UserError(message, code="pipeline", loc=("pipeline",)) from None
 
 
 def families_of(name: str) -> tuple[Pipeline, ...]:
@@ -296,28 +309,51 @@ def _foreign(pipeline: Pipeline) -> dict[str, object]:
 
 
 def _text(value: object) -> str:
-    """A value as a form has it."""
-    return str(value).lower() if isinstance(value, bool) else str(value or "" if value is None else value)
+    """A value as a form has it; a list or an object that holds something, which may be deep, only as such."""
+    if value is None:
+        return ""
+    if isinstance(value, list | dict) and value:
+        return "…"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """One line a field: where, what is wrong, and the nearest known name of an unknown one."""
+    """One line a field: where, what is wrong, and the nearest known name of an unknown one. Bounded as `details`."""
     return "; ".join(f"{'.'.join(map(str, d['loc'])) or 'request'}: {d['msg']}" for d in details(error, model))
 
 
 def details(error: ValidationError, model: type[BaseModel]) -> list[dict[str, Any]]:
-    """The errors as `{"loc", "msg", "type"}`, in the form of FastAPI's 422 body, without the input's value."""
-    rows = []
-    for item in error.errors(include_url=False, include_input=False, include_context=False):
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            message = f"unknown parameter{did_you_mean(str(item['loc'][-1]), model.model_fields)}"
-        rows.append({"loc": list(item["loc"]), "msg": message, "type": item["type"]})
+    """The errors as `{"loc", "msg", "type"}`, in the form of FastAPI's 422 body, without the input's value.
+
+    The first MAX_ROWS of them, each within MAX_ROW_CHARS and with printable names of at most MAX_NAME_CHARS, and a row
+    that counts the others. The known parameters are listed in the first row of an unknown one.
+    """
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    unknown = [item for item in found[:MAX_ROWS] if item["type"] == "extra_forbidden"]
+    rows = [_error_row(item, model, listed=item in unknown[:1]) for item in found[:MAX_ROWS]]
+    if more := len(found) - len(rows):
+        rows.append({"loc": [], "msg": f"{more} more errors; mend these first", "type": "more_errors"})
     return rows
 
 
-def did_you_mean(name: str, known: Mapping[str, object]) -> str:
-    """A hint such as "; did you mean 'fps'? (known: …)"."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{hint} (known: {', '.join(sorted(known))})"
+def _error_row(item: ErrorDetails, model: type[BaseModel], *, listed: bool) -> dict[str, Any]:
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden":
+        hint = did_you_mean if listed else _nearest
+        message = f"unknown parameter{hint(str(item['loc'][-1]), model.model_fields)}"
+    loc = [part if isinstance(part, int) else printable(part, MAX_NAME_CHARS) for part in item["loc"]]
+    return {"loc": loc, "msg": printable(message, MAX_ROW_CHARS), "type": item["type"]}
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint such as "; did you mean 'fps'? (known: …)", within bounds whatever the names are, and printable."""
+    names = sorted(known)
+    listed = ", ".join(printable(each, MAX_NAME_CHARS) for each in names[:MAX_LISTED])
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return f"{_nearest(name, names)} (known: {listed}{more})"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """The part of a hint that names the nearest known name; empty for none."""
+    near = difflib.get_close_matches(name[:MAX_NAME_CHARS], islice(known, MAX_COMPARED), n=1, cutoff=0.5)
+    return f"; did you mean {printable(near[0], MAX_NAME_CHARS)!r}?" if near else ""

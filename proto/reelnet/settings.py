@@ -71,6 +71,23 @@ class Listener(Section):
     port: Port = 0
 
 
+class HttpLimits(Section):
+    """What an HTTP server takes of a connection before it knows the request."""
+
+    head_bytes: int = Field(64 * 1024, ge=1024, description="Bytes of a request's line and headers; more gets 431.")
+    headers: int = Field(128, ge=1, description="Headers of a request; more gets 431.")
+    head_s: float = Field(
+        10, gt=0, allow_inf_nan=False, description="Seconds in which a head has to be complete; then it is closed."
+    )
+    connections: int = Field(2000, gt=0, description="Connections at once; one more gets 503.")
+
+
+class HttpListener(Listener):
+    """Where an HTTP server listens, and within which limits."""
+
+    limits: HttpLimits = Field(HttpLimits(), description="What a connection may cost before its request is known.")
+
+
 class ComponentSettings(BaseSettings):
     """Base of each component's one settings class; `REELNET_<COMPONENT>_<FIELD>` (nested: `__`) overrides the file."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import struct
 import zlib
 from collections.abc import AsyncIterator
@@ -10,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.pool import InProcessEngine, Pool, PoolPlan, running_pool
+from tests.fakes.pool import PATIENCE_S, InProcessEngine, Pool, PoolPlan, running_pool
 from tests.fakes.runner import picture
 from tests.integration.test_cancel import SYNTHETIC
 
@@ -182,3 +184,67 @@ async def test_a_base_url_with_a_path_works(tmp_path: Path) -> None:
             url = answer.json()["images"][0]["url"]
             assert url.startswith("https://media.example/reel/v1/media/")
             assert (await pool.http.get(url.removeprefix("https://media.example"))).status_code == 200
+
+
+HOSTILE: list[Any] = [
+    pytest.param({**SMALL, **dict.fromkeys(map(str, range(20_000)), 1)}, 422, "at most 64", id="names"),
+    pytest.param({**SMALL, **{f"{i}{'x' * 2000}": 1 for i in range(50)}}, 422, "more errors", id="long-names"),
+    pytest.param({**SMALL, "model_id": "x" * 200_000}, 422, "at most 256 characters", id="model"),
+    pytest.param({**SMALL, "model_id": ["x"]}, 422, "expected text", id="list"),
+    pytest.param({**SMALL, "model_id": "x\u202ey"}, 422, "printable", id="unprintable"),
+    pytest.param(b'{"model_id": "\\ud800"}', 422, "printable", id="surrogate-model"),
+    pytest.param(b'{"prompt": "\\ud800", "\\udfff": 1}', 422, "unicode", id="surrogates"),
+    pytest.param({**SMALL, "loras": dict.fromkeys(map(str, range(20_000)), 1)}, 422, "at most 8", id="loras"),
+    pytest.param({**SMALL, "guidance_scale": 10**399, "seed": 10**399}, 422, "less than", id="integers"),
+    pytest.param(b'{"prompt": "x", "guidance_scale": 1e999}', 422, "finite", id="overflow"),
+    pytest.param(b'{"prompt": "x", "num_frames": ' + b"[" * 400 + b"]" * 400 + b"}", 422, "num_frames", id="deep"),
+    pytest.param(b'{"prompt": "x", "guidance_scale": NaN}', 400, "NaN", id="nan"),
+    pytest.param(b'{"prompt": "x", "prompt": "y"}', 400, "stands twice", id="twice"),
+    pytest.param(b"[" * 200_000, 400, "nested too deeply", id="deeper"),
+    pytest.param(b"[" + b"[]," * 80_000 + b"[]]", 400, "JSON object", id="lists"),
+    pytest.param(b'{"model_id": "' + b"x" * 900_000 + b'"}', 413, "the JSON is larger", id="json-bytes"),
+]
+
+
+@pytest.mark.parametrize(("body", "status", "words"), HOSTILE)
+async def test_what_a_stranger_sends_costs_little(
+    pool: Pool, body: bytes | dict[str, Any], status: int, words: str
+) -> None:
+    """A clear answer of at most some 16 KiB, whatever comes; the fixture asserts that a good job works after it."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    answer = await pool.http.post("/text-to-image", content=content, headers={"content-type": "application/json"})
+    assert answer.status_code == status, answer.text[:500]
+    assert words in answer.text
+    assert len(answer.content) <= 16 * 1024
+
+
+async def test_a_path_or_a_head_that_is_too_long_is_refused(pool: Pool) -> None:
+    """404 shows a piece of the path; 431 comes before anything is read of a request."""
+    answer = await pool.http.get("/" + "x" * 50_000)
+    assert (answer.status_code, len(answer.content) < 1024) == (404, True)
+    answer = await pool.http.get("/healthz", headers={f"x-{i}": "y" for i in range(200)})
+    assert answer.status_code == 431
+
+
+async def test_a_form_in_a_charset_of_its_own_is_refused(pool: Pool) -> None:
+    """415 before a byte of it is decoded."""
+    body = b'--b\r\ncontent-disposition: form-data; name="prompt"\r\n\r\n' + b"a-zz9" * 40_000 + b"\r\n--b--\r\n"
+    headers = {"content-type": "multipart/form-data; boundary=b; charset=punycode"}
+    assert (await pool.http.post("/text-to-image", content=body, headers=headers)).status_code == 415
+
+
+async def test_unfinished_bodies_are_bounded_together_and_in_time(tmp_path: Path) -> None:
+    """One that does not fit gets 503 at once, one that stops gets 408; then there is room again."""
+    limits = {"bodies_bytes": 2**20, "body_stall_s": 1.0}
+    the_plan = PoolPlan(tmp_path, [InProcessEngine()], [SYNTHETIC], broadcaster={"limits": limits})
+    async with running_pool(the_plan) as pool:
+        declared = await pool.http.post("/image-to-video", content=b"x" * 2**21)
+        assert declared.status_code == 503
+        assert int(declared.headers["retry-after"]) >= 1
+        reader, writer = await asyncio.open_connection(pool.http.base_url.host, pool.http.base_url.port)
+        writer.write(b"POST /text-to-image HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+        async with asyncio.timeout(PATIENCE_S):
+            head = await reader.readuntil(b"\r\n")
+        writer.close()
+        assert b" 408 " in head
+        assert (await pool.job("text-to-image", SMALL)).status_code == 200

@@ -13,7 +13,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from broadcaster.http_guard import BodyLimit, KeyGuard, OriginGuard, Prefix
 from broadcaster.keys import Keys
-from reelnet.errors import ConfigError, RefusedError, UserError
+from reelnet.errors import BusyError, ConfigError, RefusedError, UserError
+from reelnet.http_routes import BodyBounds
 
 KEY = "rn-0123456789abcdef"
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -218,10 +219,15 @@ async def test_a_prefix_opens_nothing_more(keys: Keys) -> None:
         assert (await ask(guard, path))[0] == 401
 
 
+def body_limit(app: App, size_bytes: int = 10, total_bytes: int = 1000, late_s: float = 60) -> BodyLimit:
+    """Bodies of so many bytes."""
+    return BodyLimit(app, BodyBounds(size_bytes, whole_s=late_s, stall_s=late_s), total_bytes)
+
+
 async def test_a_body_over_its_declared_limit_is_not_read() -> None:
     """413 by its Content-Length alone."""
     app = Reached()
-    status, body = await ask(BodyLimit(app, 10), "/x", b"x" * 11, content_length="11")
+    status, body = await ask(body_limit(app), "/x", b"x" * 11, content_length="11")
     assert (status, body["error"]["code"]) == (413, "body_size")
     assert app.scopes == []
 
@@ -229,12 +235,137 @@ async def test_a_body_over_its_declared_limit_is_not_read() -> None:
 async def test_a_body_is_counted_as_it_comes() -> None:
     """A sender may declare nothing, or less than it sends."""
     app = Reached()
-    assert (await ask(BodyLimit(app, 10), "/x", b"12345", b"67890"))[0] == 200
+    assert (await ask(body_limit(app), "/x", b"12345", b"67890"))[0] == 200
     assert app.bodies == [b"1234567890"]
     for declared in ({}, {"content_length": "2"}):
         with pytest.raises(UserError) as caught:
-            await ask(BodyLimit(app, 10), "/x", b"12345", b"67890", b"x", **declared)
+            await ask(body_limit(app), "/x", b"12345", b"67890", b"x", **declared)
         assert caught.value.http_status == 413
+
+
+@pytest.mark.parametrize("declared", ["²", "-1", "1_0", "0x1", "", "9" * 5000, " 7"])
+async def test_a_length_that_is_no_number_is_counted(declared: str) -> None:
+    """It is not taken for one, and the bytes are counted as where none is declared."""
+    guard = body_limit(Reached())
+    assert (await ask(guard, "/x", b"12345", content_length=declared))[0] == 200
+    with pytest.raises(UserError):
+        await ask(guard, "/x", b"12345", b"678901", content_length=declared)
+
+
+class Fed:
+    """A client whose body's pieces come when the test says so; None is its leaving."""
+
+    def __init__(self, app: App, **headers: str) -> None:
+        self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+        self.read = asyncio.Event()
+        self.task = asyncio.create_task(self._ask(app))
+
+    async def _ask(self, app: App) -> None:
+        scope: Scope = {"type": "http", "method": "POST", "path": "/x", "root_path": "", "headers": self._raw}
+        await app(scope, self._receive, self._send)
+
+    async def _receive(self) -> Message:
+        if self._pieces.empty():
+            self.read.set()
+        piece = await self._pieces.get()
+        if piece is None:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": piece, "more_body": piece != b""}
+
+    async def _send(self, message: Message) -> None:
+        pass
+
+    async def feed(self, *pieces: bytes | None) -> None:
+        """Until the application has taken the pieces and waits for more, or has ended."""
+        if pieces:
+            self.read.clear()
+        for piece in pieces:
+            self._pieces.put_nowait(piece)
+        waits = asyncio.create_task(self.read.wait())
+        await asyncio.wait([self.task, waits], return_when=asyncio.FIRST_COMPLETED, timeout=20)
+        waits.cancel()
+
+
+async def reads_and_waits(scope: Scope, receive: Receive, send: Send) -> None:
+    """An application that reads until its client has left, as one whose job runs."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def test_bodies_are_bounded_together() -> None:
+    """503 with a time to ask again for what does not fit, declared or not; a request counts until its end."""
+    guard = body_limit(reads_and_waits, size_bytes=80, total_bytes=100)
+    first, second = Fed(guard), Fed(guard)
+    await first.feed(b"x" * 60)
+    await second.feed(b"x" * 30, b"")
+    assert guard.held_bytes == 90, "the second one's body is whole, but not its job"
+    status, body = await ask(guard, content_length="11")
+    assert (status, body["error"]["class"], body["error"]["code"]) == (503, "busy", "bodies_full")
+    assert body["error"]["retry_after_s"] > 0
+    third = Fed(guard)
+    await third.feed(b"x" * 11)
+    with pytest.raises(BusyError, match="fill the 100 bytes"):
+        await third.task
+    assert guard.held_bytes == 90, "what was refused is given back"
+    await second.feed(None)
+    await second.task
+    assert guard.held_bytes == 60
+    assert (await ask(body_limit(Reached(), 80, 100), "/x", b"x" * 40, content_length="40"))[0] == 200
+    await first.feed(None)
+    await first.task
+    assert guard.held_bytes == 0
+
+
+async def test_a_declared_length_takes_no_room_before_its_bytes() -> None:
+    """Who says that he will send much, and sends nothing, keeps nobody out."""
+    guard = body_limit(reads_and_waits, size_bytes=80, total_bytes=100)
+    silent = [Fed(guard, content_length="80") for _ in range(10)]
+    for client in silent:
+        await client.feed()
+    sender = Fed(guard, content_length="80")
+    await sender.feed(b"x" * 80)
+    assert guard.held_bytes == 80
+    for client in (*silent, sender):
+        await client.feed(None)
+        await client.task
+    assert guard.held_bytes == 0
+
+
+@pytest.mark.parametrize("pieces", [(), (b"x" * 5,)])
+async def test_a_body_that_does_not_come_ends(pieces: tuple[bytes, ...]) -> None:
+    """408, and what it brought is given back."""
+    guard = body_limit(reads_and_waits, late_s=0.02)
+    client = Fed(guard)
+    await client.feed(*pieces)
+    with pytest.raises(UserError, match="did not come") as caught:
+        await client.task
+    assert (caught.value.http_status, caught.value.code) == (408, "body_late")
+    assert guard.held_bytes == 0
+
+
+async def test_a_body_that_drips_ends() -> None:
+    """Each piece comes in time, the whole does not."""
+    guard = BodyLimit(reads_and_waits, BodyBounds(2**20, whole_s=0.05, stall_s=60), 2**20)
+    client = Fed(guard)
+    while not client.task.done():
+        await client.feed(b"x")
+        await asyncio.sleep(0.005)
+    with pytest.raises(UserError) as caught:
+        await client.task
+    assert caught.value.http_status == 408
+    assert guard.held_bytes == 0
+
+
+async def test_waiting_for_a_job_is_no_stalled_body() -> None:
+    """Behind the body a client that is silent waits for its answer."""
+    guard = body_limit(reads_and_waits, late_s=0.02)
+    client = Fed(guard)
+    await client.feed(b"x", b"")
+    await asyncio.sleep(0.1)
+    assert not client.task.done()
+    await client.feed(None)
+    await client.task
 
 
 @pytest.mark.parametrize(
@@ -259,7 +390,7 @@ async def test_other_pages_may_not_call(origins: tuple[str, ...], origin: str, s
     assert bool(app.scopes) is (status == 200)
 
 
-@pytest.mark.parametrize("make", [lambda app: BodyLimit(app, 1), lambda app: KeyGuard(app, Keys(frozenset()))])
+@pytest.mark.parametrize("make", [body_limit, lambda app: KeyGuard(app, Keys(frozenset()))])
 async def test_what_is_no_request_passes(make: Callable[[App], App]) -> None:
     """Start and end of the server are not guarded."""
     app = Reached()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from pydantic.fields import FieldInfo
 from reelnet.errors import UserError
 from reelnet.parameters import (
     INTERPOLATION,
+    MAX_FIELDS,
     MAX_IMAGES,
     MAX_PROMPT_CHARS,
     MAX_SEED,
@@ -28,7 +30,20 @@ from reelnet.parameters import (
     Upscale,
     strictest,
 )
-from reelnet.pipelines import FAMILIES, PIPELINES, details, did_you_mean, explain, pipeline_named, pipeline_of
+from reelnet.pipelines import (
+    FAMILIES,
+    MAX_COMPARED,
+    MAX_LISTED,
+    MAX_NAME_CHARS,
+    MAX_ROW_CHARS,
+    MAX_ROWS,
+    PIPELINES,
+    details,
+    did_you_mean,
+    explain,
+    pipeline_named,
+    pipeline_of,
+)
 
 # The bodies of the published clients, without `model_id`, which the broadcaster takes out.
 T2I_JSON = {
@@ -180,6 +195,84 @@ def test_a_pipeline_is_named_or_guessed() -> None:
         pipeline_named("img-to-video")
     assert caught.value.loc == ("pipeline",)
     assert did_you_mean("zzz", {"b": 1, "a": 1}) == " (known: a, b)"
+
+
+def test_errors_are_told_within_bounds() -> None:
+    """So many rows, each so long, the known names once: what is sent wrong must not decide what an answer costs."""
+    rows, text = refusal("text-to-image", prompt="x", **{f"{i}-{'x' * 10_000}": i for i in range(MAX_FIELDS - 1)})
+    assert [row["type"] for row in rows] == ["extra_forbidden"] * MAX_ROWS + ["more_errors"]
+    assert rows[-1]["msg"].startswith(f"{MAX_FIELDS - 1 - MAX_ROWS} more errors")
+    assert max(len(row["loc"][0]) for row in rows[:-1]) == MAX_NAME_CHARS
+    assert max(len(row["msg"]) for row in rows) <= MAX_ROW_CHARS
+    assert sum("known:" in row["msg"] for row in rows) == 1
+    assert len(text) < 4000
+
+
+def test_more_parameters_than_anything_has_are_one_error() -> None:
+    """They are counted before anything is said of each; so are LoRAs, as an object and as text."""
+    rows, _ = refusal("text-to-image", prompt="x", **dict.fromkeys(map(str, range(20_000)), 1))
+    assert rows == [{"loc": [], "msg": f"20001 parameters; at most {MAX_FIELDS} are read", "type": "value_error"}]
+    loras = dict.fromkeys(map(str, range(20_000)), "no number")
+    for value in (loras, json.dumps(loras)):
+        rows, _ = refusal("text-to-image", prompt="x", loras=value)
+        assert [(row["loc"], row["msg"]) for row in rows] == [(["loras"], "20000 LoRAs; at most 8 are applied")]
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\x00b\x1b[31m", "\u202etxt", "é" * 10_000])
+def test_an_error_shows_printable_names(name: str) -> None:
+    """A name goes into a terminal, a log and UTF-8: a lone surrogate would make an answer a fault of ours."""
+    for raw in ({name: 1}, {"loras": {name: "x"}}, {"loras": json.dumps({name: 1e999})}):
+        rows, text = refusal("text-to-image", prompt="x", **raw)
+        shown = "".join(map(str, rows[0]["loc"])) + rows[0]["msg"] + text
+        assert shown.isprintable()
+        assert len(shown) < 3 * MAX_ROW_CHARS
+    with pytest.raises(UserError) as caught:
+        pipeline_named(name)
+    assert caught.value.message.isprintable()
+
+
+def test_a_hint_is_bounded_by_what_is_known() -> None:
+    """A pool has models by the thousand, with names of a stranger's choice: a hint lists some, and counts the rest."""
+    known = [f"{'y' * 300}\x1b{i:05}" for i in range(5000)]
+    hint = did_you_mean("x" * 2**24, known)
+    assert hint.endswith(f" and {5000 - MAX_LISTED} more)")
+    assert len(hint) < (MAX_LISTED + 1) * (MAX_NAME_CHARS + 2)
+    assert hint.isprintable()
+    assert did_you_mean("acme/0001", [f"acme/{i:04}" for i in range(5000)]).startswith("; did you mean 'acme/0001'?")
+
+
+def test_the_nearest_name_is_looked_for_among_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comparing costs as much as both names are long, for each of them."""
+    compared: list[tuple[int, int]] = []
+
+    def count(name: str, known: Iterable[str], **_: object) -> list[str]:
+        compared.append((len(name), len(list(known))))
+        return []
+
+    monkeypatch.setattr("reelnet.pipelines.difflib.get_close_matches", count)
+    did_you_mean("x" * 2**24, map(str, range(5000)))
+    assert compared == [(MAX_NAME_CHARS, MAX_COMPARED)]
+
+
+def test_no_number_without_an_end_is_a_parameter() -> None:
+    """Infinity and NaN, however they are written, and integers that are no float, are refused by every number."""
+    for pipeline in FAMILIES.values():
+        for name, field in pipeline.params.model_fields.items():
+            if field.annotation not in (int, float, int | None):
+                continue
+            for value in (float("inf"), float("nan"), "inf", "nan", "1e999", 10**400, [], {"a": 1}):
+                with pytest.raises(ValidationError) as caught:
+                    pipeline.parse({"prompt": "x", name: value})
+                assert name in {row["loc"][0] for row in details(caught.value, pipeline.params) if row["loc"]}
+
+
+def test_a_deep_value_for_another_family_is_an_error_like_any() -> None:
+    """It is not written out to be compared with what the other family takes for nothing."""
+    deep: Any = []
+    for _ in range(100_000):
+        deep = [deep]
+    kept = PIPELINES["image-to-video"].without_foreign({"prompt": deep, "loras": {}, "negative_prompt": ""})
+    assert list(kept) == ["prompt"]
 
 
 @pytest.mark.parametrize(
