@@ -15,7 +15,7 @@ from reelnet.clips import ClipLimits
 from reelnet.errors import NodeError, StartError, TransientError, UserError
 from reelnet.inspection import InputLimits
 from reelnet.pipelines import MediaSpec
-from tests.fakes.media import Clip, encoded, exif, pattern, png_claiming
+from tests.fakes.media import Clip, encoded, exif, pattern, png_claiming, with_parts
 
 PNG_BYTES = encoded(pattern(64, 48), "PNG")
 STILL = MediaSpec("image", 64, 48)
@@ -177,6 +177,26 @@ async def test_too_much_time_ends_the_check(png: Path, tmp_path: Path) -> None:
         assert error.value.code == "over_limits"
     async with Inspector() as inspector:
         assert (await inspector.picture(png)).width == 64
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encoded(pattern(64, 48), "JPEG")[:-2] + b"\xff" * 2**23,
+        encoded(pattern(64, 48), "JPEG")[:2] + b"\xff" * 2**23,
+        encoded(pattern(64, 48), "JPEG")[:-2] + b"\xff\x00" * 2**22,
+        with_parts(encoded(pattern(64, 48), "PNG"), "image/png", 2_000_000),
+    ],
+    ids=["a scan of fill bytes", "a header of fill bytes", "a scan of stuffed bytes", "two million chunks"],
+)
+async def test_no_file_takes_long_to_walk(data: bytes, tmp_path: Path) -> None:
+    """What is refused is refused as what it is, within 2 s of a child's CPU: the walk is linear and bounded."""
+    path = tmp_path / "picture"
+    path.write_bytes(data)
+    async with Inspector(InspectionSettings(cpu_s=2)) as inspector:
+        with pytest.raises(UserError) as caught:
+            await inspector.picture(path, stripped_to=tmp_path / "copy")
+    assert caught.value.code in {"damaged", "too_many_parts"}
 
 
 async def test_cancelling_ends_the_check_and_its_child(png: Path, tmp_path: Path) -> None:
