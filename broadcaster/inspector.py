@@ -20,8 +20,9 @@ from pydantic import Field
 from pydantic_core import from_json, to_json
 
 import reelnet
+from broadcaster.local_failure import LocalError
 from reelnet.clips import ClipFacts, ClipLimits
-from reelnet.errors import NodeError, ReelnetError, StartError, TransientError, UserError
+from reelnet.errors import NodeError, ReelnetError, StartError, UserError
 from reelnet.inspection import InputLimits, OutputFacts, PictureFacts
 from reelnet.inspection_worker import WorkerLimits, unpack_error
 from reelnet.parameters import VIDEO
@@ -240,7 +241,7 @@ class Inspector:
         """The facts of an app's picture; of its copy without metadata at `stripped_to`, when that is given.
 
         A turned picture's copy is upright and a PNG: see `reelnet.metadata.strip`. A request that fails leaves no
-        copy. Raises UserError (see `reelnet.inspection.inspect_picture`), TransientError when a disk fails.
+        copy. Raises UserError (see `reelnet.inspection.inspect_picture`), LocalError when a disk fails.
         """
         request = {
             "check": "picture",
@@ -259,7 +260,7 @@ class Inspector:
     async def clip(self, path: Path, *, stripped_to: Path, limits: ClipLimits = _CLIP_LIMITS) -> ClipFacts:
         """The facts of an app's clip, as of its copy without metadata at `stripped_to`; see `reelnet.clips`.
 
-        A request that fails leaves no copy. Raises UserError as `inspect_clip`, TransientError when a disk fails.
+        A request that fails leaves no copy. Raises UserError as `inspect_clip`, LocalError when a disk fails.
         """
         request = {"check": "clip", "path": str(path), "stripped_to": str(stripped_to), "limits": asdict(limits)}
         text = "the clip could not be decoded within the limits"
@@ -309,7 +310,7 @@ class Inspector:
             if self._closing:
                 raise _stopping() from None
             if isinstance(error, StartError):
-                raise TransientError(str(error), code="inspection") from None
+                raise LocalError(str(error), code="inspection") from None
             log.warning("inspection.worker_lost", check=request["check"])
             raise over from None
         finally:
@@ -317,7 +318,7 @@ class Inspector:
         if "error" in answer:
             raise unpack_error(answer["error"])
         if "fault" in answer:
-            raise TransientError(f"the file could not be read: {answer['fault']}", code="inspection")
+            raise LocalError(f"the file could not be read: {answer['fault']}", code="inspection")
         facts: dict[str, Any] = answer["ok"]
         return facts
 
@@ -364,8 +365,8 @@ class Inspector:
         self._children.discard(child)
 
 
-def _stopping() -> TransientError:
-    return TransientError("the broadcaster stops", code="stopping")
+def _stopping() -> LocalError:
+    return LocalError("the broadcaster stops", code="stopping")
 
 
 @lru_cache(maxsize=256)

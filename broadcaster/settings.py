@@ -68,6 +68,9 @@ class Limits(Section):
     )
     body_bytes: int = Field(64 * 2**20, gt=0, description="Bytes of one request.")
     output_bytes: int = Field(512 * 2**20, gt=0, description="Bytes of one output.")
+    free_bytes: int = Field(
+        256 * 2**20, ge=0, description="Bytes that the disks of state and results have to have free; else jobs get 503."
+    )
     jobs: int = Field(1000, gt=0, description="Jobs under way at once; one more gets 503.")
     jobs_per_key: int | None = Field(
         None, gt=0, description="Jobs of one API key under way at once; one more gets 429; absent: any number."
