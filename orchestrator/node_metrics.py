@@ -18,7 +18,7 @@ from reelnet.metrics import CLASS, OTHER, OUTCOME, PIPELINE, Label, Values, coun
 from reelnet.pricing import NANO
 
 REASONS = (
-    "attempt", "ceiling", "closed", "deadline", "deadline_unreachable", "digest", "draining", "epoch", "expired",
+    "attempt", "ceiling", "closed", "deadline", "deadline_unreachable", "digest", "draining", "disk_full", "epoch", "expired",
     "expires", "input", "input_size", "lora", "model", "params", "pipeline", "queue_full", "rates", "schema",
     "signature", "spool_full", "unknown_broadcaster", "work", "wrong_node",
 )  # fmt: skip
