@@ -9,7 +9,7 @@ from statistics import median
 import numpy as np
 from PIL import Image
 
-from benchmark.floor.messages import MEDIA_TYPE, REQUEST
+from benchmark.floor.messages import MEDIA_TYPE, request
 from reelnet.inspection import check_output
 from reelnet.pipelines import MediaSpec
 
@@ -20,7 +20,8 @@ REAL_SIDE = 577
 
 def padded_ms(data: bytes) -> float:
     """Of a result of the benchmark, milliseconds."""
-    return _ms(data, MediaSpec("image", int(REQUEST["width"]), int(REQUEST["height"])))
+    asked = request(len(data))
+    return _ms(data, MediaSpec("image", int(asked["width"]), int(asked["height"])))
 
 
 def real_ms() -> tuple[float, int]:

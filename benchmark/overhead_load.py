@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from benchmark.floor.messages import REQUEST
+from benchmark.floor.messages import request
 
 JOB_TIMEOUT_S = 60.0
 
@@ -98,7 +98,7 @@ async def _session() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 async def _job(session: aiohttp.ClientSession, place: Place, *, checked: bool = True) -> bytes:
-    async with session.post(place.url + place.path, json=REQUEST) as answer:
+    async with session.post(place.url + place.path, json=request(place.size)) as answer:
         data = await _body(answer)
     if not place.direct:
         async with session.get(json.loads(data)["images"][0]["url"]) as answer:

@@ -135,7 +135,7 @@ def notes(measured: Measured) -> Iterable[str]:
     """What the tables do not say."""
     yield f"{measured.rounds} rounds; ratios: their median and range. The load ran on the same {measured.cores} cores."
     padded = ", ".join(f"{ms:.2f} ms of {size_name(size)}" for size, ms in measured.checks.padded_ms.items())
-    yield f"Results are pictures of 64×64, padded. Their check takes {padded};"
+    yield f"Results are small pictures, padded. Their check takes {padded};"
     yield f"that of a real PNG of {measured.checks.real_bytes / MEGA:.2f} MB takes {measured.checks.real_ms:.1f} ms."
     if measured.others > BUSY:
         yield f"note: others used {measured.others:.0%} of the machine meanwhile: the ratios are noisy; run it again."

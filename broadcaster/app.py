@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from broadcaster.broadcaster_metrics import BroadcasterMetrics, CountedHttp, CountedInspector
+from broadcaster.disk import Disks
 from broadcaster.gateway import Gateway, GatewayParts
 from broadcaster.http_api import HttpParts, make_app
 from broadcaster.intake import Intake
@@ -93,6 +94,7 @@ async def _running(settings: BroadcasterSettings, folder: Path) -> AsyncIterator
                 registry=registry,
                 scores=scores,
                 media=media,
+                disks=Disks((media.folder, folder), settings.limits.free_bytes),
                 inspector=inspector,
                 recorder=Recorder(journal),
                 metrics=metrics,

@@ -35,6 +35,7 @@ from reelnet.jobs import (
     run_s,
 )
 from reelnet.patience import Patience
+from reelnet.pipelines import MediaSpec
 from reelnet.pricing import price
 from reelnet.ticket import check_receipt, sign_ticket
 
@@ -59,6 +60,8 @@ async def run_attempt(
     listener: Callable[[Event], None],
 ) -> None:
     """Runs the job on the node; its checked results stand in `job` afterwards. Raises the attempt's failure.
+
+    A LocalError is no failure of the node's.
 
     Nothing is kept, and nothing is owed, of an attempt that fails; what is withheld is owed, and not kept.
     """
@@ -199,9 +202,10 @@ class Delivery:
         expected = len(self._arrived)
         if output.index != expected or expected >= len(self._request.promises):
             raise NodeError(f"output {output.index} came where {expected} was expected", code="count")
-        if output.size > self._context.limits.output_bytes:
-            raise NodeError(f"output {output.index} claims {output.size} bytes", code="bytes")
-        limit = self._context.limits.output_bytes
+        limit = self._most_bytes(self._request.promises[expected])
+        if output.size > limit:
+            text = f"output {output.index} claims {output.size} bytes; what was asked has at most {limit}"
+            raise NodeError(text, code="bytes")
         incoming = self._context.media.open(self._request.id, output.index, output.media_type, limit)
         self._arrived.append((output, incoming))
 
@@ -235,7 +239,7 @@ class Delivery:
         alike = self._request.pipeline.keeps_look
         prints = [] if alike else [item.facts.fingerprint for item in self._request.inputs]
         for (output, incoming), spec in zip(self._arrived, promises, strict=True):
-            limit = self._context.limits.output_bytes
+            limit = self._most_bytes(spec)
             facts = await self._context.inspector.output(await incoming.content(), output.media_type, spec, limit)
             marks = {"constant": facts.constant, "still": facts.still, "repeated": facts.fingerprint in prints}
             if any(marks.values()):
@@ -262,6 +266,11 @@ class Delivery:
             "transfer": self._done_at - output_at,
             "check": now - self._done_at,
         }
+
+    def _most_bytes(self, spec: MediaSpec) -> int:
+        """What an output may have: its pixels as nobody packed them, and a sound that is copied from the input."""
+        sound = sum(item.ref.size for item in self._request.inputs) if spec.sound else 0
+        return min(self._context.limits.output_bytes, spec.most_bytes + sound)
 
     def _check_whole(self) -> None:
         if self._arrived:

@@ -21,7 +21,7 @@ from reelnet.metrics import CLASS, OTHER, OUTCOME, PIPELINE, Bounded, Label, cou
 from reelnet.pipelines import PIPELINES, MediaSpec
 from reelnet.pricing import NANO
 
-GATEWAY_REASONS = frozenset({"jobs", "draining", "journal_full"})
+GATEWAY_REASONS = frozenset({"jobs", "draining", "journal_full", "journal", "media", "disk_full"})
 """Codes with which the gateway lets a valid request begin no job."""
 HTTP_REASONS = {
     400: "malformed",
@@ -40,7 +40,11 @@ _STATUSES = ", ".join(
     for reason in dict.fromkeys(HTTP_REASONS.values())
 )
 MODEL = Label("model", "the catalogue's models and the first others, 200 in all, then `other`")
-REASON = Label("reason", f"the gateway's `jobs`, `draining`, `journal_full`; by HTTP status {_STATUSES}; `other`")
+REASON = Label(
+    "reason",
+    "the gateway's `jobs`, `draining`, `journal_full`, `journal`, `media`, `disk_full`; "
+    f"by HTTP status {_STATUSES}; `other`",
+)
 STAGE = Label(
     "stage",
     "`queue` (until a runner began, failed attempts included), `run` (until the last output began to arrive), "

@@ -15,9 +15,11 @@ import structlog
 
 from broadcaster.attempt import AttemptContext, run_attempt
 from broadcaster.broadcaster_metrics import BroadcasterMetrics
+from broadcaster.disk import Disks
 from broadcaster.failover import UNSAFE, Failover, Verdict, is_unsafe
 from broadcaster.inspector import Inspector
 from broadcaster.job import JobProgress, JobRequest
+from broadcaster.local_failure import RETRY_AFTER_S, LocalError
 from broadcaster.media import MediaStore
 from broadcaster.previews import PreviewGate
 from broadcaster.recorder import Recorder
@@ -58,6 +60,7 @@ class GatewayParts:
     registry: Registry
     scores: Scores
     media: MediaStore
+    disks: Disks
     inspector: Inspector
     recorder: Recorder
     metrics: BroadcasterMetrics
@@ -99,11 +102,21 @@ class Gateway:
 
     def not_ready(self) -> str | None:
         """Why no job would be taken now; None when one would."""
+        refusal = self._refusal()
+        return refusal.message if refusal else None
+
+    def _refusal(self) -> BusyError | None:
+        """Why no job is taken, whatever it asks for: nothing of it could be kept, or this broadcaster stops."""
+        if self.draining:
+            return BusyError("the broadcaster is stopping", code="draining", retry_after_s=30)
         if self._p.recorder.failing:
-            return "the journal cannot be written"
+            text = "the journal cannot be written: see to the database, or free space where `home` is, or move it"
+            return BusyError(text, code="journal", retry_after_s=RETRY_AFTER_S)
         if self._p.media.failing:
-            return "results cannot be written"
-        return "draining" if self.draining else None
+            return BusyError(self._p.media.why_failing, code="media", retry_after_s=RETRY_AFTER_S)
+        if full := self._p.disks.why_full():
+            return BusyError(full, code="disk_full", retry_after_s=RETRY_AFTER_S)
+        return None
 
     def _let_in(self, request: JobRequest) -> JobProgress:
         """A job with a row of its own. Raises BusyError when there is no room for it."""
@@ -118,8 +131,8 @@ class Gateway:
         return job
 
     def _check_room(self) -> None:
-        if self.draining:
-            raise BusyError("the broadcaster is stopping", code="draining", retry_after_s=30)
+        if refusal := self._refusal():
+            raise refusal
         if self._running >= self._p.settings.limits.jobs:
             raise BusyError("the broadcaster has all the jobs it may have", code="jobs", retry_after_s=10)
 
@@ -184,6 +197,9 @@ class Gateway:
             try:
                 with self._p.registry.in_flight(record):
                     await run_attempt(self._attempts, record, candidate, job, listener)
+            except LocalError as error:
+                self._note(job, candidate, error)
+                raise
             except ReelnetError as error:
                 if not self._goes_on(job, failover, candidate, error):
                     raise
@@ -198,14 +214,17 @@ class Gateway:
         verdict = failover.judge(candidate.node_id, error, candidate.capability.memory_bytes)
         if blame := failover.blame_now(candidate.node_id, error):
             self._p.scores.failed(blame.node_id, blame.failure)
-        self._p.recorder.attempt_ended(job, candidate.node_id, error)
-        self._p.metrics.attempt(job, error)
-        log.info("attempt failed", job=job.request.id, node=short(candidate.node_id), failure=error.failure.value,
-                 code=error.code, reason=error.message)  # fmt: skip
+        self._note(job, candidate, error)
         if verdict is Verdict.END:
             return False
         job.to(JobState.QUEUED)
         return True
+
+    def _note(self, job: JobProgress, candidate: Candidate, error: ReelnetError) -> None:
+        self._p.recorder.attempt_ended(job, candidate.node_id, error)
+        self._p.metrics.attempt(job, error)
+        log.info("attempt failed", job=job.request.id, node=short(candidate.node_id), failure=error.failure.value,
+                 code=error.code, reason=error.message)  # fmt: skip
 
     def _delivered(self, job: JobProgress, failover: Failover, candidate: Candidate) -> None:
         """Takes note of an attempt that went well. Raises RefusedError when the app may not have what it gave."""

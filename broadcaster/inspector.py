@@ -20,8 +20,9 @@ from pydantic import Field
 from pydantic_core import from_json, to_json
 
 import reelnet
+from broadcaster.local_failure import LocalError
 from reelnet.clips import ClipFacts, ClipLimits
-from reelnet.errors import NodeError, ReelnetError, StartError, TransientError, UserError
+from reelnet.errors import NodeError, ReelnetError, StartError, UserError
 from reelnet.inspection import InputLimits, OutputFacts, PictureFacts
 from reelnet.inspection_worker import WorkerLimits, unpack_error
 from reelnet.parameters import VIDEO
@@ -44,7 +45,9 @@ log = structlog.get_logger()
 class InspectionSettings(Section):
     """How pictures and outputs are checked, and what a check may cost."""
 
-    workers: int = Field(1, ge=1, le=64, description="Child processes that check files at the same time.")
+    workers: int = Field(
+        2, ge=1, le=64, description="Child processes that check files at the same time; clips leave one to pictures."
+    )
     memory_bytes: int = Field(2**30, ge=2**29, description="Address space of one child, libraries (0.3 GiB) included.")
     cpu_s: int = Field(20, ge=1, description="CPU seconds of one check.")
     timeout_s: float = Field(30.0, gt=0, description="Seconds of one check, waiting for a free child not included.")
@@ -118,21 +121,8 @@ class _Child:
         self._asking = False
 
     @classmethod
-    async def start(cls, settings: InspectionSettings) -> _Child:
-        """A child that said it is ready. Raises StartError."""
-        child = await cls._spawn(settings)
-        try:
-            async with asyncio.timeout(_START_TIMEOUT_S):
-                await child._read()
-        except BaseException as error:
-            await child.end()
-            if isinstance(error, _LostError | TimeoutError):
-                raise StartError(f"a file inspection worker does not start; try `python -m {_WORKER}`") from None
-            raise
-        return child
-
-    @classmethod
-    async def _spawn(cls, settings: InspectionSettings) -> _Child:
+    async def spawn(cls, settings: InspectionSettings) -> _Child:
+        """A child that is only starting: wait until it is `ready`."""
         limits = json.dumps(asdict(settings.worker_limits()))
         ours, theirs = socket.socketpair()
         box = os.memfd_create("box")
@@ -150,6 +140,14 @@ class _Child:
         finally:
             theirs.close()
         return cls(process, line, box, settings.requests_per_worker)
+
+    async def ready(self) -> None:
+        """Returns when it says so. Raises StartError."""
+        try:
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                await self._read()
+        except (_LostError, TimeoutError):
+            raise StartError(f"a file inspection worker does not start; try `python -m {_WORKER}`") from None
 
     @property
     def fit(self) -> bool:
@@ -202,15 +200,19 @@ class _Child:
 class Inspector:
     """A small pool of checking processes. The first one starts with it, the others when they are needed.
 
-    A child that dies, hangs or grows over its limits fails the one request it had, and is replaced.
+    A child that dies, hangs or grows over its limits fails the one request it had, and is replaced. A clip takes as
+    long as hundreds of pictures: clips never have the last child, where there is more than one.
     """
 
     def __init__(self, settings: InspectionSettings | None = None) -> None:
         self._settings = settings or InspectionSettings()
+        self._clips = asyncio.Semaphore(max(1, self._settings.workers - 1))
         self._idle: asyncio.LifoQueue[_Child | None] = asyncio.LifoQueue()
         self._children: set[_Child] = set()
         self._tasks = asyncio.TaskGroup()
         self._restarts: set[asyncio.Task[None]] = set()
+        self._spawning = asyncio.Lock()
+        """Held while a process is made, which nobody would know of if the pool was left meanwhile."""
         self._closing = False
 
     async def __aenter__(self) -> Self:
@@ -222,8 +224,9 @@ class Inspector:
 
     async def __aexit__(self, *error: object) -> None:
         self._closing = True
-        for child in self._children:
-            child.kill()
+        async with self._spawning:
+            for child in self._children:
+                child.kill()
         for task in self._restarts:
             task.cancel()
         try:
@@ -238,7 +241,7 @@ class Inspector:
         """The facts of an app's picture; of its copy without metadata at `stripped_to`, when that is given.
 
         A turned picture's copy is upright and a PNG: see `reelnet.metadata.strip`. A request that fails leaves no
-        copy. Raises UserError (see `reelnet.inspection.inspect_picture`), TransientError when a disk fails.
+        copy. Raises UserError (see `reelnet.inspection.inspect_picture`), LocalError when a disk fails.
         """
         request = {
             "check": "picture",
@@ -257,13 +260,13 @@ class Inspector:
     async def clip(self, path: Path, *, stripped_to: Path, limits: ClipLimits = _CLIP_LIMITS) -> ClipFacts:
         """The facts of an app's clip, as of its copy without metadata at `stripped_to`; see `reelnet.clips`.
 
-        A request that fails leaves no copy. Raises UserError as `inspect_clip`, TransientError when a disk fails.
+        A request that fails leaves no copy. Raises UserError as `inspect_clip`, LocalError when a disk fails.
         """
         request = {"check": "clip", "path": str(path), "stripped_to": str(stripped_to), "limits": asdict(limits)}
         text = "the clip could not be decoded within the limits"
         over = UserError(text, code="over_limits", http_status=415, loc=(VIDEO,))
         try:
-            return ClipFacts(**await self._check(request, over, pixels=limits.max_frames * limits.max_pixels))
+            return ClipFacts(**await self._check_clip(request, over, limits.max_frames * limits.max_pixels))
         except BaseException:
             _remove(stripped_to)
             raise
@@ -282,24 +285,32 @@ class Inspector:
             "max_bytes": max_bytes,
         }
         over = NodeError("the output could not be decoded within the limits", code="over_limits")
-        pixels = (spec.frames or 0) * spec.width * spec.height
-        return OutputFacts(**await self._check(request, over, data, pixels))
+        if spec.frames is None:
+            return OutputFacts(**await self._check(request, over, data))
+        return OutputFacts(**await self._check_clip(request, over, spec.frames * spec.width * spec.height, data))
+
+    async def _check_clip(
+        self, request: Mapping[str, Any], over: ReelnetError, pixels: int, data: bytes = b""
+    ) -> dict[str, Any]:
+        """As `_check`, for a clip that may have so many pixels in all of its frames."""
+        more_s = math.ceil(self._settings.clip_gpix_s * pixels / 1e9)
+        async with self._clips:
+            return await self._check(request, over, data, more_s)
 
     async def _check(
-        self, request: Mapping[str, Any], over: ReelnetError, data: bytes = b"", pixels: int = 0
+        self, request: Mapping[str, Any], over: ReelnetError, data: bytes = b"", more_s: int = 0
     ) -> dict[str, Any]:
-        """The answer to a request. `pixels` are those of all frames of a clip, 0 for a picture."""
-        more_s = math.ceil(self._settings.clip_gpix_s * pixels / 1e9) if pixels else 0
+        """The answer to a request, which may take so many seconds more than a picture's."""
         child = await self._idle.get()
         try:
             if child is None or not child.fit:
                 child = await self._renew(child)
             answer = await child.ask({**request, "more_cpu_s": more_s}, data, self._settings.timeout_s + more_s)
-        except StartError as error:
-            raise TransientError(str(error), code="inspection") from None
-        except _LostError:
+        except (StartError, _LostError) as error:
             if self._closing:
-                raise TransientError("the broadcaster stops", code="stopping") from None
+                raise _stopping() from None
+            if isinstance(error, StartError):
+                raise LocalError(str(error), code="inspection") from None
             log.warning("inspection.worker_lost", check=request["check"])
             raise over from None
         finally:
@@ -307,7 +318,7 @@ class Inspector:
         if "error" in answer:
             raise unpack_error(answer["error"])
         if "fault" in answer:
-            raise TransientError(f"the file could not be read: {answer['fault']}", code="inspection")
+            raise LocalError(f"the file could not be read: {answer['fault']}", code="inspection")
         facts: dict[str, Any] = answer["ok"]
         return facts
 
@@ -334,18 +345,28 @@ class Inspector:
     async def _renew(self, child: _Child | None) -> _Child:
         if child:
             await self._end(child)
-        if self._closing:
-            raise TransientError("the broadcaster stops", code="stopping")
         return await self._start()
 
     async def _start(self) -> _Child:
-        child = await _Child.start(self._settings)
-        self._children.add(child)
+        async with self._spawning:
+            if self._closing:
+                raise _stopping()
+            child = await _Child.spawn(self._settings)
+            self._children.add(child)
+        try:
+            await child.ready()
+        except BaseException:
+            await self._end(child)
+            raise
         return child
 
     async def _end(self, child: _Child) -> None:
         await child.end()
         self._children.discard(child)
+
+
+def _stopping() -> LocalError:
+    return LocalError("the broadcaster stops", code="stopping")
 
 
 @lru_cache(maxsize=256)

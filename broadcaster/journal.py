@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import sqlite3
 import threading
 import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
@@ -15,9 +16,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import structlog
-from sqlalchemy import Engine, create_engine, event, select
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy import Engine, create_engine, delete, event, select
+from sqlalchemy.exc import DatabaseError, InterfaceError, OperationalError, SQLAlchemyError
 
+from broadcaster.journal_damage import check_whole, is_damage, put_aside
 from broadcaster.journal_schema import (
     AttemptRow,
     JobRow,
@@ -39,6 +41,9 @@ __all__ = ["AttemptRow", "JobRow", "Journal", "Mode", "Row", "database_url"]
 RETRY_S = 1.0
 """Seconds after which a commit that the database refused for now is tried again."""
 log = structlog.get_logger()
+
+
+_PROBE = AttemptRow(job_id="", attempt=0, node_id="", started_ms=0, ended_ms=0, outcome="")
 
 
 class Mode(enum.StrEnum):
@@ -101,7 +106,7 @@ class Journal:
         self._loop = asyncio.get_running_loop()
         self._engine = await asyncio.to_thread(_engine, self._url)
         self._statements = statements(self._engine.dialect.name)
-        self.recovered = await asyncio.to_thread(self._prepare)
+        self.recovered = await asyncio.to_thread(self._open)
         self._thread.start()
         return self
 
@@ -155,8 +160,23 @@ class Journal:
         await asyncio.to_thread(self._thread.join)
         await asyncio.to_thread(self._engine.dispose)
 
+    def _open(self) -> int:
+        """As `_prepare`; a damaged file of SQLite is put aside, and a new one begun."""
+        try:
+            return self._prepare()
+        except (sqlite3.DatabaseError, DatabaseError) as error:
+            if not is_damage(error):
+                raise
+            self._engine.dispose()
+            path = Path(str(self._engine.url.database))
+            aside = put_aside(path, self._now_ms() // 1000)
+            log.critical("journal.damaged", file=str(path), put_aside=str(aside), error=str(error.__cause__ or error))
+            return self._prepare()
+
     def _prepare(self) -> int:
         """Makes the tables and fails the jobs that the last run left without an end; returns how many."""
+        if self._engine.dialect.name == "sqlite":
+            check_whole(self._engine)
         metadata.create_all(self._engine)
         with self._engine.begin() as connection:
             return connection.execute(fail_open_jobs(self._now_ms())).rowcount
@@ -168,7 +188,7 @@ class Journal:
     def _run(self) -> None:
         """The writer thread: one transaction after the other, until it is closed and nothing is left."""
         next_s = 0.0
-        while batch := self._next_batch(next_s):
+        while (batch := self._next_batch(next_s)) is not None:
             next_s = time.monotonic() + self._flush_s
             error = self._commit([row for row, _ in batch])
             futures = [future for _, future in batch if future]
@@ -176,9 +196,15 @@ class Journal:
                 with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits
                     self._loop.call_soon_threadsafe(_resolve, futures, error)
 
-    def _next_batch(self, not_before_s: float) -> list[tuple[Row, asyncio.Future[None] | None]]:
+    def _next_batch(self, not_before_s: float) -> list[tuple[Row, asyncio.Future[None] | None]] | None:
+        """What is to be committed; nothing, to try a database that failed; None at the end."""
         with self._condition:
-            self._condition.wait_for(lambda: self._pending or self._closing)
+            if not self._condition.wait_for(
+                lambda: self._pending or self._closing, timeout=RETRY_S if self._failing else None
+            ):
+                return []
+            if self._closing and not self._pending:
+                return None
             wait_s = not_before_s - time.monotonic()
             self._condition.wait_for(lambda: self._urgent or self._closing, timeout=wait_s)
             batch, self._pending, self._urgent = self._pending, [], False
@@ -205,6 +231,12 @@ class Journal:
             return self._condition.wait_for(lambda: self._closing, timeout=seconds)
 
     def _write(self, rows: Sequence[Row]) -> None:
+        """Commits rows; without any, one that is gone again in the same commit, which a full disk refuses too."""
+        if not rows:
+            with self._engine.begin() as connection:
+                connection.execute(self._statements[1], attempt_values([_PROBE]))
+                connection.execute(delete(attempts).where(attempts.c.job_id == _PROBE.job_id))
+            return
         upsert_job, insert_attempt = self._statements
         newest = newest_jobs(rows)
         ended = attempt_values(rows)

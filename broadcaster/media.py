@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +21,7 @@ from typing import NamedTuple
 import structlog
 from pydantic import Field
 
+from broadcaster.local_failure import LocalError
 from reelnet.errors import NodeError, UserError, printable
 from reelnet.inspection import EXTENSIONS
 from reelnet.settings import Section
@@ -30,6 +31,7 @@ BATCH_BYTES = 2**20
 """So much of an output is held in memory; a larger one goes to its file in pieces of this size."""
 FLUSH_S = 0.02
 RETRY_S = 1.0
+PROBE_BYTES = 4096
 log = structlog.get_logger()
 _INCOMING = "incoming"
 _TOKEN_BYTES = 16
@@ -42,6 +44,9 @@ class MediaSettings(Section):
 
     ttl_s: float = Field(86_400.0, gt=0, description="Seconds after which a result is deleted.")
     max_bytes: int = Field(10 * 2**30, gt=0, description="Bytes of all results; beyond it the oldest are deleted.")
+    incoming_bytes: int = Field(
+        8 * 2**30, gt=0, description="Bytes of outputs that are being received, of all jobs; more end their attempt."
+    )
     memory_bytes: int = Field(64 * 2**20, ge=0, description="Bytes of small results that are kept in memory too.")
     unwritten_bytes: int = Field(64 * 2**20, ge=0, description="Bytes of results that may wait to be written.")
 
@@ -86,7 +91,7 @@ class Incoming:
         self._batched = 0
         self._on_disk = False
         self._closed = False
-        self._committed = False
+        self._committed = self._given_back = False
         self.size = 0
         """Bytes received so far."""
 
@@ -104,10 +109,11 @@ class Incoming:
         return self._store.folder / self._name
 
     async def write(self, chunk: bytes) -> None:
-        """Takes the next bytes. Raises NodeError `bytes` when there are more than allowed."""
-        self.size += len(chunk)
-        if self.size > self._max_bytes:
+        """Takes the next bytes. Raises NodeError `bytes` when there are more than allowed, LocalError without room."""
+        if self.size + len(chunk) > self._max_bytes:
             raise NodeError(f"{self._label} has more than {self._max_bytes} bytes", code="bytes")
+        self._store.take(len(chunk))
+        self.size += len(chunk)
         self._sha256.update(chunk)
         self._batch.append(chunk)
         self._batched += len(chunk)
@@ -115,19 +121,26 @@ class Incoming:
             await self._flush()
 
     async def content(self) -> Path | bytes:
-        """What was received, for a check before `commit`: its bytes, or a temporary file (mode 0600)."""
+        """What was received, for a check before `commit`: its bytes, or a temporary file (mode 0600).
+
+        Raises LocalError where the disk refuses it.
+        """
         if not self._on_disk:
             return self._joined()
         await self._flush()
         return self._path
 
     async def commit(self) -> StoredMedia:
-        """Keeps the output under its name. Raises ValueError outside the `receive` scope or a second time."""
+        """Keeps the output under its name. Raises LocalError where the disk refuses it.
+
+        Raises ValueError outside the `receive` scope or a second time.
+        """
         if self._closed:
             raise ValueError("the output is committed or dropped already")
         if self._on_disk:
             await self._flush()
-            await asyncio.to_thread(self._keep)
+            with self._store.writing():
+                await asyncio.to_thread(self._keep)
         else:
             await self._store.keep(self._name, self._joined())
         self._committed = self._closed = True
@@ -135,6 +148,9 @@ class Incoming:
 
     async def close(self) -> None:
         """Removes the file, unless it is committed; also when a thread is only about to write or to keep it."""
+        if not self._given_back:
+            self._given_back = True
+            self._store.give(self.size)
         self._closed = True
         if self._on_disk and not self._committed:
             await asyncio.to_thread(self._remove)
@@ -142,7 +158,8 @@ class Incoming:
     async def _flush(self) -> None:
         batch, self._batch, self._batched = self._batch, [], 0
         self._on_disk = True
-        await asyncio.to_thread(self._append, batch)
+        with self._store.writing():
+            await asyncio.to_thread(self._append, batch)
 
     def _joined(self) -> bytes:
         self._batch = [b"".join(self._batch)]
@@ -171,19 +188,21 @@ class Incoming:
 class MediaStore:
     """Media in a local folder, which is its own: `start` empties what an earlier run left unfinished in it.
 
-    With `behind`, `run` has to run beside it: small results are written there, a few at a time.
+    `run` has to run beside it: it finds out when a disk that refused a write takes one again, and with `behind` small
+    results are written there, a few at a time.
     """
 
     def __init__(self, folder: Path, settings: MediaSettings | None = None, *, behind: bool = False) -> None:
         self.folder = folder
         self.failing = False
-        """Whether the disk refused the last write; it is tried again until it succeeds."""
+        """Whether the disk refused the last write; `run` tries it until it takes one again."""
         self._settings = settings or MediaSettings()
         self._behind = behind
         self._recent: OrderedDict[str, bytes] = OrderedDict()
         self._recent_bytes = 0
         self._unwritten: dict[str, bytes] = {}
         self._unwritten_bytes = 0
+        self._incoming_bytes = 0
         self._arrived, self._written = asyncio.Event(), asyncio.Event()
 
     async def start(self) -> None:
@@ -191,7 +210,10 @@ class MediaStore:
         await asyncio.to_thread(self._prepare)
 
     async def run(self) -> None:
-        """Writes small results to their files until it is canceled, and then what is left."""
+        """Writes small results to their files until it is canceled, and then what is left.
+
+        While the disk refuses writes it tries every RETRY_S, with an empty file where no result waits.
+        """
         try:
             while True:
                 await self._arrived.wait()
@@ -222,14 +244,45 @@ class MediaStore:
         return Incoming(self, media_type, f"output {index} of job {job_id}", max_bytes)
 
     async def keep(self, name: str, data: bytes) -> None:
-        """Keeps a small result; written when this returns, or soon where the store is `behind` and not too far."""
+        """Keeps a small result; written when this returns, or soon where the store is `behind` and not too far.
+
+        Raises LocalError where the disk refuses it.
+        """
         if self._behind and not self.failing and self._unwritten_bytes + len(data) <= self._settings.unwritten_bytes:
             self._unwritten[name] = data
             self._unwritten_bytes += len(data)
             self._arrived.set()
         else:
-            await asyncio.to_thread(self._write, {name: data})
+            with self.writing():
+                await asyncio.to_thread(self._write, {name: data})
         self._remember(name, data)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """What the disk refuses meanwhile is this broadcaster's own failure: raises LocalError."""
+        try:
+            yield
+        except OSError as error:
+            self.failing = True
+            self._arrived.set()
+            log.warning("media cannot be written", folder=str(self.folder), error=str(error))
+            raise LocalError(f"{self.why_failing} ({error.strerror})", code="media") from None
+
+    @property
+    def why_failing(self) -> str:
+        """What is wrong with a store that is failing, and what to do."""
+        return f"results cannot be written to {self.folder}: free space, or move `home`"
+
+    def take(self, count: int) -> None:
+        """Room for bytes of an incoming output, until they are given back. Raises LocalError where none is left."""
+        if self._incoming_bytes + count > self._settings.incoming_bytes:
+            text = f"this broadcaster receives {self._settings.incoming_bytes} bytes of results already"
+            raise LocalError(f"{text} (media.incoming_bytes); try again later", code="incoming_full")
+        self._incoming_bytes += count
+
+    def give(self, count: int) -> None:
+        """Gives room back."""
+        self._incoming_bytes -= count
 
     def read(self, name: str) -> tuple[Path | bytes, str]:
         """A kept result's bytes, or its file when it is not in memory, and its media type. Raises as `open_path`."""
@@ -262,7 +315,7 @@ class MediaStore:
     async def _write_behind(self) -> None:
         taken = dict(self._unwritten)
         try:
-            await asyncio.to_thread(self._write, taken)
+            await asyncio.to_thread(self._write if taken else self._probe, taken)
         except OSError as error:
             self.failing = True
             self._arrived.set()
@@ -274,6 +327,14 @@ class MediaStore:
             self._unwritten_bytes -= len(data)
         self._written.set()
         self._written = asyncio.Event()
+
+    def _probe(self, _: dict[str, bytes]) -> None:
+        """A small write, which a disk without room refuses as it does a result's."""
+        name = f"{_INCOMING}/probe"
+        try:
+            self._write({name: bytes(PROBE_BYTES)})
+        finally:
+            (self.folder / name).unlink(missing_ok=True)
 
     def _write(self, results: dict[str, bytes]) -> None:
         # Bare calls: each call of a file object lets the event loop's thread in and waits to come back.

@@ -79,6 +79,9 @@ class Limits(Section):
         20, gt=0, allow_inf_nan=False, description="Seconds in which a body may bring nothing; then 408."
     )
     output_bytes: int = Field(512 * 2**20, gt=0, description="Bytes of one output.")
+    free_bytes: int = Field(
+        256 * 2**20, ge=0, description="Bytes that the disks of state and results have to have free; else jobs get 503."
+    )
     jobs: int = Field(1000, gt=0, description="Jobs under way at once; one more gets 503.")
     jobs_per_key: int | None = Field(
         None, gt=0, description="Jobs of one API key under way at once; one more gets 429; absent: any number."

@@ -16,6 +16,23 @@ LONGEST_TICKET_MS = 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
+class Spooling:
+    """The disk that inputs and outputs go to: bytes that are free there, and that have to be."""
+
+    folder: str
+    free_bytes: int
+    least_bytes: int
+
+    @property
+    def full(self) -> str | None:
+        """What is wrong with it and what to do; None where it has room."""
+        if self.free_bytes >= self.least_bytes:
+            return None
+        room = f"{self.free_bytes / 2**20:.0f} MiB free, and {self.least_bytes / 2**20:.0f} are kept"
+        return f"the disk of this node's {self.folder} is full ({room}): its operator has to free space, or move `home`"
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """What a decision is made from. Times are Unix milliseconds; `wait_s` is the queue before this model."""
 
@@ -28,6 +45,7 @@ class Snapshot:
     wait_s: float
     expected_s: float
     input_limit: int
+    spool: Spooling
 
 
 def admit(ticket: Ticket, node: Snapshot) -> int:
@@ -57,6 +75,8 @@ def _check_addressee(ticket: Ticket, node: Snapshot) -> None:
         raise DeadlineError("the job's deadline has passed")
     if node.draining:
         raise BusyError("this node is draining and takes no new job", code="draining", retry_after_s=60)
+    if full := node.spool.full:
+        raise BusyError(full, code="disk_full", retry_after_s=60)
 
 
 def _check_capability(ticket: Ticket, node: Snapshot) -> Capability:

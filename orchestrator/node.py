@@ -13,7 +13,7 @@ from functools import partial
 
 import structlog
 
-from orchestrator.admission import Snapshot, admit
+from orchestrator.admission import Snapshot, Spooling, admit
 from orchestrator.attempts import Attempt, Site, SlotRunner
 from orchestrator.devices import Device
 from orchestrator.engine import RunnerEngine
@@ -190,10 +190,15 @@ class Node:
         """Why the node would not take a job now; None when it would."""
         if self.draining:
             return "draining"
+        if full := self._spooling().full:
+            return full
         reasons = [f"{s.slot.name}: {s.reason or s.state}" for s in self.supervisors.values() if not s.slot.ready]
         if not any(slot.ready for slot in self.table.slots) and not self._could_load():
             return "no runner is ready: " + "; ".join(reasons) if reasons else "no models are configured"
         return None
+
+    def _spooling(self) -> Spooling:
+        return Spooling(str(self._spool.folder), self._spool.free_bytes(), self.settings.limits.spool_free_bytes)
 
     def _could_load(self) -> bool:
         """Whether a model on demand is offered that is only waiting for a job."""
@@ -212,6 +217,7 @@ class Node:
             wait_s=self.table.wait_s(ticket.model) if capability else 0.0,
             expected_s=expected_s,
             input_limit=self.settings.limits.input_bytes,
+            spool=self._spooling(),
         )
         quote = admit(ticket, snapshot)
         reservation = self.table.reserve(ticket.model, expected_s)

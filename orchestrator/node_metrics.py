@@ -18,9 +18,9 @@ from reelnet.metrics import CLASS, OTHER, OUTCOME, PIPELINE, Label, Values, coun
 from reelnet.pricing import NANO
 
 REASONS = (
-    "attempt", "ceiling", "closed", "deadline", "deadline_unreachable", "digest", "draining", "epoch", "expired",
-    "expires", "input", "input_size", "lora", "model", "params", "pipeline", "queue_full", "rates", "schema",
-    "signature", "spool_full", "unknown_broadcaster", "work", "wrong_node",
+    "attempt", "ceiling", "closed", "deadline", "deadline_unreachable", "digest", "disk_full", "draining",
+    "epoch", "expired", "expires", "input", "input_size", "lora", "model", "params", "pipeline", "queue_full",
+    "rates", "schema", "signature", "spool_full", "unknown_broadcaster", "work", "wrong_node",
 )  # fmt: skip
 """The codes of this node's own refusals."""
 MODEL = Label("model", "the configured models")

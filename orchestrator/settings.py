@@ -155,6 +155,9 @@ class Limits(Section):
     input_bytes: int = Field(64 * 2**20, gt=0, description="Bytes of one job's input.")
     output_bytes: int = Field(512 * 2**20, gt=0, description="Bytes of one job's outputs.")
     spool_bytes: int = Field(4 * 2**30, gt=0, description="Bytes of all inputs and outputs that the node holds.")
+    spool_free_bytes: int = Field(
+        256 * 2**20, ge=0, description="Bytes that the spool's disk has to have free; else no new job is taken."
+    )
     write_stall_s: float = Field(30, gt=0, description="Seconds a broadcaster may leave one frame unread.")
     acknowledge_s: float = Field(15, gt=0, description="Seconds to wait for the acknowledgement of delivered outputs.")
     linger_max_s: int = Field(600, ge=0, description="Longest linger after a broken stream that a ticket may ask for.")

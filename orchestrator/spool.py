@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from reelnet.errors import BusyError, CanceledError, NodeError, ReelnetError
@@ -16,12 +18,31 @@ MAX_PIECES = 64
 """More pieces in memory are joined: small ones would cost many times their bytes."""
 
 
+LOOK_S = 1.0
+"""The disk is looked at no more often: a full node is asked often."""
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that this user can still write to the folder's disk. Raises OSError."""
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
+
+
 class Spool:
     """The node's budget of spooled bytes, and the private folder for those that do not fit into memory."""
 
-    def __init__(self, folder: Path, budget_bytes: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        budget_bytes: int,
+        *,
+        free: Callable[[Path], int] = free_bytes,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.folder = folder
         self._budget = self._left = budget_bytes
+        self._free, self._clock = free, clock
+        self._looked_at, self._found = float("-inf"), 0
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for leftover in folder.iterdir():  # of a start that was killed: nothing is kept after a job
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
@@ -34,6 +55,16 @@ class Spool:
     def used_bytes(self) -> int:
         """The bytes that are held now."""
         return self._budget - self._left
+
+    def free_bytes(self) -> int:
+        """Bytes that are free on the folder's disk, at most a second ago; 0 for a disk that cannot be read."""
+        if self._clock() - self._looked_at >= LOOK_S:
+            self._looked_at = self._clock()
+            try:
+                self._found = self._free(self.folder)
+            except OSError:
+                self._found = 0
+        return self._found
 
     def take(self, count: int) -> None:
         """Takes bytes from the budget. Raises BusyError when none are left."""

@@ -19,7 +19,8 @@ from reelnet import codec
 from reelnet.codec import Acknowledge, FrameValue, TicketFrame
 from reelnet.identity import Identity, Signed
 from reelnet.jobs import Accepted, BroadcasterId, Chunk, Done, Event, JobId, NodeId, Output, Started, Ticket
-from reelnet.pipelines import PIPELINES
+from reelnet.parameters import Params
+from reelnet.pipelines import PIPELINES, MediaSpec
 from reelnet.pricing import Rates, format_money, price
 from reelnet.rpc import CHUNK_BYTES
 from reelnet.ticket import sign_receipt, sign_ticket
@@ -28,16 +29,14 @@ from reelnet.v1 import types_pb2 as pb
 PIPELINE = "text-to-image"
 MODEL = "synthetic/bars"
 REQUEST: dict[str, Any] = {"prompt": "a rocket", "width": 64, "height": 64, "num_inference_steps": 1, "seed": 7}
-"""What an app asks for in the overhead benchmark."""
+"""What an app asks for in the overhead benchmark, where the result is small."""
 MEDIA_TYPE = "image/png"
 _ID = "019a3b4c5d6" + "0" * 24
 _TIMINGS = {"denoise": 4.1e-05, "decode": 1.2e-05, "encode": 3.9e-05, "run": 0.000412}
 _ROUNDED = {stage: round(seconds, 4) for stage, seconds in _TIMINGS.items()}
 _FACTS = {"class": "Synthetic", "python": platform.python_version(), "runner": version("reelnet")}
 _RATES = Rates(mpix_step=4_500)
-_PARAMS = PIPELINES[PIPELINE].parse(REQUEST)
-_WORK = PIPELINES[PIPELINE].work(_PARAMS, None)
-_QUOTE = price(_WORK, _RATES)
+_QUOTE = price(PIPELINES[PIPELINE].work(PIPELINES[PIPELINE].parse(REQUEST), None), _RATES)
 _DIGEST = hashlib.sha256(b"model").hexdigest()
 _MEDIA_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -87,6 +86,13 @@ class Script:
         yield _line(event="done", **done)
 
 
+def request(size: int) -> dict[str, Any]:
+    """What an app asks for where the result has `size` bytes: the smallest square whose file may have as many."""
+    sides = range(REQUEST["width"], 4096, 8)
+    side = next(side for side in sides if MediaSpec("image", side, side).most_bytes >= size)
+    return {**REQUEST, "width": side, "height": side}
+
+
 def payload(size: int) -> bytes:
     """A result of `size` bytes that do not compress, the same each time."""
     return random.Random(size).randbytes(size)  # noqa: S311  (no secret)
@@ -95,11 +101,12 @@ def payload(size: int) -> bytes:
 def script(result: bytes) -> Script:
     """The messages of a job with that result."""
     identity = Identity.generate()
-    signed = sign_ticket(identity, _ticket(identity.id))
-    return Script(result, codec.frame_to_message(TicketFrame(signed, batches=True)), _order())
+    params = PIPELINES[PIPELINE].parse(request(len(result)))
+    signed = sign_ticket(identity, _ticket(identity.id, params))
+    return Script(result, codec.frame_to_message(TicketFrame(signed, batches=True)), _order(params))
 
 
-def _ticket(name: str) -> Ticket:
+def _ticket(name: str, params: Params) -> Ticket:
     return Ticket(
         job_id=JobId(_ID),
         attempt=1,
@@ -110,9 +117,9 @@ def _ticket(name: str) -> Ticket:
         schema=PIPELINES[PIPELINE].schema,
         model=MODEL,
         model_digest=_DIGEST,
-        params=_PARAMS.model_dump_json().encode(),
+        params=params.model_dump_json().encode(),
         inputs=(),
-        work=_WORK,
+        work=PIPELINES[PIPELINE].work(params, None),
         rates=_RATES,
         ceiling_nano=_QUOTE,
         deadline_ms=1_800_000_000_000,
@@ -120,9 +127,9 @@ def _ticket(name: str) -> Ticket:
     )
 
 
-def _order() -> bytes:
+def _order(params: Params) -> bytes:
     head = {"job_id": _ID, "attempt": 1, "pipeline": PIPELINE, "deadline_s": 599.998}
-    return (json.dumps(head)[:-1] + ', "params": ' + _PARAMS.model_dump_json() + "}").encode()
+    return (json.dumps(head)[:-1] + ', "params": ' + params.model_dump_json() + "}").encode()
 
 
 def accepted() -> Event:

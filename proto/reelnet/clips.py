@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 VIDEO_CODECS = frozenset({"h264", "hevc", "av1", "libdav1d", "vp9", "mpeg4"})
 """Decoders by FFmpeg's names; the long tail is no stranger's to reach."""
+MAX_SOUND_PACKETS = 65_536
+"""Most packets of a clip's sound: AAC has 2,813 a minute at 48 kHz, Opus in its smallest frames 24,000."""
 _READ_OPTIONS = {"enable_drefs": "0"}
 _WRITE_OPTIONS = {"movflags": "+faststart", "fflags": "+bitexact"}
 
@@ -191,13 +193,16 @@ def _check_count(frames: int, limits: ClipLimits) -> None:
 
 
 def _packets(container: InputContainer, limits: ClipLimits) -> Iterator[Packet[Any]]:
-    """The packets of pictures and sound, whose pictures are counted against the limit."""
+    """The packets of pictures and sound, each counted against its limit."""
     video, sound = video_stream(container), sound_stream(container)
-    frames = 0
+    frames = heard = 0
     for packet in container.demux([video, sound] if sound else [video]):
         if packet.size and packet.dts is not None:
             frames += packet.stream.index == video.index
+            heard += packet.stream.index != video.index
             _check_count(frames, limits)
+            if heard > MAX_SOUND_PACKETS:
+                raise _refusal(f"the clip's sound has more than {MAX_SOUND_PACKETS} packets", "too_long", 413)
             yield packet
 
 

@@ -23,11 +23,14 @@ from reelnet.metadata import (
     PNG,
     PNG_SIGNATURE,
     WEBP,
+    Anatomy,
     BrokenPictureError,
+    TooManyPartsError,
     claimed_size,
     dissect,
     open_picture,
     upright,
+    upright_png,
 )
 from reelnet.pipelines import MediaSpec, Size
 from reelnet.strict_frames import strict_frames
@@ -115,27 +118,38 @@ def sniff(head: bytes) -> str | None:
     return None
 
 
-def inspect_picture(path: Path, limits: InputLimits = InputLimits()) -> PictureFacts:
+def inspect_picture(
+    path: Path, limits: InputLimits = InputLimits(), *, stripped_to: Path | None = None
+) -> PictureFacts:
     """The facts of an app's picture. An animated one is refused: which frame was meant is not ours to guess.
 
-    Raises UserError, `loc` ("image",): 413 `too_large` from the header alone, 415 `not_a_picture`, `damaged` or
-    `animated`, 422 `too_small`.
+    With `stripped_to` the picture without metadata is written there, as `reelnet.metadata.strip` makes it, and media
+    type, size and digest are that file's. The file is gone through once, and decoded once.
+
+    Raises UserError, `loc` ("image",): 413 `too_large` from the header alone, 415 `not_a_picture`, `damaged`,
+    `too_many_parts` or `animated`, 422 `too_small`.
     """
     data = path.read_bytes()
     media_type = sniff(data[:HEAD_BYTES])
     if media_type not in limits.formats:
         raise _refusal(f"this is no picture: expected {_listed(limits.formats)}", "not_a_picture")
     try:
-        width, height = claimed_size(data, media_type)
-        _check_bounds(width, height, limits)
-        picture = upright(*_decode(data, media_type, (width, height)))
+        size = claimed_size(data, media_type)
+        _check_bounds(*size, limits)
+        picture, found, kept = _decode(data, media_type, size)
+    except TooManyPartsError as error:
+        raise _refusal(f"the picture has {error}; save it anew", "too_many_parts") from None
     except BrokenPictureError as error:
         raise _refusal(f"the picture is damaged or cut off: {error}", "damaged") from None
     except _AnimatedError:
         raise _refusal("the picture is animated; send one frame of it", "animated") from None
+    if stripped_to:
+        turned = found.orientation != 1
+        data, media_type = (upright_png(picture, found.orientation), PNG) if turned else (kept, media_type)
+        stripped_to.write_bytes(data)
+    seen = upright(picture, found.orientation)
     digest = hashlib.sha256(data).hexdigest()
-    seen = looks.constant(picture), looks.fingerprint(picture)
-    return PictureFacts(media_type, *picture.size, len(data), digest, *seen)
+    return PictureFacts(media_type, *seen.size, len(data), digest, looks.constant(seen), looks.fingerprint(seen))
 
 
 def check_output(source: Path | bytes, claimed_media_type: str, spec: MediaSpec, max_bytes: int) -> OutputFacts:
@@ -143,7 +157,7 @@ def check_output(source: Path | bytes, claimed_media_type: str, spec: MediaSpec,
 
     Raises NodeError with the first hard check that fails as its code: `bytes` (longer than `max_bytes`), `media_type`
     (not what it claims, or not the kind promised), `size` (width or height), `damaged` (does not decode whole),
-    `frames`, `fps`, `sound`.
+    `too_many_parts`, `frames`, `fps`, `sound`.
     """
     size = len(source) if isinstance(source, bytes) else source.stat().st_size
     if size > max_bytes:
@@ -159,6 +173,8 @@ def _check_whole(file: BinaryIO, size: int, media_type: str, spec: MediaSpec) ->
         if spec.kind == "video":
             return _check_clip(file, size, media_type, spec)
         return _check_still_picture(file.read(), media_type, spec)
+    except TooManyPartsError as error:
+        raise NodeError(f"the output has {error}", code="too_many_parts") from None
     except BrokenPictureError as error:
         raise NodeError(f"the output is damaged or cut off: {error}", code="damaged") from None
     except _AnimatedError:
@@ -189,10 +205,11 @@ class _AnimatedError(Exception):
     """The picture has more than one frame."""
 
 
-def _decode(data: bytes, media_type: str, size: tuple[int, int]) -> tuple[Image.Image, int]:
-    """The picture, decoded whole, and its EXIF orientation. Raises BrokenPictureError and _AnimatedError.
+def _decode(data: bytes, media_type: str, size: tuple[int, int]) -> tuple[Image.Image, Anatomy, bytes]:
+    """The picture as stored, decoded whole, what its file is, and the bytes of it that were decoded.
 
-    The decoder never sees the metadata: Pillow's readers of it are as large as those of pixels.
+    Raises BrokenPictureError and _AnimatedError. The decoder never sees the metadata: Pillow's readers of it are as
+    large as those of pixels.
     """
     found, kept = dissect(data, media_type)
     if found.animated:
@@ -201,7 +218,7 @@ def _decode(data: bytes, media_type: str, size: tuple[int, int]) -> tuple[Image.
         picture = open_picture(kept, media_type)
         if picture.size == size:
             picture.load()
-            return picture, found.orientation
+            return picture, found, kept
     except _DECODE_ERRORS as error:
         raise BrokenPictureError(printable(str(error), 200)) from None
     raise BrokenPictureError("it says two sizes")
@@ -227,7 +244,7 @@ def _check_size(width: int, height: int, spec: MediaSpec) -> None:
 def _check_still_picture(data: bytes, media_type: str, spec: MediaSpec) -> OutputFacts:
     size = claimed_size(data, media_type)
     _check_size(*size, spec)
-    picture, _ = _decode(data, media_type, size)
+    picture, _, _ = _decode(data, media_type, size)
     return OutputFacts(
         media_type, *size, len(data), None, None, looks.constant(picture), False, looks.fingerprint(picture)
     )

@@ -12,7 +12,6 @@ than the limits ends the process. It opens no connection, and the files it is to
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import math
 import os
@@ -21,7 +20,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,7 +30,6 @@ from reelnet.clips import ClipFacts, ClipLimits, inspect_clip
 from reelnet.errors import ReelnetError, from_class
 from reelnet.inspection import InputLimits, OutputFacts, PictureFacts, check_output, inspect_picture
 from reelnet.lifecycle import settle_memory
-from reelnet.metadata import strip_metadata
 from reelnet.pipelines import MediaSpec
 
 OPEN_FILES = 32
@@ -67,14 +65,9 @@ def unpack_error(packed: Mapping[str, Any]) -> ReelnetError:
 
 def picture(request: Mapping[str, Any], data: bytes) -> PictureFacts:
     """The facts of an input picture; of its copy without metadata, where the request names a place for one."""
-    source, limits = Path(request["path"]), request["limits"]
-    facts = inspect_picture(source, InputLimits(**limits | {"formats": tuple(limits["formats"])}))
-    if request["stripped_to"] is None:
-        return facts
-    target = Path(request["stripped_to"])
-    media_type = strip_metadata(source, target, facts.media_type)
-    data = target.read_bytes()
-    return replace(facts, media_type=media_type, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    limits, target = request["limits"], request["stripped_to"]
+    bounds = InputLimits(**limits | {"formats": tuple(limits["formats"])})
+    return inspect_picture(Path(request["path"]), bounds, stripped_to=Path(target) if target else None)
 
 
 def clip(request: Mapping[str, Any], data: bytes) -> ClipFacts:

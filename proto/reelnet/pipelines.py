@@ -107,6 +107,18 @@ class MediaSpec:
     codec: str = "h264"
 
     @property
+    def most_bytes(self) -> int:
+        """Bytes that its file can need, without a copied sound: pixels that no coder made smaller, and what is around.
+
+        A picture has up to 4 bytes a pixel and an eighth of one for filters and stored blocks, and 64 KiB for what it
+        says of itself; a clip 3 bytes a pixel of each frame, and 1 MiB.
+        """
+        pixels = self.width * self.height
+        if self.frames is None:
+            return 4 * pixels + pixels // 8 + 64 * 1024
+        return 3 * pixels * self.frames + 2**20
+
+    @property
     def rate(self) -> Fraction | None:
         """Frames a second; None for a picture."""
         return None if self.fps is None else Fraction(self.fps, self.fps_den)

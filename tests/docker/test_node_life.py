@@ -177,10 +177,15 @@ async def test_a_full_disk_takes_no_node_down(
 ) -> None:
     """Jobs and new slots that need room fail with that reason; once there is room again they go through."""
     models = [bars(BARS, options={"output_bytes": 1_500_000})]
-    async with node(home, docker_engine, synthetic_image, models=models, state=tiny) as n, client(home, n) as app:
+    limits = {**QUICK, "spool_free_bytes": 0}  # so that the job gets as far as the disk
+    large = {"width": 640, "height": 640}
+    async with (
+        node(home, docker_engine, synthetic_image, models=models, state=tiny, limits=limits) as n,
+        client(home, n) as app,
+    ):
         await n.until_ready()
         ballast = fill(tiny)
-        answer = await app.draw()
+        answer = await app.draw(**large)
         assert (answer.status_code, answer.json()["error"]["class"]) == (500, "node"), answer.text
         assert "No space left" in answer.text
         assert list(tiny.glob("orchestrator/*/spool/*")) == [], "what was begun takes no room"
@@ -193,7 +198,7 @@ async def test_a_full_disk_takes_no_node_down(
             path.unlink()
         await n.until_ready()
         await app.until_known("synthetic/new")
-        assert (await app.draw()).status_code == 200
+        assert (await app.draw(**large)).status_code == 200
         assert (await app.draw(model="synthetic/new")).status_code == 200
 
 

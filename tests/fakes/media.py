@@ -50,6 +50,24 @@ def png_chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
+def with_parts(data: bytes, media_type: str, count: int, kind: bytes = b"none", *, first: bool = False) -> bytes:
+    """A picture with so many empty parts more, which mean nothing to a decoder, behind its header or `first`."""
+    if media_type == "image/jpeg":
+        return data[:2] + b"\xff\xfe\x00\x02" * count + data[2:]
+    if media_type == "image/png":
+        at = 8 if first else data.index(b"IDAT") - 4
+        return data[:at] + png_chunk(kind, b"") * count + data[at:]
+    body = data[12:] + struct.pack("<4sI", kind, 0) * count
+    return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
+
+
+def jpeg_of_scans(count: int) -> bytes:
+    """A progressive JPEG of 32 × 32 with so many scans, the last one repeated."""
+    data = encoded(pattern(32, 32), "JPEG", progressive=True)
+    starts = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xda"]
+    return data[:-2] + data[starts[-1] : -2] * (count - len(starts)) + data[-2:]
+
+
 def png_claiming(width: int, height: int, rows: int = 0) -> bytes:
     """A small PNG that claims a size: one bit a pixel, `rows` black rows and then its end."""
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)

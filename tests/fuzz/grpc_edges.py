@@ -7,7 +7,6 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from reelnet import codec
 from reelnet.client import Address
 from reelnet.codec import FrameValue, InputChunk, TicketFrame, WatchAnswer
 from reelnet.errors import ReelnetError
-from reelnet.identity import Identity, Signed
+from reelnet.identity import Identity
 from reelnet.jobs import (
     BroadcasterId,
     Capability,
@@ -50,7 +49,7 @@ from reelnet.pipelines import PIPELINES, Work
 from reelnet.pricing import Rates
 from reelnet.proof import sign_proof
 from reelnet.rpc import SERVICE, RpcLimits
-from reelnet.ticket import DESCRIPTION_CONTEXT, TICKET_CONTEXT, open_ticket
+from reelnet.ticket import DESCRIPTION_CONTEXT, TICKET_CONTEXT
 from reelnet.v1 import orchestrator_pb2, types_pb2
 from tests.fakes.lying_node import capability, delivery, png, signed_for, whole
 from tests.fakes.pool import InProcessEngine, PoolPlan, node_settings, running_node, until
@@ -189,7 +188,11 @@ def _stream(rng: random.Random, node: Identity, ticket: Ticket) -> list[bytes]:
                 messages.insert(rng.randrange(len(messages)), messages[at])
             case _:
                 changed = _mutated_frame(rng, messages[at])
-                return [m.SerializeToString() for m in messages[:at]] + [changed] + [m.SerializeToString() for m in messages[at + 1 :]]
+                return (
+                    [m.SerializeToString() for m in messages[:at]]
+                    + [changed]
+                    + [m.SerializeToString() for m in messages[at + 1 :]]
+                )
         if not messages:
             break
     return [m.SerializeToString() for m in messages]

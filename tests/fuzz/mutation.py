@@ -16,7 +16,18 @@ FLOATS = (math.nan, math.inf, -math.inf, -1.0, -0.0, 1e308, 5e-324, 86_401.0)
 TEXTS = ("", "\0", "a\x1b]0;b", "\u202e", "²", "٣", "9" * 400, "../../x", "text-to-image/sd@" + "9" * 200, "x" * 300)
 LONG = ("y" * 20_000, "😀" * 5000, "z" * 200_000)
 MOST_REPEATS = 2000
-BROKEN_JSON = (b"[" * 100_000, b'{"a":' * 50_000, b"NaN", b"1e999", b'"\\ud800"', b"9" * 5000, b"\xff\xfe", b"", b"null", b"[]")
+BROKEN_JSON = (
+    b"[" * 100_000,
+    b'{"a":' * 50_000,
+    b"NaN",
+    b"1e999",
+    b'"\\ud800"',
+    b"9" * 5000,
+    b"\xff\xfe",
+    b"",
+    b"null",
+    b"[]",
+)
 
 
 def message(rng: random.Random, good: Message) -> bytes:

@@ -18,6 +18,7 @@ from tests.fakes.pool import PATIENCE_S, broadcaster_settings, ready, running_br
 
 SMALL = {"prompt": "boat", "width": 64, "height": 64, "num_inference_steps": 1, "seed": 1}
 BIG_CLAIM = 2**40
+MOST = 4 * 64 * 64 + 64 * 64 // 8 + 65_536
 
 
 def honest(ticket: Ticket) -> list[Any]:
@@ -32,7 +33,8 @@ LIES: list[Any] = [
     pytest.param(lambda t: whole(t, *delivery(png(), media_type="text/html")), "media_type", id="unknown-type"),
     pytest.param(lambda t: whole(t, *delivery(png(), sha256="0" * 64)), "digest", id="wrong-sha256"),
     pytest.param(lambda t: whole(t, *delivery(png(), size=10)), "bytes", id="longer-than-claimed"),
-    pytest.param(lambda t: whole(t, *delivery(png(), size=10**6)), "digest", id="shorter-than-claimed"),
+    pytest.param(lambda t: whole(t, *delivery(png(), size=10**4)), "digest", id="shorter-than-claimed"),
+    pytest.param(lambda t: whole(t, *delivery(png(), size=MOST + 1)), "bytes", id="claims-more-than-pixels-need"),
     pytest.param(lambda t: whole(t, *delivery(png(), size=BIG_CLAIM)), "bytes", id="claims-a-tebibyte"),
     pytest.param(lambda t: whole(t), "count", id="nothing"),
     pytest.param(lambda t: whole(t, *delivery(png()), *delivery(png(), index=1)), "count", id="too-many"),

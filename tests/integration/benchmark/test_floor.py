@@ -16,7 +16,7 @@ from google.protobuf.message import Message as ProtoMessage
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from benchmark.floor import gateway, node, runner
-from benchmark.floor.messages import PIPELINE, REQUEST, payload, script
+from benchmark.floor.messages import PIPELINE, payload, request, script
 from reelnet.v1 import types_pb2 as pb
 from tests.fakes import pool as fake_pool
 from tests.fakes.pool import PATIENCE_S, InProcessEngine, PoolPlan, running_pool, until
@@ -72,9 +72,9 @@ def record(monkeypatch: pytest.MonkeyPatch) -> Record:
 async def test_the_floor_says_what_the_product_says(size: int, tmp_path: Path, record: Record) -> None:
     """At each hop of a job: the same messages with the same fields, in the same order, of the same sizes."""
     async with product(tmp_path / "product", size) as http:
-        said = await of_one_job(http, record)
+        said = await of_one_job(http, record, size)
     async with floor(tmp_path / "floor", size) as http:
-        repeated = await of_one_job(http, record)
+        repeated = await of_one_job(http, record, size)
     for hop in ("app", "node", "runner"):
         assert differences(getattr(said, hop), getattr(repeated, hop)) == [], f"product and floor differ: {hop}"
 
@@ -104,10 +104,10 @@ async def floor(home: Path, size: int) -> AsyncIterator[httpx.AsyncClient]:
         yield http
 
 
-async def of_one_job(http: httpx.AsyncClient, record: Record) -> Record:
+async def of_one_job(http: httpx.AsyncClient, record: Record, size: int) -> Record:
     """What is said at each hop while an app asks for a job and fetches its result."""
     record.app, record.node, record.runner = [], [], []
-    asked = await http.post(f"/{PIPELINE}", json=REQUEST)
+    asked = await http.post(f"/{PIPELINE}", json=request(size))
     fetched = await http.get(asked.json()["images"][0]["url"])
     for answer in (asked, fetched):
         path = answer.request.url.path

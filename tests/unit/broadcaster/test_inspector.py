@@ -15,7 +15,7 @@ from reelnet.clips import ClipLimits
 from reelnet.errors import NodeError, StartError, TransientError, UserError
 from reelnet.inspection import InputLimits
 from reelnet.pipelines import MediaSpec
-from tests.fakes.media import Clip, encoded, exif, pattern, png_claiming
+from tests.fakes.media import Clip, encoded, exif, pattern, png_claiming, with_parts
 
 PNG_BYTES = encoded(pattern(64, 48), "PNG")
 STILL = MediaSpec("image", 64, 48)
@@ -129,7 +129,7 @@ async def test_a_child_that_dies_is_replaced(png: Path, tmp_path: Path) -> None:
     """Killed in the middle of a check: that one request fails, typed, and the next one works."""
     hung = tmp_path / "hung"
     await stalled(hung)
-    async with Inspector() as inspector:
+    async with Inspector(InspectionSettings(workers=1)) as inspector:
         for failure, request in (
             (UserError, lambda: inspector.picture(hung)),
             (NodeError, lambda: inspector.output(hung, "image/png", STILL, 10**6)),
@@ -177,6 +177,26 @@ async def test_too_much_time_ends_the_check(png: Path, tmp_path: Path) -> None:
         assert error.value.code == "over_limits"
     async with Inspector() as inspector:
         assert (await inspector.picture(png)).width == 64
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encoded(pattern(64, 48), "JPEG")[:-2] + b"\xff" * 2**23,
+        encoded(pattern(64, 48), "JPEG")[:2] + b"\xff" * 2**23,
+        encoded(pattern(64, 48), "JPEG")[:-2] + b"\xff\x00" * 2**22,
+        with_parts(encoded(pattern(64, 48), "PNG"), "image/png", 2_000_000),
+    ],
+    ids=["a scan of fill bytes", "a header of fill bytes", "a scan of stuffed bytes", "two million chunks"],
+)
+async def test_no_file_takes_long_to_walk(data: bytes, tmp_path: Path) -> None:
+    """What is refused is refused as what it is, within 2 s of a child's CPU: the walk is linear and bounded."""
+    path = tmp_path / "picture"
+    path.write_bytes(data)
+    async with Inspector(InspectionSettings(cpu_s=2)) as inspector:
+        with pytest.raises(UserError) as caught:
+            await inspector.picture(path, stripped_to=tmp_path / "copy")
+    assert caught.value.code in {"damaged", "too_many_parts"}
 
 
 async def test_cancelling_ends_the_check_and_its_child(png: Path, tmp_path: Path) -> None:
@@ -229,6 +249,23 @@ async def test_leaving_ends_running_checks(tmp_path: Path) -> None:
         assert error.value.code == "stopping"
 
 
+async def test_leaving_ends_a_child_that_only_starts(tmp_path: Path) -> None:
+    """A process that nobody has used yet is left behind by no stop."""
+    hung = tmp_path / "hung"
+    await stalled(hung)
+    async with Inspector() as inspector:
+        held = asyncio.ensure_future(inspector.picture(hung))
+        writer = await until_opened(hung)
+        starting = asyncio.ensure_future(inspector.picture(hung))
+        while len(children()) < 2:
+            await asyncio.sleep(0.001)
+    os.close(writer)
+    assert not children()
+    for task in (held, starting):
+        with pytest.raises(TransientError, match="the broadcaster stops"):
+            await task
+
+
 async def test_children_are_recycled(png: Path) -> None:
     """A decoder's leak lives as long as a few requests."""
     async with Inspector(InspectionSettings(requests_per_worker=2)) as inspector:
@@ -243,13 +280,49 @@ async def test_more_workers_check_at_the_same_time(png: Path, tmp_path: Path) ->
     """A hung check does not stop the others."""
     hung = tmp_path / "hung"
     await stalled(hung)
-    async with Inspector(InspectionSettings(workers=2)) as inspector:
+    async with Inspector() as inspector:
         assert len(children()) == 1
         check = asyncio.ensure_future(inspector.picture(hung))
         end = await until_opened(hung)
         assert (await inspector.picture(png)).width == 64
         check.cancel()
         os.close(end)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+async def test_clips_leave_a_child_to_pictures(workers: int, png: Path, tmp_path: Path) -> None:
+    """However many clips are held, an app's as a node's, a picture is checked, and no child is started for them."""
+    hung = [tmp_path / f"hung-{index}" for index in range(workers - 1)]
+    for path in hung:
+        await stalled(path)
+    async with Inspector(InspectionSettings(workers=workers)) as inspector:
+        held = [asyncio.ensure_future(inspector.clip(path, stripped_to=tmp_path / "kept")) for path in hung]
+        ends = [await until_opened(path) for path in hung]
+        held += [asyncio.ensure_future(inspector.output(hung[0], "video/mp4", CLIP_SPEC, 10**6)) for _ in range(3)]
+        assert len(children()) == workers - 1
+        assert (await inspector.picture(png)).width == 64
+        assert (await inspector.output(png, "image/png", STILL, 10**6)).width == 64
+        assert len(children()) == workers
+        for check in held:
+            check.cancel()
+        await asyncio.gather(*held, return_exceptions=True)
+        for end in ends:
+            os.close(end)
+
+
+async def test_the_next_clip_follows_the_last(tmp_path: Path) -> None:
+    """Clips take turns, also where there is a single child for all, and one that leaves its place gives it on."""
+    given = tmp_path / "given"
+    given.write_bytes(Clip(frames=5).encode())
+    async with Inspector(InspectionSettings(workers=1)) as inspector:
+        checks = [
+            asyncio.ensure_future(inspector.clip(given, stripped_to=tmp_path / f"kept-{index}")) for index in range(4)
+        ]
+        await asyncio.sleep(0)
+        checks[1].cancel()
+        found = await asyncio.gather(*checks, return_exceptions=True)
+        assert [getattr(facts, "frames", None) for facts in found] == [5, None, 5, 5]
+        assert len(children()) == 1
 
 
 async def test_a_worker_that_cannot_start_is_a_start_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -284,3 +284,41 @@ def test_database_urls(tmp_path: Path) -> None:
     for name in ("mysql://h/d", "postgres", "postgresql://"):
         with pytest.raises(ConfigError, match="postgresql://"):
             database_url(name, tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["garbage", "a page of garbage"])
+async def test_a_damaged_file_is_put_aside(tmp_path: Path, damage: str) -> None:
+    """What is no whole database any more keeps no broadcaster down: it stays beside a new one."""
+    path, url = tmp_path / "journal.db", database_url("sqlite", tmp_path)
+    async with Journal(url, mode=Mode.WAIT) as journal:
+        await journal.record(DONE)
+        await journal.record(ATTEMPT)
+    whole = path.read_bytes()
+    path.write_bytes(b"garbage" * 1000 if damage == "garbage" else whole[:4096] + b"\xaa" * (len(whole) - 4096))
+    damaged = path.read_bytes()
+    async with Journal(url, mode=Mode.WAIT, now_ms=lambda: 1_800_000_000_123) as journal:
+        assert await journal.job("j1") is None
+        await journal.record(DONE)
+        assert await journal.job("j1") == DONE
+    assert (tmp_path / "journal.db.damaged-1800000000").read_bytes() == damaged
+
+
+async def test_a_start_without_damage_puts_nothing_aside(tmp_path: Path) -> None:
+    """A whole file is gone on with."""
+    url = database_url("sqlite", tmp_path)
+    for _ in range(2):
+        async with Journal(url, mode=Mode.WAIT) as journal:
+            await journal.record(DONE)
+    assert [path.name for path in tmp_path.iterdir()] == ["journal.db"]
+
+
+async def test_a_database_that_lost_rows_is_tried_again(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While no job is let in no row comes: a row of its own finds out when the database is back, and is gone again."""
+    monkeypatch.setattr("broadcaster.journal.RETRY_S", 0.001)
+    async with Journal(url, mode=Mode.WAIT) as journal:
+        FailingDatabase(journal, 2, ProgrammingError("insert", {}, sqlite3.ProgrammingError("no such column")))
+        with pytest.raises(TransientError):
+            await journal.record(JOB)
+        while journal.failing:
+            await asyncio.sleep(0.001)
+        assert await journal.attempts("") == []

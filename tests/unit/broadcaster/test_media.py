@@ -15,6 +15,7 @@ from types import ModuleType
 import pytest
 
 from broadcaster import media
+from broadcaster.local_failure import LocalError
 from broadcaster.media import BATCH_BYTES, MediaSettings, MediaStore
 from reelnet.errors import NodeError, UserError
 
@@ -299,12 +300,56 @@ async def test_a_disk_that_refuses_is_tried_again(
     while not behind.failing:
         await asyncio.sleep(0.005)
     assert behind.read(name)[0] == b"first"
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(LocalError, match=f"cannot be written to {behind.folder}.*disk full") as error:
         await kept(behind, b"second")
+    assert (error.value.code, error.value.http_status) == ("media", 503)
     monkeypatch.setattr(media, "_private", private)
     assert (await behind.file(name))[0].read_bytes() == b"first"
     assert not behind.failing
     assert left_in(tmp_path) == [name]
+
+
+async def test_a_disk_is_tried_where_nothing_waits(
+    behind: MediaStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large output that the disk refused fails, and a small write finds out when there is room again."""
+    monkeypatch.setattr(media, "RETRY_S", 0.01)
+    private, tried = media._private, asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def full(path: str, flags: int) -> int:
+        if "probe" in path:
+            loop.call_soon_threadsafe(tried.set)
+        raise OSError(errno.ENOSPC, "disk full")
+
+    monkeypatch.setattr(media, "_private", full)
+    async with behind.receive("j", 0, "image/png") as incoming:
+        with pytest.raises(LocalError):
+            await incoming.write(bytes(media.BATCH_BYTES))
+    await tried.wait()
+    assert behind.failing
+    monkeypatch.setattr(media, "_private", private)
+    while behind.failing:
+        await asyncio.sleep(0.005)
+    assert left_in(tmp_path) == []
+
+
+async def test_what_all_jobs_receive_is_bounded(tmp_path: Path) -> None:
+    """Bytes beyond the bound are this broadcaster's own failure; an output that ends gives its room back once."""
+    store = MediaStore(tmp_path / "media", MediaSettings(incoming_bytes=10))
+    await store.start()
+    async with store.receive("a", 0, "image/png") as first:
+        await first.write(b"123456")
+        async with store.receive("b", 0, "image/png") as second:
+            await second.write(b"1234")
+            with pytest.raises(LocalError, match=r"media\.incoming_bytes") as error:
+                await second.write(b"5")
+            assert (error.value.code, error.value.http_status) == ("incoming_full", 503)
+        await first.write(b"1234")
+        await first.commit()
+    await first.close()
+    async with store.receive("c", 0, "image/png") as third:
+        await third.write(b"1234567890")
 
 
 async def test_a_swept_result_leaves_memory_too(behind: MediaStore, tmp_path: Path) -> None:

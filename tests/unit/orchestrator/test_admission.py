@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.admission import Snapshot, admit
+from orchestrator.admission import Snapshot, Spooling, admit
 from reelnet.errors import FailureClass, ReelnetError
 from reelnet.jobs import BroadcasterId, Capability, InputRef, JobId, NodeId, Ticket
 from reelnet.parameters import TextToImage
@@ -30,6 +30,7 @@ NODE = Snapshot(
     wait_s=0.0,
     expected_s=0.0,
     input_limit=1000,
+    spool=Spooling("/state/spool", 100, 100),
 )
 TICKET = Ticket(
     job_id=JobId("job"),
@@ -82,6 +83,7 @@ REFUSALS: list[tuple[dict[str, Any], dict[str, Any], FailureClass, str]] = [
     ({"expires_ms": NOW_MS}, {}, CLASS.REFUSED, "expired"),
     ({"deadline_ms": NOW_MS}, {}, CLASS.DEADLINE, "deadline"),
     ({}, {"draining": True}, CLASS.BUSY, "draining"),
+    ({}, {"spool": Spooling("/state/spool", 99, 100)}, CLASS.BUSY, "disk_full"),
     ({}, {"capability": None}, CLASS.UNSUPPORTED, "model"),
     ({"schema": "text-to-image/sd@2"}, {}, CLASS.UNSUPPORTED, "schema"),
     ({"model_digest": "e" * 64}, {}, CLASS.UNSUPPORTED, "digest"),
@@ -174,3 +176,10 @@ def test_a_job_that_would_be_late_is_not_begun(wait_s: float, expected_s: float,
 def test_a_refusal_for_time_never_says_at_once() -> None:
     """An idle node that is too slow for the job is not asked again in a loop."""
     assert refusal(TICKET, node(expected_s=61.0)).retry_after_s == 1.0
+
+
+def test_a_full_disk_is_named() -> None:
+    """The refusal says which folder, how much is free, and what its operator can do."""
+    with pytest.raises(ReelnetError, match=r"/state/spool is full \(1 MiB free, and 256 are kept\).*`home`") as error:
+        admit(TICKET, dataclasses.replace(NODE, spool=Spooling("/state/spool", 2**20, 2**28)))
+    assert error.value.retry_after_s

@@ -11,7 +11,7 @@ from statistics import median
 
 import pytest
 
-from orchestrator.admission import Snapshot, admit
+from orchestrator.admission import Snapshot, Spooling, admit
 from orchestrator.estimates import Estimates
 from orchestrator.slots import Reservation, Slot, SlotTable
 from reelnet.errors import BusyError
@@ -173,7 +173,10 @@ class VirtualNode:
         wait_s = self.table.wait_s(ticket.model)
         capability = replace(CAPABILITY, model=ticket.model)
         now_ms = int(self.now * 1000)
-        admit(ticket, Snapshot("node", "epoch", now_ms, False, None, capability, wait_s, expected_s, 0))
+        admit(
+            ticket,
+            Snapshot("node", "epoch", now_ms, False, None, capability, wait_s, expected_s, 0, Spooling("", 0, 0)),
+        )
         reservation = self.table.reserve(ticket.model, expected_s)
         assert reservation.wait_s == wait_s
         self._waiting[reservation] = job, self.now

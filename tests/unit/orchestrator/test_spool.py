@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.spool import MAX_PIECES, MEMORY_BYTES, Spool, SpooledFile
+from orchestrator.spool import LOOK_S, MAX_PIECES, MEMORY_BYTES, Spool, SpooledFile
 from reelnet.errors import BusyError, CanceledError, NodeError, ReelnetError
 from reelnet.rpc import CHUNK_BYTES
 
@@ -203,3 +203,24 @@ async def test_what_a_full_disk_took_is_given_back(spool: Spool, monkeypatch: py
     with pytest.raises(NodeError, match="No space left"):
         await written(spool, NOISE)
     assert files(spool) == []
+
+
+def test_the_disk_is_looked_at_once_a_second(tmp_path: Path) -> None:
+    """Many tickets in a second cost one look; a disk that cannot be read has no room."""
+    now, free = [0.0], [5]
+
+    def look(folder: Path) -> int:
+        assert folder == tmp_path / "spool"
+        if not free:
+            raise OSError("gone")
+        return free[0]
+
+    spool = Spool(tmp_path / "spool", 100, free=look, clock=lambda: now[0])
+    assert spool.free_bytes() == 5
+    free[0], now[0] = 7, LOOK_S / 2
+    assert spool.free_bytes() == 5
+    now[0] = LOOK_S
+    assert spool.free_bytes() == 7
+    free.clear()
+    now[0] = 2 * LOOK_S
+    assert spool.free_bytes() == 0

@@ -49,6 +49,17 @@ def test_the_facts_are_those_of_the_copy(tmp_path: Path) -> None:
     assert not facts.constant
 
 
+def test_the_packets_of_a_clips_sound_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sound cut into more pieces than its seconds need is refused before it is copied or decoded."""
+    with av.open(io.BytesIO(DATA)) as container:
+        packets = sum(bool(packet.size) for packet in container.demux(audio=0))
+    monkeypatch.setattr("reelnet.clips.MAX_SOUND_PACKETS", packets)
+    assert inspected(tmp_path, DATA)[0].sound
+    monkeypatch.setattr("reelnet.clips.MAX_SOUND_PACKETS", packets - 1)
+    error = refused(tmp_path, DATA)
+    assert (error.code, error.http_status) == ("too_long", 413)
+
+
 def test_nothing_but_pictures_and_sound_goes_on(tmp_path: Path) -> None:
     """Titles, further streams and the like stay behind; the pictures and the sound are the same packets."""
     out = io.BytesIO()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -18,10 +20,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from reelnet import metadata
 from reelnet.errors import NodeError, ReelnetError, UserError
 from reelnet.inspection import InputLimits, PictureFacts, check_output, inspect_picture, sniff
+from reelnet.metadata import JPEG, PNG, strip
 from reelnet.pipelines import MediaSpec
-from tests.fakes.media import Clip, encoded, exif, noisy_png, pattern, png_claiming
+from tests.fakes.media import (
+    Clip,
+    encoded,
+    exif,
+    jpeg_of_scans,
+    noisy_png,
+    pattern,
+    png_claiming,
+    with_parts,
+)
 
 HTML = b"<!doctype html><script>alert(1)</script>" * 4
 PNG_BYTES = encoded(pattern(64, 48), "PNG")
@@ -152,6 +165,51 @@ def test_pillows_own_bomb_warning_stays_silent(file: Path) -> None:
     """Our limits decide, also above those that Pillow warns at (warnings are errors here)."""
     facts = inspect(file, png_claiming(10_000, 9_000, 9_000), InputLimits(max_pixels=100_000_000))
     assert facts.constant
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_picture_of_too_many_parts_is_refused(file: Path, kind: str) -> None:
+    """An app's and a node's alike, with a text of its own: what is cut so small would hold the only checker."""
+    data = with_parts(encoded(pattern(64, 48), kind), TYPES[kind], 65_536)
+    error = refused(file, data)
+    assert (error.code, error.http_status) == ("too_many_parts", 415)
+    assert error.message == "the picture has more than 65536 parts; save it anew"
+    assert failed(file, data, TYPES[kind], STILL).code == "too_many_parts"
+
+
+def test_a_jpeg_of_too_many_scans_is_refused(file: Path) -> None:
+    """64 scans pass, one more says how many are taken."""
+    assert inspect(file, jpeg_of_scans(64)).width == 32
+    assert refused(file, jpeg_of_scans(65)).message == "the picture has more than 64 scans; save it anew"
+
+
+def test_a_copy_without_metadata_is_told_of(file: Path, tmp_path: Path) -> None:
+    """Type, size and digest are the copy's, which is what `strip` makes; a turned picture's is an upright PNG."""
+    copy = tmp_path / "copy"
+    for data, kind in ((noisy_png(), PNG), (encoded(pattern(64, 48), "JPEG", exif=exif(6)), JPEG)):
+        file.write_bytes(data)
+        facts = inspect_picture(file, stripped_to=copy)
+        bare, media_type = strip(data, kind)
+        assert copy.read_bytes() == bare
+        digest = hashlib.sha256(bare).hexdigest()
+        assert (facts.media_type, facts.size, facts.sha256) == (media_type, len(bare), digest)
+
+
+@pytest.mark.parametrize("stripped", [False, True])
+def test_a_file_is_gone_through_once(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stripped: bool
+) -> None:
+    """What is kept of the walk is what is decoded and written; the header is looked at before."""
+    walks: list[int] = []
+
+    def counted(*args: Any) -> Any:
+        walks.append(1)
+        return metadata.dissect(*args)
+
+    monkeypatch.setattr("reelnet.inspection.dissect", counted)
+    file.write_bytes(noisy_png())
+    inspect_picture(file, stripped_to=tmp_path / "copy" if stripped else None)
+    assert len(walks) == 1
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])

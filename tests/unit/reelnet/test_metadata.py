@@ -4,15 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import io
-from pathlib import Path
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
-from reelnet.metadata import JPEG, PNG, WEBP, BrokenPictureError, claimed_size, dissect, strip, strip_metadata
-from tests.fakes.media import encoded, exif, noisy_png, pattern, png_claiming
+from reelnet import metadata
+from reelnet.metadata import (
+    JPEG,
+    MAX_PARTS,
+    MAX_SCANS,
+    PNG,
+    WEBP,
+    BrokenPictureError,
+    TooManyPartsError,
+    claimed_size,
+    dissect,
+    strip,
+)
+from tests.fakes.media import (
+    encoded,
+    exif,
+    jpeg_of_scans,
+    noisy_png,
+    pattern,
+    png_chunk,
+    png_claiming,
+    with_parts,
+)
 
 SECRET = b"SECRETCAMERA"
 COMMENT = {"comment": b"SECRETCAMERA comment"}
@@ -106,14 +127,6 @@ def test_a_turned_cmyk_picture_becomes_rgb() -> None:
     assert _pixels(strip(data, JPEG)[0])[:2] == ("RGB", (24, 40))
 
 
-def test_files_are_written(tmp_path: Path) -> None:
-    """`strip_metadata` goes from path to path."""
-    source, target = tmp_path / "a", tmp_path / "b"
-    source.write_bytes(noisy_png())
-    assert strip_metadata(source, target, PNG) == PNG
-    assert target.read_bytes() == strip(noisy_png(), PNG)[0]
-
-
 @pytest.mark.parametrize("name", FILES)
 def test_every_cut_is_noticed(name: str) -> None:
     """No beginning of a picture's file passes as a whole one."""
@@ -145,6 +158,73 @@ def test_animations_are_known() -> None:
     for media_type in (PNG, WEBP):
         data = encoded(pattern(32, 32), media_type.removeprefix("image/"), save_all=True, append_images=frames)
         assert dissect(data, media_type)[0].animated
+
+
+@pytest.mark.parametrize("media_type", [JPEG, PNG, WEBP])
+def test_the_parts_of_a_file_are_bounded(media_type: str) -> None:
+    """As many parts as the bound are taken; with one more neither walk goes on, whatever the format."""
+    plain = encoded(pattern(32, 32), media_type.removeprefix("image/"))
+    own = len(list(metadata._PARTS[media_type](plain)))
+    assert strip(with_parts(plain, media_type, MAX_PARTS - own), media_type) == strip(plain, media_type)
+    with pytest.raises(TooManyPartsError, match="more than 65536 parts"):
+        dissect(with_parts(plain, media_type, MAX_PARTS - own + 1), media_type)
+    if media_type != WEBP:  # whose header comes first in any case
+        with pytest.raises(TooManyPartsError):
+            claimed_size(with_parts(plain, media_type, MAX_PARTS, first=True), media_type)
+
+
+def test_the_chunks_that_encoders_write_fit() -> None:
+    """60 MB of pixels in chunks of 1 KiB are a picture like any other."""
+    bare = encoded(pattern(32, 32), "PNG")
+    at = bare.index(b"IEND") - 4
+    data = bare[:at] + png_chunk(b"IDAT", bytes(1024)) * 60_000 + bare[at:]
+    assert dissect(data, PNG)[1] == data
+
+
+def test_the_scans_of_a_jpeg_are_bounded() -> None:
+    """A decoder goes over the whole picture for each scan, however few bytes it has."""
+    assert claimed_size(jpeg_of_scans(MAX_SCANS), JPEG) == (32, 32)
+    assert dissect(jpeg_of_scans(MAX_SCANS), JPEG)[0].orientation == 1
+    with pytest.raises(TooManyPartsError, match="more than 64 scans"):
+        dissect(jpeg_of_scans(MAX_SCANS + 1), JPEG)
+
+
+@given(st.lists(st.sampled_from([b"\xff", b"\x00", b"\xd0", b"\xd8", b"\xd9", b"\xfe", b"a"]), max_size=40))
+def test_markers_stand_where_they_did(pieces: list[bytes]) -> None:
+    """A marker is a byte that is neither 0x00 nor 0xFF behind one or more of 0xFF, and a scan ends at one but RST."""
+    data = b"".join(pieces)
+    for ours, plain in (
+        (metadata._JPEG_MARKER, rb"\xff+[^\x00\xff]"),
+        (metadata._JPEG_SCAN_END, rb"\xff+[^\x00\xd0-\xd7\xff]"),
+    ):
+        assert [match.end() for match in ours.finditer(data)] == [match.end() for match in re.finditer(plain, data)]
+
+
+@pytest.mark.parametrize("marker", [metadata._JPEG_MARKER, metadata._JPEG_SCAN_END])
+def test_a_run_of_fill_bytes_is_gone_through_once(marker: re.Pattern[bytes]) -> None:
+    """No pattern repeats anything, so that each place of a file is two bytes of work."""
+    assert not re.search(rb"[+*?{]", marker.pattern)
+
+
+@pytest.mark.parametrize("media_type", [PNG, WEBP])
+def test_of_what_a_picture_has_once_the_first_stays(media_type: str) -> None:
+    """A second colour profile is unpacked by no decoder: 1 KiB of it would be 1 MiB."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    data = encoded(pattern(32, 32), media_type.removeprefix("image/"), icc_profile=profile)
+    kind = {PNG: b"iCCP", WEBP: b"ICCP"}[media_type]
+    many = with_parts(data, media_type, 50, kind)
+    assert strip(many, media_type)[0].count(kind) == 1
+    assert _pixels(strip(many, media_type)[0]) == _pixels(data)
+
+
+def test_the_first_exif_says_how_a_picture_stands() -> None:
+    """Others are not read: a file has room for thousands of them."""
+    turned, upright = (encoded(pattern(40, 24), "PNG", exif=exif(way)) for way in (6, 1))
+    block = turned[turned.index(b"eXIf") - 4 : turned.index(b"IDAT") - 4]
+    at = upright.index(b"eXIf") - 4
+    assert dissect(upright[:at] + block + upright[at:], PNG)[0].orientation == 6
+    at = upright.index(b"IDAT") - 4
+    assert dissect(upright[:at] + block + upright[at:], PNG)[0].orientation == 1
 
 
 @given(st.sampled_from(sorted(FILES)), st.data())
