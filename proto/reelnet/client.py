@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
@@ -218,25 +219,28 @@ class AttemptStream:
             self._sender.cancel()
 
     async def _begin(self) -> None:
-        """Sends the ticket; input follows on a task of its own, since a node may refuse the job meanwhile."""
+        """Sends the ticket and the beginning of the input, as one message: gRPC loses the status of a call that ends
+        in the middle of a write, and a node may refuse the job. The rest of the input follows its Accepted.
+        """
         assert self._first
-        first, self._first = self._first, None
+        frames: list[FrameValue] = [self._first]
+        self._first, room = None, EAGER_INPUT_BYTES
+        chunks = _chunks(self._inputs)
+        for chunk in chunks:
+            room -= len(chunk.data)
+            if room < 0:
+                self._sender = asyncio.create_task(self._send(chain((chunk,), chunks)), name="send-inputs")
+                break
+            frames.append(chunk)
         with suppress(*CALL_ENDED):
-            await self._write(first)
-        if self._inputs:
-            self._sender = asyncio.create_task(self._send_inputs(), name="send-inputs")
+            await self._write(*frames)
 
-    async def _send_inputs(self) -> None:
-        """Sends up to 1 MiB of input at once, and the rest when the node has accepted."""
-        sent = 0
+    async def _send(self, chunks: Iterable[InputChunk]) -> None:
+        """Sends the rest of the input when the node has accepted: it may refuse the job meanwhile."""
+        await self._accepted.wait()
         with suppress(*CALL_ENDED):
-            for index, data in enumerate(self._inputs):
-                for start in range(0, len(data), CHUNK_BYTES):
-                    chunk = data[start : start + CHUNK_BYTES]
-                    if sent + len(chunk) > EAGER_INPUT_BYTES:
-                        await self._accepted.wait()
-                    await self._write(InputChunk(index, chunk))
-                    sent += len(chunk)
+            for chunk in chunks:
+                await self._write(chunk)
 
     def _event(self, value: FrameValue) -> Event:
         match value:
@@ -272,5 +276,11 @@ class AttemptStream:
         finally:
             late.cancel()
 
-    async def _write(self, value: FrameValue) -> None:
-        await self._call.write(codec.frames_to_bytes((value,)))
+    async def _write(self, *values: FrameValue) -> None:
+        await self._call.write(codec.frames_to_bytes(values))
+
+
+def _chunks(inputs: Sequence[bytes]) -> Iterator[InputChunk]:
+    for index, data in enumerate(inputs):
+        for start in range(0, len(data), CHUNK_BYTES):
+            yield InputChunk(index, data[start : start + CHUNK_BYTES])

@@ -388,8 +388,12 @@ def frames_to_bytes(values: Sequence[FrameValue]) -> bytes:
 
 
 def frames_from_bytes(data: bytes, blame: type[ReelnetError]) -> list[FrameValue]:
-    """The values of a message in their order, none for kinds of a later version. Raises `blame` for no message."""
-    return frames_from_message(_parse(pb.Frame(), data, "protocol", blame))
+    """The values of a message in their order, none for kinds of a later version. Raises `blame` for what is none."""
+    frame = _parse(pb.Frame(), data, "protocol", blame)
+    try:
+        return frames_from_message(frame)
+    except NodeError as error:
+        raise blame(error.message, code=error.code) from None
 
 
 def frame_to_message(value: FrameValue) -> pb.Frame:
@@ -518,7 +522,7 @@ def _money(text: str) -> int:
     try:
         return parse_money(text)
     except ValueError:
-        raise NodeError("the node's price is no amount", code="price") from None
+        raise NodeError("a price is no amount", code="price") from None
 
 
 def _parse(message: Any, data: bytes, code: str, blame: type[ReelnetError] = RefusedError) -> Any:

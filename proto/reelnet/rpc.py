@@ -23,8 +23,8 @@ DOMAIN = "reelnet"
 PROTOCOL = 1
 """The protocol version that this code speaks; a description gives a range."""
 CHUNK_BYTES = 256 * 1024
-EAGER_INPUT_BYTES = 1024 * 1024
-"""So much input may follow a ticket before it is accepted."""
+EAGER_INPUT_BYTES = 256 * 1024
+"""So much input may go with a ticket, in one message, before it is accepted."""
 FREE_MESSAGES, MESSAGES_A_S, BYTES_A_MESSAGE = 1000, 100, 1024
 """One job's stream may bring so many messages, so many more in each second, and one more for so many bytes."""
 QUICKEST_PING_S = 0.5

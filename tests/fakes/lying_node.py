@@ -38,7 +38,7 @@ from reelnet.ticket import open_ticket, sign_description, sign_receipt
 
 Script = Callable[[Ticket], list[FrameValue]]
 InputScript = Callable[[Ticket, bytes], list[FrameValue]]
-"""A script that also gets the input's bytes: up to 1 MiB comes without being asked for."""
+"""A script that also gets the input's bytes: up to 256 KiB come with the ticket."""
 
 
 @dataclass
@@ -67,23 +67,15 @@ class LyingNode:
 
     async def generate(self, frames: AsyncIterator[bytes], context: Any) -> None:
         self.asked += 1
-        first = _frame(await anext(frames))
+        first, *eager = codec.frames_from_bytes(await anext(frames), UserError)
         assert isinstance(first, TicketFrame)
         ticket = open_ticket(first.ticket)
-        read: Any = (await self._input(ticket, frames),) if self.takes_input else ()
-        values = self.script(ticket, *read)
+        read: Any = (b"".join(chunk.data for chunk in eager if isinstance(chunk, InputChunk)),)
+        values = self.script(ticket, *(read if self.takes_input else ()))
         for value in signed_for(self.identity, ticket, values) if self.signs else values:
             await context.write(codec.frames_to_bytes([value]))
         with contextlib.suppress(StopAsyncIteration):
             await anext(frames)
-
-    async def _input(self, ticket: Ticket, frames: AsyncIterator[bytes]) -> bytes:
-        data = b""
-        while len(data) < sum(ref.size for ref in ticket.inputs):
-            chunk = _frame(await anext(frames))
-            assert isinstance(chunk, InputChunk)
-            data += chunk.data
-        return data
 
     def proof(self, request: bytes) -> Signed | None:
         """The answer to a request's challenge."""
@@ -105,11 +97,6 @@ def signed_for(identity: Identity, ticket: Ticket, values: list[FrameValue]) -> 
         else value
         for value in values
     ]
-
-
-def _frame(message: bytes) -> FrameValue:
-    (value,) = codec.frames_from_bytes(message, UserError)
-    return value
 
 
 @contextlib.asynccontextmanager

@@ -33,7 +33,7 @@ BROKEN_JSON = (
 def message(rng: random.Random, good: Message) -> bytes:
     """A message's bytes after some changes of its fields, and now and then of the bytes themselves."""
     for _ in range(rng.randint(1, 4)):
-        _change(rng, good)
+        change(rng, good)
     data = good.SerializeToString()
     return damaged(rng, data) if rng.random() < 0.2 else data
 
@@ -64,7 +64,7 @@ def document(rng: random.Random, good: Any) -> bytes:
     return damaged(rng, data) if rng.random() < 0.1 else data
 
 
-def _change(rng: random.Random, good: Message) -> None:
+def change(rng: random.Random, good: Message) -> None:
     """Changes one field, at any depth."""
     field = rng.choice(good.DESCRIPTOR.fields)
     if field.message_type and field.message_type.GetOptions().map_entry:
@@ -84,7 +84,7 @@ def _change_message(rng: random.Random, good: Message, field: FieldDescriptor) -
         inner = getattr(good, field.name)
         inner.SetInParent()
         if inner.DESCRIPTOR.fields:
-            _change(rng, inner)
+            change(rng, inner)
 
 
 def _change_list(rng: random.Random, items: Any, field: FieldDescriptor) -> None:
@@ -98,8 +98,8 @@ def _change_list(rng: random.Random, items: Any, field: FieldDescriptor) -> None
     elif rng.random() < 0.2:
         del items[:]
     elif field.message_type:
-        _change(rng, rng.choice(items))
-        items.extend([items[0]] * min(count, 200))
+        change(rng, rng.choice(items))
+        items.extend([items[0]] * min(count, 20))
     else:
         items[rng.randrange(len(items))] = _scalar(rng, field)
 

@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator.app import RunningNode
 from reelnet.client import Address, OrchestratorClient
-from reelnet.errors import ReelnetError, RefusedError, TransientError, UnsupportedError, UserError
+from reelnet.errors import BusyError, ReelnetError, RefusedError, TransientError, UnsupportedError, UserError
 from reelnet.identity import Identity, Signed
 from reelnet.jobs import Chunk, Description, Done, Output, Progress, Started, Ticket
 from reelnet.parameters import TextToImage
@@ -109,6 +109,18 @@ async def test_a_ticket_that_does_not_fit_is_refused(
         await desk.run(sign_ticket(desk.identity, desk.ticket(**changes)))
     assert caught.value.code == code
     assert not desk.node.node.attempts()
+
+
+@pytest.mark.parametrize("size", [0, 1000, 300_000, 5_000_000])
+async def test_a_refusal_is_heard_beside_input(desk: Desk, size: int) -> None:
+    """A node that is full says so, with its wait, whatever input the broadcaster has to send: it is not blamed."""
+    desk.node.node.drain()
+    inputs = [b"x" * size]
+    for _ in range(10):
+        with pytest.raises(BusyError) as caught:
+            async with desk.client.generate(sign_ticket(desk.identity, desk.ticket()), inputs, 30) as attempt:
+                await attempt.read()
+        assert caught.value.code == "draining"
 
 
 async def test_a_ticket_changed_on_its_way_is_refused(desk: Desk) -> None:
