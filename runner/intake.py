@@ -16,10 +16,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive
 
 from reelnet.clips import ClipLimits, probe_clip
-from reelnet.errors import CanceledError, FailureClass, ReelnetError, UnsupportedError, UserError
+from reelnet.errors import CanceledError, FailureClass, ReelnetError, RefusedError, UnsupportedError, UserError
 from reelnet.http_routes import whole_body
 from reelnet.parameters import VIDEO, Params
-from reelnet.pipelines import details
+from reelnet.pipelines import Work, details
 from runner import images
 from runner.backend import InputClip, ModelInfo, RunnerJob, Served
 
@@ -39,6 +39,8 @@ class JobOrder(BaseModel):
     pipeline: str = Field(max_length=64, description="One of the pipelines of GET /info.")
     params: dict[str, Any] = Field(description="The pipeline's complete parameters, the seed among them.")
     deadline_s: float | None = Field(None, gt=0, allow_inf_nan=False, description="Seconds from now that it may take.")
+    pixel_steps: int | None = Field(None, ge=0, description="Where both are told, the job's work has to be this:")
+    output_pixels: int | None = Field(None, ge=0, description="pixels × steps, and pixels of all frames delivered.")
 
 
 class ParamsError(ReelnetError):
@@ -55,7 +57,8 @@ async def read_job(
 ) -> RunnerJob:
     """The job of a request: a form, or bare JSON where there are no inputs.
 
-    Raises UserError (400, 413, 415), ParamsError and UnsupportedError (422), CanceledError when the client left.
+    Raises UserError (400, 413, 415), ParamsError and UnsupportedError (422), RefusedError (422) for other work than
+    the order's, CanceledError when the client left.
     """
     receive = _limited(request.receive, max_body_bytes)
     try:
@@ -72,7 +75,9 @@ async def read_job(
     assert row is not None, "its parameters were read by it"
     named = order.job_id, order.attempt, order.pipeline
     job = RunnerJob(*named, params, deadline_s=order.deadline_s, family=row.family, model=model)
-    return await run_in_threadpool(_with_inputs, job, data, max_pixels, clips) if data else job
+    whole = await run_in_threadpool(_with_inputs, job, data, max_pixels, clips) if data else job
+    _check_work(whole, order)
+    return whole
 
 
 async def _read(parts: Parts, model: ModelInfo) -> tuple[JobOrder, Params, dict[str, bytes]]:
@@ -154,3 +159,11 @@ def _with_inputs(job: RunnerJob, data: Mapping[str, bytes], max_pixels: int, cli
         else:
             pictures[name] = images.decode(content, max_pixels, name, alpha=alpha)
     return replace(job, inputs=pictures, clips=found)
+
+
+def _check_work(job: RunnerJob, order: JobOrder) -> None:
+    """What a job costs was told before anybody here had decoded its input."""
+    steps, pixels = order.pixel_steps, order.output_pixels
+    if steps is not None and pixels is not None and job.work != Work(steps, pixels):
+        message = "the ticket's work units are not those of its input"
+        raise RefusedError(message, code="work", http_status=422)

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.attempts import Attempt, Site, SlotRunner
-from orchestrator.runner_events import RunnerDone, RunnerEvent
+from orchestrator.runner_events import RunnerDone, RunnerEvent, RunnerStarted
 from orchestrator.settings import Limits
 from orchestrator.slots import Slot, SlotTable
 from orchestrator.spool import Spool
-from reelnet.jobs import BroadcasterId, Event, JobId, NodeId, Preview, Progress, Started, Ticket
+from reelnet.jobs import BroadcasterId, Event, JobId, NodeId, Preview, Progress, Ticket
 from reelnet.pipelines import Work
 from reelnet.pricing import Rates
 
@@ -68,7 +68,7 @@ def _attempt(runner: ToldAtOnce, home: Path) -> Attempt:
 
 async def test_the_newest_preview_is_told_beside_the_newest_progress(tmp_path: Path) -> None:
     """Neither takes the other's place, in whichever order they come; older ones are left out."""
-    said = (Started(), Progress("denoise", 1, 9), Preview(b"old", 0, 1, 9), Preview(b"new", 0, 2, 9))
+    said = (RunnerStarted(), Progress("denoise", 1, 9), Preview(b"old", 0, 1, 9), Preview(b"new", 0, 2, 9))
     runner = ToldAtOnce(*said, Progress("denoise", 2, 9), Progress("denoise", 3, 9))
     attempt = _attempt(runner, tmp_path / "spool")
     heard: list[Event] = []
@@ -87,7 +87,7 @@ async def test_the_newest_preview_is_told_beside_the_newest_progress(tmp_path: P
 
 async def test_a_preview_is_history_before_a_milestone(tmp_path: Path) -> None:
     """When the job is done, its end is told and nothing of the way there."""
-    runner = ToldAtOnce(Started(), Preview(b"late", 0, 8, 9))
+    runner = ToldAtOnce(RunnerStarted(), Preview(b"late", 0, 8, 9))
     runner.let_end.set()
     attempt = _attempt(runner, tmp_path / "spool")
     heard: list[Event] = []

@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator import supervisor as module
 from orchestrator.engine import RunnerExit, RunnerHandle, RunnerSpec
-from orchestrator.runner_client import RunnerInfo
+from orchestrator.runner_answers import RunnerInfo
 from orchestrator.runner_state import RunnerState
 from orchestrator.settings import Limits
 from orchestrator.slots import Slot, SlotTable
@@ -342,7 +342,7 @@ async def test_the_memory_that_a_runner_takes_is_told(folder: Path, pauses: list
     """As soon as it is ready; a runner that says nothing of it is no reason to worry."""
     async with watching(folder, Life(health=[{"state": "READY", "memory_bytes": 5 * 2**30}])) as w:
         await w.until(lambda: w.memory == [5 * 2**30])
-    async with watching(folder, Life(health=[{"state": "READY", "memory_bytes": "much"}])) as w:
+    async with watching(folder, Life(health=[{"state": "READY", "memory_bytes": None}])) as w:
         await w.until(lambda: w.slot.ready)
         assert w.memory == []
 
