@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import Any
 
 import httpx
+from pydantic_core import from_json
 
 from benchmark.arrival import Arrival
 from benchmark.client import Offer
@@ -95,7 +96,7 @@ async def _follow(lines: _Lines, arrival: Arrival) -> Mapping[str, Any]:
                 case "error":
                     code = str(event.get("code") or "failed")
                     raise from_class(str(event["class"]), str(event["message"]), code=code)
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise NodeError("the runner's stream has another form", code="protocol") from None
 
 
@@ -115,7 +116,7 @@ class _Lines:
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
         try:
-            event = json.loads(line)
+            event = from_json(line)
         except ValueError:
             event = None
         if not isinstance(event, dict):
@@ -157,7 +158,7 @@ def _form(order: Order) -> dict[str, tuple[str | None, bytes, str]]:
 def _timings(done: Mapping[str, Any]) -> dict[str, float]:
     try:
         return {printable(str(name), 64): float(seconds) for name, seconds in done["timings_s"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise NodeError("the runner's stream has another form", code="protocol") from None
 
 
@@ -166,7 +167,7 @@ def _refusal(status: int, body: bytes) -> ReelnetError:
     if status in (409, 503):
         return from_class("busy", f"the runner takes no job now (HTTP {status})", code=f"runner_{status}")
     try:
-        detail = json.loads(body)["detail"]
+        detail = from_json(body)["detail"]
         message = "; ".join(str(row["msg"]) for row in (detail if isinstance(detail, list) else [detail]))
     except (ValueError, KeyError, TypeError):
         message = f"HTTP {status}"

@@ -17,8 +17,9 @@ from pydantic_core import from_json
 
 from orchestrator.parcel import Parcel
 from orchestrator.runner_client import JobStream, RunnerClient, RunnerJob
-from orchestrator.runner_events import OutputBegin, OutputEnd, RunnerDone, RunnerEvent, Tick
+from orchestrator.runner_events import OutputBegin, OutputEnd, RunnerDone, RunnerEvent, RunnerStarted, Tick
 from orchestrator.settings import Limits
+from orchestrator.shelter import sheltered
 from orchestrator.slots import Reservation, Slot, SlotTable
 from orchestrator.spool import Spool, SpooledFile
 from orchestrator.stalls import JobKind, JobTicks, StallLimits, Stalls
@@ -28,11 +29,13 @@ from reelnet.errors import (
     NodeError,
     OutOfMemoryError,
     ReelnetError,
+    RefusedError,
     TransientError,
     UserError,
 )
 from reelnet.identity import Signed
 from reelnet.jobs import Accepted, Chunk, Done, Event, Output, Preview, Progress, Queued, Started, Ticket
+from reelnet.pipelines import Work, pipeline_of
 from reelnet.rpc import CHUNK_BYTES
 
 Tell = Callable[[list[Event]], Awaitable[None]]
@@ -89,6 +92,8 @@ class Attempt:
         self._complete_at = 0.0
         self._outputs: dict[int, SpooledFile] = {}
         self._begun: OutputBegin | None = None
+        self._measured = False
+        """Whether the runner has found the ticket's work in the input."""
         self._output_room = limits.output_bytes
         self._milestones: list[Event] = [Accepted(reservation.position, reservation.wait_s, quote)]
         self._latest: Event | None = None
@@ -192,7 +197,8 @@ class Attempt:
     def erase(self) -> None:
         """Removes every byte of the job from this node."""
         for file in (*self._inputs, *self._outputs.values()):
-            file.erase()
+            with sheltered("a file of a job was not erased", job=self.ticket.job_id):
+                file.erase()
 
     async def follow(self, tell: Tell, resume_from: tuple[int, int] = (0, 0)) -> None:
         """Tells the attempt's events until and with Done, those that go together in one list.
@@ -310,38 +316,66 @@ class Attempt:
         started = clock()
         ticks = self._site.stalls.watch(runner.client, job_kind(self.ticket, slot.device or ""), started)
         async with runner.client.run(self._runner_job(), runner.restart) as stream:
+            heard_at = clock()
             while not stream.ended:
+                idle_s = 0.0
                 for event in stream.told():
                     match event:
+                        case Tick():
+                            idle_s = event.idle_s
+                            continue
                         case Progress(stage=stage, step=step, total=total):
                             ticks.tick(stage, step, total, clock())
                             self._add(event)
                         case Chunk(data=data):
                             await self._begun_output()[1].write(data)
-                        case Tick(idle_s=idle_s):
-                            self._check_progress(idle_s, ticks, stream)
                         case RunnerDone():
-                            self._site.observe(self.ticket, slot, clock() - started)
+                            self._observe(slot, clock() - started)
                             ticks.done()
                             return event
                         case _:
                             self._take(event)
+                    heard_at, idle_s = clock(), 0.0
+                self._check_progress(max(idle_s, clock() - heard_at), ticks, stream)
                 await stream.wait()
         raise NodeError("the runner's stream ended too early", code="cut_off")
 
+    def _observe(self, slot: Slot, seconds: float) -> None:
+        """Nothing is learned from work that only the ticket claims."""
+        if self._measured or not self._sized_by_input:
+            self._site.observe(self.ticket, slot, seconds)
+
+    @property
+    def _sized_by_input(self) -> bool:
+        """Whether the work follows from the input, which this node does not decode."""
+        return pipeline_of(self.ticket.schema).sized_by_input
+
     def _check_progress(self, idle_s: float, ticks: JobTicks, stream: JobStream) -> None:
+        """A runner's word can make a silence longer, never shorter: what it does comes as events."""
         limits = self._site.limits
+        if idle_s <= limits.stall_s:
+            return
         limit_s = ticks.limit_s(StallLimits(limits.stall_s, limits.stall_factor, limits.load_s))
         if idle_s > limit_s:
-            stream.give_up()
-            raise NodeError(f"the job hung: no progress for {idle_s:.0f} s; {limit_s:.0f} s are allowed", code="hung")
+            reason = f"the job hung: no progress for {idle_s:.0f} s; {limit_s:.0f} s are allowed"
+            stream.give_up(reason)
+            raise NodeError(reason, code="hung")
+
+    def _check_work(self, work: Work | None) -> None:
+        """The runner has decoded the input: work that follows from it is what the runner finds, or the job ends."""
+        if work is None or not self._sized_by_input:
+            return
+        if work != self.ticket.work:
+            raise RefusedError("the ticket's work units are not those of its input", code="work")
+        self._measured = True
 
     def _take(self, event: RunnerEvent) -> None:
         """An event of the runner, progress and bytes apart: outputs go to the spool, the rest to the followers."""
         match event:
             case Preview():
                 self._add(event)
-            case Started():
+            case RunnerStarted(work=work):
+                self._check_work(work)
                 self._add(Started(cold=self._waited_for_load))
             case OutputBegin(index=index):
                 over = NodeError("the outputs are larger than this node allows", code="output_size")
@@ -352,8 +386,6 @@ class Attempt:
 
     def _finish_output(self, end: OutputEnd) -> None:
         begun, file = self._begun_output()
-        if end.size != file.size:
-            raise NodeError("an output was cut on its way from the runner", code="protocol")
         self._output_room -= file.size
         self._add(Output(begun.index, begun.media_type, file.size, end.sha256, begun.seed, begun.nsfw))
 
@@ -365,7 +397,8 @@ class Attempt:
     def _runner_job(self) -> RunnerJob:
         t = self.ticket
         inputs = {ref.name: (file.chunks(), ref.media_type) for ref, file in zip(t.inputs, self._inputs, strict=True)}
-        return RunnerJob(t.job_id, t.attempt, t.pipeline, t.params, self._left_s(), inputs)
+        outputs, work = outputs_of(t), t.work if self._sized_by_input else None
+        return RunnerJob(t.job_id, t.attempt, t.pipeline, t.params, self._left_s(), inputs, outputs, work)
 
     def _left_s(self) -> float:
         """Seconds until the ticket's deadline, and at most what a job may take here."""
@@ -397,6 +430,11 @@ class Attempt:
 def job_kind(ticket: Ticket, device: str) -> JobKind:
     """What the ticks of a ticket's job depend on."""
     params = from_json(ticket.params)
-    outputs = params.get("num_images_per_prompt", 1)
+    outputs = outputs_of(ticket)
     shape = ticket.work.output_pixels, outputs, params.get("width"), params.get("height"), params.get("num_frames")
     return JobKind(device, ticket.model, ticket.pipeline, shape, ticket.work.output_pixels, outputs)
+
+
+def outputs_of(ticket: Ticket) -> int:
+    """How many outputs a ticket's job asks for."""
+    return int(from_json(ticket.params).get("num_images_per_prompt", 1))

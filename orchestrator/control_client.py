@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import http.client
-import json
 import os
 import socket
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
+
+from pydantic_core import from_json
 
 from orchestrator.control_socket import SOCKET_NAME, connect
 from orchestrator.status import NodeStatus, from_document
@@ -65,7 +66,7 @@ class ControlClient:
     def _ask(self, method: str, path: str) -> dict[str, Any]:
         try:
             status, body = self._exchange(method, path)
-            answer = json.loads(body)
+            answer = from_json(body)
             if not isinstance(answer, dict):
                 raise ValueError("no object")
         except (TimeoutError, http.client.HTTPException, ConnectionError, ValueError) as error:

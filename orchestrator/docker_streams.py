@@ -14,6 +14,7 @@ from pathlib import Path
 
 import aiohttp
 import structlog
+from pydantic_core import from_json
 
 from orchestrator.docker_container import NODE_LABEL
 from orchestrator.docker_errors import explained
@@ -119,7 +120,7 @@ async def _answer(
 
 def _told(line: bytes, key: str) -> str:
     try:
-        message = json.loads(line)
+        message = from_json(line)
     except ValueError:
         return ""
     return str(message.get(key, "")) if isinstance(message, dict) else ""

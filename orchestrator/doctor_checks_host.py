@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import stat
 import tempfile
@@ -11,10 +10,13 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from pydantic_core import from_json
+
 from orchestrator.control_client import ControlClient, ControlError
 from orchestrator.doctor import Finding, bad, good, poor
 from orchestrator.host import Host, PortUser
 from orchestrator.settings import SyntheticOptions
+from orchestrator.state_files import read_bounded
 from reelnet.identity import KEY_BYTES
 from reelnet.lifecycle import READY_FILE
 from reelnet.settings import Listener
@@ -25,6 +27,7 @@ LEAST_FREE_BYTES = 1 * GIB
 LEAST_MEMORY_BYTES = 2 * GIB
 RELEASED_S = 1_735_689_600
 """2025-01-01: no clock that is right says an earlier time."""
+READY_BYTES = 64 * 1024
 SKEW_S = 2.0
 TICKET_SKEW_S = 10.0
 """A clock that is wrong by more makes a node refuse tickets that are good, or take old ones."""
@@ -156,7 +159,7 @@ def _port(host: Host, what: str, listener: Listener) -> Finding:
 def _is_this_node(host: Host, user: PortUser | None) -> bool:
     """Whether the node of these settings is what runs there."""
     try:
-        facts = json.loads((host.folder / READY_FILE).read_bytes())
+        facts = from_json(read_bounded(host.folder / READY_FILE, READY_BYTES))
         if user and user.pid != facts["pid"]:
             return False
         ControlClient(host.settings.name, host.folder.parent.parent, timeout_s=2).status()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import http.client
-import json
 import os
 import shutil
 import socket
@@ -15,6 +14,8 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+from pydantic_core import from_json
 
 from orchestrator.engine import EngineError
 from orchestrator.engines import docker_options
@@ -121,7 +122,7 @@ def ask_docker(path: Path, timeout_s: float) -> DockerGet:
             answer = connection.getresponse()
             body = answer.read(ANSWER_BYTES)
         try:
-            parsed = json.loads(body)
+            parsed = from_json(body)
         except ValueError:
             raise DockerAnswerError(answer.status, "no JSON") from None
         if answer.status != 200:

@@ -23,6 +23,7 @@ from orchestrator.placement import Homeless, Plan, Resident, Room, plan
 from orchestrator.quarantine import Quarantine
 from orchestrator.runner_state import RunnerState
 from orchestrator.settings import ModelSettings
+from orchestrator.shelter import sheltered
 from orchestrator.slots import Slot, SlotTable, slot_name
 from orchestrator.supervisor import End, Ended, Post, Supervisor, Surroundings
 from reelnet.errors import NodeError, ReelnetError, StartError, TransientError
@@ -89,7 +90,7 @@ class Keeper:
         around.on_end = self._ended
         around.on_gone = self._gone
         around.on_load = self._loaded
-        around.on_memory = lambda slot, size: shelf.measured(self._wards[slot.name].model, size)
+        around.on_memory = self._measured
 
     @property
     def table(self) -> SlotTable:
@@ -281,7 +282,8 @@ class Keeper:
 
     async def _end(self, handle: RunnerHandle) -> None:
         log.info("runner of an earlier start ends", slot=handle.slot, ref=handle.ref)
-        await self._around.engine.stop(handle, self._around.limits.stop_s)
+        with sheltered("a runner of an earlier start was not ended", slot=handle.slot, ref=handle.ref):
+            await self._around.engine.stop(handle, self._around.limits.stop_s)
 
     def _adopted(self, handle: RunnerHandle) -> bool:
         ward = self._wards.get(handle.slot)
@@ -443,6 +445,11 @@ class Keeper:
         slot.loaded_at = self._clock()
         self.cold_starts[slot.model] += 1
         self._shelf.loaded(self._wards[slot.name].model, seconds)
+
+    def _measured(self, slot: Slot, size: int) -> None:
+        """A runner says what it takes; more than its device has it cannot take."""
+        most = self.berths[slot.device or ""].device.memory_bytes
+        self._shelf.measured(self._wards[slot.name].model, min(size, most or size))
 
     def _shut(self, berth: Berth, reason: str) -> None:
         berth.problem = f"{berth.device.name} is in quarantine: {reason}"

@@ -9,15 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from orchestrator.runner_client import RunnerInfo
+import structlog
+from pydantic import Field, TypeAdapter
+
+from orchestrator.runner_answers import ByteCount, Describable, RunnerInfo, Text, read_json
 from orchestrator.settings import ModelSettings, SyntheticOptions
-from reelnet.jobs import Licence
+from orchestrator.state_files import put_aside, read_bounded
 
 GUESSED_OVERHEAD_BYTES = 2**30
 GUESSED_FACTOR = 1.3
@@ -25,21 +27,30 @@ GUESSED_FACTOR = 1.3
 GUESSED_LOAD_S = 10.0
 GUESSED_BYTES_PER_S = 400 * 2**20
 WEIGHT_OF_NEWEST = 0.5
+BOOK_BYTES = 16 * 2**20
+MAX_LOAD_S = 86_400.0
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
     """One model: what its runner said, the memory that it took at most, bytes, and how long a load takes, seconds."""
 
-    source: str
-    info: RunnerInfo | None = None
-    need_bytes: int | None = None
-    load_s: float | None = None
+    source: Text
+    info: Describable | None = None
+    need_bytes: ByteCount | None = None
+    load_s: Annotated[float, Field(strict=True, ge=0, le=MAX_LOAD_S, allow_inf_nan=False)] | None = None
+
+
+_BOOK = TypeAdapter(dict[str, ModelFacts])
 
 
 class FactBook:
-    """The facts of all models, by id, in one JSON file. A file that cannot be read is an empty book."""
+    """The facts of all models, by id, in one JSON file.
+
+    A file that is not such a book, whole and within all bounds, is put aside, and an empty book begins.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -115,23 +126,15 @@ def load_estimate_s(facts: ModelFacts, weights: int) -> float:
 
 def _read(path: Path) -> dict[str, ModelFacts]:
     try:
-        rows: Mapping[str, Any] = json.loads(path.read_text())
-        return {str(name): _facts(row) for name, row in rows.items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return read_json(_BOOK, read_bounded(path, BOOK_BYTES), path.name)
+    except FileNotFoundError:
         return {}
-
-
-def _facts(row: Mapping[str, Any]) -> ModelFacts:
-    said = row["info"]
-    info = said and RunnerInfo(
-        digest=str(said["digest"]),
-        schemas={str(k): str(v) for k, v in said["schemas"].items()},
-        licence=Licence(**said["licence"]),
-        loras={str(k): str(v) for k, v in said["loras"].items()},
-        memory_bytes=int(said["memory_bytes"]),
-        features={str(k): tuple(map(str, v)) for k, v in said["features"].items()},
-    )
-    return ModelFacts(str(row["source"]), info, row["need_bytes"], row["load_s"])
+    except OSError as error:
+        log.warning("what was known of the models cannot be read", file=str(path), reason=error.strerror)
+        return {}
+    except ValueError as error:
+        put_aside(path, str(error))
+        return {}
 
 
 def _size(path: Path) -> int:

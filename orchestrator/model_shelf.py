@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.model_facts import FactBook, ModelFacts, load_estimate_s, source_of, weights_bytes
-from orchestrator.runner_client import RunnerInfo
+from orchestrator.runner_answers import AnswerError, RunnerInfo, described_bytes
 from orchestrator.settings import ModelSettings
 
+DESCRIBED_BYTES = 768 * 1024
+"""Most bytes of a description for what runners say of all models: its message has 1 MiB."""
 FolderOf = Callable[[ModelSettings], Path | None]
 
 
@@ -50,7 +52,10 @@ class ModelShelf:
         return load_estimate_s(self.facts(model), self.weights_bytes(model))
 
     def ready(self, model: ModelSettings, info: RunnerInfo) -> None:
-        """A runner has loaded it."""
+        """A runner has loaded it. Raises AnswerError when the node's description has no room for what it says."""
+        others = (known.info for known in map(self.facts, self._others(model)) if known.info)
+        if sum(map(described_bytes, (info, *others))) > DESCRIBED_BYTES:
+            raise AnswerError(f"/info: with the node's other models it is over {DESCRIBED_BYTES} bytes to describe")
         self._book.learn_info(model.model_id, self._item(model).source, info)
         self._save()
 
@@ -64,6 +69,9 @@ class ModelShelf:
         """A load took so long."""
         self._book.learn_load(model.model_id, self._item(model).source, seconds)
         self._save()
+
+    def _others(self, model: ModelSettings) -> list[ModelSettings]:
+        return [item.model for name, item in self._items.items() if name != model.model_id]
 
     def _item(self, model: ModelSettings) -> _Item:
         item = self._items.get(model.model_id)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from pydantic_core import from_json
+
 from orchestrator.settings import ModelSettings, OrchestratorSettings, SyntheticOptions
+from orchestrator.state_files import read_bounded
 from orchestrator.status import ModelStatus
 from reelnet.home import model_dir, models_home
 
@@ -51,7 +53,7 @@ def look_at(folder: Path) -> FoundModel | None:
     if index.stat().st_size > INDEX_BYTES:
         return None
     try:
-        named = json.loads(index.read_bytes())
+        named = from_json(read_bounded(index, INDEX_BYTES))
     except ValueError:
         return None
     files = [path for path in folder.rglob("*") if path.is_file()]
@@ -98,9 +100,9 @@ def _whole(file: BinaryIO, size: int) -> bool:
     if not 0 < length <= min(size - 8, HEADER_BYTES):
         return False
     try:
-        header = json.loads(file.read(length))
+        header = from_json(file.read(length))
         ends = [int(tensor["data_offsets"][1]) for name, tensor in header.items() if name != "__metadata__"]
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError):
         return False
     return 8 + length + max(ends, default=0) == size
 

@@ -23,8 +23,9 @@ from orchestrator.keeper import Keeper, SpecMaker
 from orchestrator.model_shelf import FolderOf, ModelShelf
 from orchestrator.node_metrics import NodeMetrics
 from orchestrator.offers import Offers
-from orchestrator.runner_client import RunnerInfo
+from orchestrator.runner_answers import RunnerInfo
 from orchestrator.settings import ModelSettings, OrchestratorSettings
+from orchestrator.shelter import sheltered
 from orchestrator.slots import Slot, SlotTable
 from orchestrator.spool import Spool
 from orchestrator.stalls import Stalls
@@ -225,20 +226,24 @@ class Node:
 
     async def _live(self, key: tuple[str, str, int], attempt: Attempt) -> None:
         """An attempt's whole life here: its run, its delivery, and the end of everything that it left."""
-        try:
-            await self._run(attempt)
-            await asyncio.sleep(0)  # its followers first: somebody waits for the result
-            outcome = attempt.failure.failure.value if attempt.failure else "done"
-            self._metrics.finished(attempt.ticket, attempt.quote, attempt.failure)
-            log.info("job", job=attempt.ticket.job_id, pipeline=attempt.ticket.pipeline, outcome=outcome)
-            ended_at = time.monotonic()
-            await attempt.delivered()
-            if attempt.acknowledged.is_set():
-                self._metrics.delivered(attempt.ticket, time.monotonic() - ended_at)
-        finally:
-            attempt.erase()
-            del self._attempts[key]
-            self._close(key, attempt.ticket.expires_ms)
+        with sheltered("an attempt could not be brought to its end", job=attempt.ticket.job_id):
+            try:
+                await self._run(attempt)
+                await self._deliver(attempt)
+            finally:
+                del self._attempts[key]
+                self._close(key, attempt.ticket.expires_ms)
+                attempt.erase()
+
+    async def _deliver(self, attempt: Attempt) -> None:
+        await asyncio.sleep(0)  # its followers first: somebody waits for the result
+        outcome = attempt.failure.failure.value if attempt.failure else "done"
+        self._metrics.finished(attempt.ticket, attempt.quote, attempt.failure)
+        log.info("job", job=attempt.ticket.job_id, pipeline=attempt.ticket.pipeline, outcome=outcome)
+        ended_at = time.monotonic()
+        await attempt.delivered()
+        if attempt.acknowledged.is_set():
+            self._metrics.delivered(attempt.ticket, time.monotonic() - ended_at)
 
     async def _run(self, attempt: Attempt) -> None:
         try:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from importlib.metadata import version
 
-from orchestrator.runner_client import RunnerInfo
+from orchestrator.runner_answers import RunnerInfo
 from orchestrator.settings import ModelSettings
 from reelnet.identity import Identity, Signed
 from reelnet.jobs import Capability, Description, NodeId, Ticket

@@ -6,22 +6,32 @@ A job is one POST whose answer is a stream of events. See docs/runner-contract.m
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 from pydantic_core import to_json
 from yarl import URL
 
-from orchestrator.runner_events import EventReader, RunnerEvent
-from orchestrator.runner_line import Line
-from reelnet.errors import FailureClass, NodeError, PoisonError, ReelnetError, TransientError, from_class, printable
-from reelnet.jobs import Licence
+from orchestrator.runner_answers import (
+    HEALTH_BYTES,
+    INFO_BYTES,
+    REFUSAL_BYTES,
+    AnswerError,
+    Health,
+    RunnerInfo,
+    read_health,
+    read_info,
+    read_refusal,
+)
+from orchestrator.runner_events import PROTOCOL, EventReader, RunnerEvent
+from orchestrator.runner_line import HeadError, Line
+from reelnet.errors import NodeError, PoisonError, ReelnetError, TransientError
+from reelnet.pipelines import Work
 
 HEALTH_TIMEOUT_S = 5.0
 METRICS_BYTES = 64 * 1024
@@ -29,40 +39,27 @@ METRICS_BYTES = 64 * 1024
 KEPT_S = 30.0
 """An unused connection is used again for so long: shorter than a runner keeps it."""
 SILENCE_S = 20.0
-"""A runner says something at least every 5 s while a job runs; after this long it is taken for dead."""
+"""A runner says something at least every 5 s while a job runs; after this long it is taken for dead.
+
+The beginning of its answer has so long in all.
+"""
+UPLOAD_S = 60.0
+"""A job with inputs has so long in all until its answer begins."""
+SILENT = "silent"
 BASE = URL("http://runner")
 JOBS = BASE / "jobs"
-_HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=HEALTH_TIMEOUT_S)
 _JOB_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_read=SILENCE_S)
 IDLE_POLL_S = 0.02
-NO_ANSWER = (aiohttp.ClientError, TimeoutError, OSError, ValueError)
-"""What `health` and `info` raise when a runner does not answer, or not sensibly."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunnerInfo:
-    """What a ready runner says of itself; `schemas` and `features` by pipeline, `loras` as a capability has them."""
-
-    digest: str
-    schemas: Mapping[str, str]
-    licence: Licence
-    loras: Mapping[str, str] = field(default_factory=dict)
-    memory_bytes: int = 0
-    features: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """A runner's state, where it failed the reason, and the most memory that its model took, bytes (0: not known)."""
-
-    state: str
-    reason: str = ""
-    memory_bytes: int = 0
+NO_ANSWER = (aiohttp.ClientError, OSError, AnswerError)
+"""What `health`, `info` and `metrics` raise when a runner does not answer, or not sensibly."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunnerJob:
-    """One job as a runner gets it; inputs by name: their bytes in pieces, and their media type."""
+    """One job as a runner gets it; inputs by name: their bytes in pieces, and their media type.
+
+    `outputs`: how many it asks for. `work`: the units that the runner is to find in the input, where it is sent any.
+    """
 
     job_id: str
     attempt: int
@@ -70,6 +67,8 @@ class RunnerJob:
     params: bytes
     deadline_s: float
     inputs: Mapping[str, tuple[AsyncIterator[bytes], str]] = field(default_factory=dict)
+    outputs: int = 1
+    work: Work | None = None
 
 
 class RunnerClient:
@@ -97,38 +96,35 @@ class RunnerClient:
 
     async def health(self) -> Health:
         """The runner's state. Raises one of NO_ANSWER while there is no sensible answer."""
-        async with self._http.get(BASE / "health", timeout=_HEALTH_TIMEOUT) as answer:
-            body = await answer.json(content_type=None)
-        if not isinstance(body, dict):
-            raise ValueError("/health is no object")
-        state, reason = printable(str(body.get("state")), 32), printable(str(body.get("reason") or ""), 300)
-        return Health(state, reason, _bytes(body.get("memory_bytes")))
+        return read_health(await self._get("health", HEALTH_TIMEOUT_S, HEALTH_BYTES))
 
     async def info(self) -> RunnerInfo:
         """What the ready runner serves. Raises one of NO_ANSWER."""
-        async with self._http.get(BASE / "info", timeout=_HEALTH_TIMEOUT, raise_for_status=True) as answer:
-            body = await answer.json(content_type=None)
-        try:
-            return _info(body)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"/info is not what it should be ({type(error).__name__})") from None
+        return read_info(await self._get("info", HEALTH_TIMEOUT_S, INFO_BYTES))
 
     async def metrics(self, timeout_s: float) -> bytes:
         """The runner's metrics, text of at most METRICS_BYTES. Raises one of NO_ANSWER."""
-        text, timeout = bytearray(), aiohttp.ClientTimeout(total=timeout_s)
-        async with self._http.get(BASE / "metrics", timeout=timeout, raise_for_status=True) as answer:
+        return await self._get("metrics", timeout_s, METRICS_BYTES)
+
+    async def _get(self, what: str, timeout_s: float, most_bytes: int) -> bytes:
+        """A report of the runner's, within the time in all and not longer than is read."""
+        data, timeout = bytearray(), aiohttp.ClientTimeout(total=timeout_s)
+        async with self._http.get(BASE / what, timeout=timeout, allow_redirects=False) as answer:
+            answer.raise_for_status()
+            if answer.status != HTTPStatus.OK:
+                raise AnswerError(f"/{what}: HTTP {answer.status}")
             async for piece in answer.content.iter_any():
-                text += piece
-                if len(text) > METRICS_BYTES:
-                    raise ValueError(f"/metrics has more than {METRICS_BYTES} bytes")
-        return bytes(text)
+                data += piece
+                if len(data) > most_bytes:
+                    raise AnswerError(f"/{what}: more than {most_bytes} bytes")
+        return bytes(data)
 
     @asynccontextmanager
     async def run(self, job: RunnerJob, on_stuck: Callable[[str], None]) -> AsyncIterator[JobStream]:
         """One job. Leaving the block early cancels it and waits until the runner has stopped.
 
-        `on_stuck` is called, before the block is left, when the runner does not stop within the limit or was given up
-        by `stream.give_up()`: it has to be restarted, and no other job may get it.
+        `on_stuck` is called, before the block is left, when the runner does not stop within the limit, breaks the
+        contract, or was given up by `stream.give_up()`: it has to be restarted, and no other job may get it.
         """
         try:
             answer = await self._post(job)
@@ -136,30 +132,35 @@ class RunnerClient:
             if not await self._idle_again(job.job_id):
                 on_stuck("a job did not stop")
             raise
-        stream = JobStream(answer.readany)
+        except NodeError as error:
+            if error.code in (PROTOCOL, SILENT):
+                on_stuck(error.message)
+            raise
+        stream = JobStream(answer.readany, job.outputs)
         try:
             yield stream
         finally:
             if not stream.ended and not await self._stopped(job.job_id, stream):
-                on_stuck("a job did not stop")
+                on_stuck(stream.fault or "a job did not stop")
             answer.close()
 
     async def _post(self, job: RunnerJob) -> _Answer:
-        """The answer to a job: one with inputs is a form."""
+        """The answer to a job: one with inputs is a form. Raises what a refusal says, and the connection's end."""
         try:
             status, answer = await (self._post_form(job) if job.inputs else self._post_json(job))
-            if status == 200:
+            if status == HTTPStatus.OK:
                 return answer
-            body = b""
-            while piece := await answer.readany():
-                body += piece
-            answer.close()
+            raise read_refusal(status, await _refusal(answer))
+        except TimeoutError:
+            raise NodeError("the runner does not answer a job", code=SILENT) from None
+        except (HeadError, aiohttp.ClientResponseError):
+            raise NodeError("the runner's answer to a job is no HTTP", code=PROTOCOL) from None
         except (aiohttp.ClientError, OSError) as error:
             raise TransientError("the runner is gone", code=type(error).__name__) from None
-        raise _refusal(status, body)
 
     async def _post_form(self, job: RunnerJob) -> tuple[int, _Answer]:
-        response = await self._http.post(JOBS, data=_form(job), timeout=_JOB_TIMEOUT)
+        async with asyncio.timeout(UPLOAD_S):
+            response = await self._http.post(JOBS, data=_form(job), timeout=_JOB_TIMEOUT, allow_redirects=False)
         return response.status, _Answer(response.content.readany, response.close)
 
     async def _post_json(self, job: RunnerJob) -> tuple[int, _Answer]:
@@ -198,7 +199,7 @@ class RunnerClient:
 
     async def _stopped(self, job_id: str, stream: JobStream) -> bool:
         """Cancels the job; whether its stream came to its end within the limit, which says that the device is free."""
-        if stream.given_up or self._http.closed:
+        if stream.fault or self._http.closed:
             return False
         try:
             async with asyncio.timeout(self._cancel_s):
@@ -221,10 +222,15 @@ class _Answer:
 class JobStream:
     """The events of one job, until and with RunnerDone. The next one raises the job's failure."""
 
-    def __init__(self, readany: Callable[[], Awaitable[bytes]]) -> None:
+    def __init__(self, readany: Callable[[], Awaitable[bytes]], outputs: int = 1) -> None:
         self._readany = readany
-        self._reader = EventReader()
-        self.given_up = False
+        self._reader = EventReader(outputs)
+        self._given_up = ""
+
+    @property
+    def fault(self) -> str:
+        """Why the runner is not fit for another job; empty when nothing is known against it."""
+        return self._given_up or self._reader.fault
 
     @property
     def ended(self) -> bool:
@@ -247,9 +253,9 @@ class JobStream:
         """Until there may be more to read. Raises PoisonError when the runner is gone."""
         self._reader.feed(await self._piece())
 
-    def give_up(self) -> None:
+    def give_up(self, reason: str) -> None:
         """The job hangs: do not wait for its end."""
-        self.given_up = True
+        self._given_up = reason
 
     async def drain(self) -> None:
         """Reads to the end of a canceled job."""
@@ -261,30 +267,38 @@ class JobStream:
         try:
             if piece := await self._readany():
                 return piece
+        except HeadError:
+            self._given_up = "the runner's answer to a job is no HTTP"
+            raise NodeError(self._given_up, code=PROTOCOL) from None
         except (aiohttp.ClientError, OSError) as error:
             raise PoisonError("the runner ended in the middle of the job", code=type(error).__name__) from None
         raise PoisonError("the runner ended in the middle of the job", code="EOFError")
 
 
-def _bytes(value: Any) -> int:
-    """A number of bytes that a runner names; 0 for what is none."""
-    return value if isinstance(value, int) and 0 < value < 2**63 else 0
-
-
-def _info(body: Any) -> RunnerInfo:
-    return RunnerInfo(
-        digest=str(body["digest"]),
-        schemas={str(p["pipeline"]): str(p["schema"]) for p in body["pipelines"]},
-        licence=Licence(str(body["licence"]["id"]), str(body["licence"]["commercial"])),
-        loras={str(name): str(digest) for name, digest in body.get("lora_digests", {}).items()},
-        memory_bytes=int(body.get("vram_bytes") or 0),
-        features={str(p["pipeline"]): tuple(map(str, p.get("features", ()))) for p in body["pipelines"]},
-    )
+async def _refusal(answer: _Answer) -> bytes:
+    """The body of an answer other than 200. Raises TimeoutError, and NodeError when it is longer than is read."""
+    body = b""
+    try:
+        async with asyncio.timeout(HEALTH_TIMEOUT_S):
+            while piece := await answer.readany():
+                body += piece
+                if len(body) > REFUSAL_BYTES:
+                    raise NodeError("the runner's refusal of a job has no end", code=PROTOCOL)
+    finally:
+        answer.close()
+    return body
 
 
 def _order(job: RunnerJob) -> bytes:
     """The part `job` of a request, and the whole of one without inputs."""
-    head = {"job_id": job.job_id, "attempt": job.attempt, "pipeline": job.pipeline, "deadline_s": job.deadline_s}
+    head: dict[str, object] = {
+        "job_id": job.job_id,
+        "attempt": job.attempt,
+        "pipeline": job.pipeline,
+        "deadline_s": job.deadline_s,
+    }
+    if job.work:
+        head |= {"pixel_steps": job.work.pixel_steps, "output_pixels": job.work.output_pixels}
     return to_json(head)[:-1] + b',"params":' + job.params + b"}"
 
 
@@ -295,18 +309,3 @@ def _form(job: RunnerJob) -> aiohttp.FormData:
     for name, (data, media_type) in job.inputs.items():
         form.add_field(name, data, filename=name, content_type=media_type)
     return form
-
-
-def _refusal(status: int, body: bytes) -> ReelnetError:
-    """What a runner's answer other than 200 means: the class that it names, else the user's fault for bad requests."""
-    try:
-        answer = json.loads(body)
-        detail = answer["detail"]
-        rows: Sequence[Any] = detail if isinstance(detail, list) else [detail]
-        text = "; ".join(printable(str(row["msg"]), 200) for row in rows[:5])
-        named = str(answer.get("class", ""))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        text, named = f"HTTP {status}", ""
-    if status in (400, 413, 415, 422):
-        return from_class(named or FailureClass.USER, text, code="runner_refused")
-    return NodeError(f"the runner refused the job: {text}", code=f"runner_{status}")

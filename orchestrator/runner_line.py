@@ -14,11 +14,20 @@ import httptools
 
 UNREAD_BYTES = 512 * 1024
 """More of an answer is left in the socket until it is asked for."""
+HEAD_BYTES = 64 * 1024
+"""More bytes in a row that are no part of a body, an answer's head above all, are not read."""
 _HEAD = b"POST %b HTTP/1.1\r\nHost: runner\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 
 
+class HeadError(ConnectionError):
+    """What came is no answer in HTTP to the request, or its head has no end."""
+
+
 class Line(asyncio.Protocol):
-    """One connection. Reading raises OSError when it is lost, or when nothing came for `silence_s`."""
+    """One connection. Reading raises OSError when it is lost, or when nothing of a body came for `silence_s`.
+
+    An answer's beginning has `silence_s` in all, however its head drips.
+    """
 
     def __init__(self, silence_s: float) -> None:
         self._silence_s = silence_s
@@ -26,7 +35,7 @@ class Line(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._pieces: list[bytes] = []
-        self._unread = self._status = 0
+        self._unread = self._status = self._bare = 0
         self._whole = True
         """Whether no answer is under way."""
         self._used_at = self._loop.time()
@@ -49,7 +58,8 @@ class Line(asyncio.Protocol):
     async def post(self, target: bytes, body: bytes) -> int:
         """Sends JSON; the answer's status."""
         assert self._transport
-        self._whole, self._status = False, 0
+        self._whole, self._status, self._bare = False, 0, 0
+        self._waits_since = self._loop.time()
         self._transport.write(_HEAD % (target, len(body)) + body)
         self._timer = self._loop.call_later(self._silence_s, self._look)
         while not self._status:
@@ -58,6 +68,7 @@ class Line(asyncio.Protocol):
 
     async def readany(self) -> bytes:
         """What has come of the answer's body and was not read yet; nothing at its end."""
+        self._waits_since = self._loop.time()
         while not self._pieces and not self._whole:
             await self._more()
         data, self._pieces = b"".join(self._pieces), []
@@ -80,8 +91,11 @@ class Line(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            self._lose(ConnectionError(f"no HTTP: {error}"))
+            self._lose(HeadError(f"no HTTP: {error}"))
             return
+        self._bare = 0 if self._unread > unread or self._whole else self._bare + len(data)
+        if self._bare > HEAD_BYTES:
+            self._lose(HeadError("a head without an end"))
         self._wake()
         if unread <= UNREAD_BYTES < self._unread and self._transport:
             self._transport.pause_reading()
@@ -90,6 +104,10 @@ class Line(asyncio.Protocol):
         self._lose(ConnectionResetError("the runner closed the connection"))
 
     # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        if self._whole:
+            raise HeadError("an answer that nobody asked for")
 
     def on_headers_complete(self) -> None:
         self._status = self._parser.get_status_code()
@@ -107,7 +125,6 @@ class Line(asyncio.Protocol):
     async def _more(self) -> None:
         if self._lost:
             raise self._lost
-        self._waits_since = self._loop.time()
         self._waiter = self._loop.create_future()
         try:
             await self._waiter

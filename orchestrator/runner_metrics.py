@@ -25,6 +25,7 @@ from prometheus_client.samples import Sample
 from orchestrator.node_metrics import MODEL, SCRAPES
 from orchestrator.runner_client import NO_ANSWER, RunnerClient
 from orchestrator.runner_state import RunnerState
+from orchestrator.shelter import sheltered
 from orchestrator.supervisor import Supervisor
 from reelnet.errors import FailureClass, printable
 from reelnet.metrics import NO_CLASS, OTHER, OUTCOMES, SECONDS, Family, Labels
@@ -143,15 +144,17 @@ class RunnerMetrics(Collector):
 
     async def _answer(self, slot: tuple[str, str], client: RunnerClient) -> str:
         name, _ = slot
-        try:
-            self._tallies.setdefault(slot, Tally()).take(client, read(await client.metrics(self._timeout_s)))
-        except ValueError as error:
-            log.warning("runner metrics unreadable", slot=name, error=printable(str(error), 200))
-            return "unreadable"
-        except NO_ANSWER as error:
-            log.warning("runner metrics missing", slot=name, error=type(error).__name__)
-            return "silent"
-        return "ok"
+        with sheltered("runner metrics unreadable", slot=name):
+            try:
+                self._tallies.setdefault(slot, Tally()).take(client, read(await client.metrics(self._timeout_s)))
+            except ValueError as error:
+                log.warning("runner metrics unreadable", slot=name, error=printable(str(error), 200))
+                return "unreadable"
+            except NO_ANSWER as error:
+                log.warning("runner metrics missing", slot=name, error=type(error).__name__)
+                return "silent"
+            return "ok"
+        return "unreadable"
 
     def _jobs(self, total: Reading) -> Metric:
         family = CounterMetricFamily(JOBS.name, JOBS.meaning, labels=FAMILIES[0].label_names)

@@ -16,21 +16,25 @@ from dataclasses import dataclass
 import structlog
 
 from orchestrator.engine import EngineError, RunnerEngine, RunnerExit, RunnerHandle, RunnerSpec
-from orchestrator.runner_client import NO_ANSWER, RunnerClient, RunnerInfo
+from orchestrator.runner_answers import AnswerError, RunnerInfo
+from orchestrator.runner_client import NO_ANSWER, RunnerClient
 from orchestrator.runner_state import RunnerState, advance, backoff_s
 from orchestrator.settings import Limits
+from orchestrator.shelter import sheltered
 from orchestrator.slots import Slot, SlotTable
+from reelnet.errors import printable
 
 READY_POLL_S = 0.05
 HEALTH_POLL_S = 10.0
 LOG_TAIL_LINES = 5
+LOG_LINE_CHARS = 500
 LAST_WORD_S = 2.0
 """So long the engine gets to say how a runner ended that does not do what it should."""
 log = structlog.get_logger()
 
 
 class End(enum.StrEnum):
-    """Why a runner ended. The kernel's and the device's reasons are `KILLED`, `MEMORY` and `DEVICE`."""
+    """Why a runner ended. `KILLED`, `MEMORY` and `DEVICE` are the kernel's and the device's doing, `FAULT` is ours."""
 
     ENGINE = "engine"
     LOAD = "load"
@@ -41,6 +45,7 @@ class End(enum.StrEnum):
     SILENT = "silent"
     UNFIT = "unfit"
     STUCK = "stuck"
+    FAULT = "fault"
     TAKEN = "taken"
 
 
@@ -129,7 +134,7 @@ class Supervisor:
             while True:
                 await self._until_put()
                 self._to(RunnerState.STARTING)
-                ended = await self._one_life()
+                ended = await self._sheltered_life()
                 self.reason = ended.text
                 if ended.kind is not End.TAKEN:
                     await self._failed(ended)
@@ -138,6 +143,15 @@ class Supervisor:
         finally:
             if self.state in (RunnerState.BACKOFF, RunnerState.STOPPING, RunnerState.QUARANTINED):
                 self._to(RunnerState.STOPPED)
+
+    async def _sheltered_life(self) -> Ended:
+        """One life, whatever goes wrong in it, also in what hears of it: a node does not end of one runner."""
+        ended = Ended(End.FAULT, "the node failed to keep this runner; its log says how")
+        with sheltered("a runner's watch failed", slot=self.slot.name, model=self.slot.model):
+            ended = await self._one_life()
+        if self.state is not RunnerState.STOPPING:
+            self._to(RunnerState.STOPPING)
+        return ended
 
     def restart(self, reason: str, kind: End = End.STUCK) -> None:
         """Gives this runner up: no job gets it from now on, it is stopped and another is started."""
@@ -165,14 +179,16 @@ class Supervisor:
         self.failures = 0
         self.slot.device = None
         self.slot.leaving = False
-        self._around.on_gone(self.slot)
+        with sheltered("a runner's leave was not taken in", slot=self.slot.name):
+            self._around.on_gone(self.slot)
 
     async def _failed(self, ended: Ended) -> None:
         """Counts a failure, says so, and waits before the next start, unless the keeper takes the runner away."""
         self.failures += 1
         self.restarts += 1
         self._moved.clear()
-        self._around.on_end(self.slot, ended)
+        with sheltered("a runner's end was not taken in", slot=self.slot.name):
+            self._around.on_end(self.slot, ended)
         if self._post is None:
             return
         self._to(RunnerState.BACKOFF)
@@ -232,15 +248,14 @@ class Supervisor:
         if failure:
             return Ended(End.LOAD, failure)
         try:
-            info = await client.info()
+            self._around.on_ready(self.slot, await client.info())
         except NO_ANSWER as error:
-            return Ended(End.SILENT, f"the runner does not say what it serves ({type(error).__name__})")
+            return Ended(End.SILENT, f"the runner does not say what it serves ({_told(error)})")
         self._count_start(self._clock() - began, adopted=adopted)
         self.failures = 0
         self.loaded = True
         self.reason = ""
         self._to(RunnerState.READY)
-        self._around.on_ready(self.slot, info)
         self._around.table.set_ready(self.slot, True)
         log.info("runner ready", slot=self.slot.name, model=self.slot.model, device=self.slot.device, adopted=adopted)
         return await self._watch_health(client)
@@ -257,7 +272,7 @@ class Supervisor:
                 while (await client.health()).state == "BUSY":  # noqa: ASYNC110  (another process is asked)
                     await asyncio.sleep(READY_POLL_S)
         except NO_ANSWER as error:
-            return f"a runner of an earlier start is not fit for adoption ({type(error).__name__})"
+            return f"a runner of an earlier start is not fit for adoption ({_told(error)})"
         return ""
 
     async def _until_ready(self, client: RunnerClient) -> str:
@@ -283,7 +298,7 @@ class Supervisor:
             try:
                 health = await client.health()
             except NO_ANSWER as error:
-                return Ended(End.SILENT, f"the runner does not answer /health ({type(error).__name__})")
+                return Ended(End.SILENT, f"the runner does not answer /health ({_told(error)})")
             if health.state not in ("READY", "BUSY"):
                 return Ended(End.UNFIT, health.reason or health.state)
             if health.memory_bytes:
@@ -331,8 +346,13 @@ def explain(ended: RunnerExit) -> str:
     how = f"killed by signal {-ended.code}" if ended.code < 0 else f"exit code {ended.code}"
     if ended.oom_killed:
         how = "the kernel killed it: out of host memory"
-    tail = " | ".join(ended.tail.splitlines()[-LOG_TAIL_LINES:])
+    tail = " | ".join(printable(line, LOG_LINE_CHARS) for line in ended.tail.splitlines()[-LOG_TAIL_LINES:])
     return f"the runner ended ({ended.why or how}){': ' + tail if tail else ''}"
+
+
+def _told(error: Exception) -> str:
+    """What is wrong with an answer, or what was in the way of one."""
+    return str(error) if isinstance(error, AnswerError) else type(error).__name__
 
 
 def _kind(ended: RunnerExit) -> End:

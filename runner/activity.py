@@ -66,7 +66,8 @@ class Activity:
     def begin(self) -> None:
         """The model thread takes the job up."""
         self._moved = self._mark = self._clock()
-        self.emit(Started())
+        work = self.job.work
+        self.emit(Started(work.pixel_steps, work.output_pixels))
 
     def stop(self, reason: ReelnetError) -> None:
         """Tells the job to stop at its next step; of several reasons the first one counts."""

@@ -15,7 +15,7 @@ from PIL import Image
 
 from reelnet.jobs import Licence
 from reelnet.parameters import CHECKED_FIRST, Params
-from reelnet.pipelines import ClipSize, MediaSpec, Pipeline, Size, pipeline_named
+from reelnet.pipelines import ClipSize, MediaSpec, Pipeline, Size, Work, pipeline_named
 
 Frames = npt.NDArray[np.uint8]
 """Pictures as RGB bytes, shape (frames, height, width, 3)."""
@@ -65,6 +65,11 @@ class RunnerJob:
     def promises(self) -> tuple[MediaSpec, ...]:
         """What the job's outputs have to be, in their order."""
         return self.kind.promises(self.params, self.source)
+
+    @property
+    def work(self) -> Work:
+        """What the job costs in work, from its parameters and its decoded input."""
+        return self.kind.work(self.params, self.source)
 
     @property
     def source(self) -> Size | None:

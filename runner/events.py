@@ -18,9 +18,11 @@ MEDIA_TYPE = "application/x-ndjson"
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The model thread began to work on the job."""
+    """The model thread began to work on the job, whose work units (`reelnet.pipelines.Work`) these are."""
 
     event: ClassVar[str] = "started"
+    pixel_steps: int
+    output_pixels: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ TERMINAL = (Done, Failed)
 """The events that end a stream."""
 
 _LINES: dict[type, Callable[[Any], dict[str, object]]] = {
-    Started: lambda e: {},
+    Started: lambda e: {"pixel_steps": e.pixel_steps, "output_pixels": e.output_pixels},
     Progress: lambda e: {"stage": e.stage, "step": e.step, "total": e.total},
     Output: lambda e: {"index": e.index, "media_type": e.media_type, "seed": e.seed, "nsfw": e.nsfw},
     Chunk: lambda e: {"size": len(e.data)},

@@ -13,10 +13,10 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
 from reelnet.clips import ClipLimits, probe_clip
-from reelnet.errors import FailureClass, ReelnetError, UnsupportedError, UserError, printable
+from reelnet.errors import FailureClass, ReelnetError, RefusedError, UnsupportedError, UserError, printable
 from reelnet.http_routes import BodyBounds, BoundedBody, read_form, read_json, too_large, whole_body
 from reelnet.parameters import VIDEO, Params
-from reelnet.pipelines import MAX_NAME_CHARS, details
+from reelnet.pipelines import MAX_NAME_CHARS, Work, details
 from runner import images
 from runner.backend import InputClip, ModelInfo, RunnerJob, Served
 from runner.settings import RunnerSettings
@@ -37,6 +37,8 @@ class JobOrder(BaseModel):
     pipeline: str = Field(max_length=64, description="One of the pipelines of GET /info.")
     params: dict[str, Any] = Field(description="The pipeline's complete parameters, the seed among them.")
     deadline_s: float | None = Field(None, gt=0, allow_inf_nan=False, description="Seconds from now that it may take.")
+    pixel_steps: int | None = Field(None, ge=0, description="Where both are told, the job's work has to be this:")
+    output_pixels: int | None = Field(None, ge=0, description="pixels × steps, and pixels of all frames delivered.")
 
 
 class ParamsError(ReelnetError):
@@ -67,7 +69,8 @@ class IntakeLimits:
 async def read_job(request: Request, model: ModelInfo, limits: IntakeLimits) -> RunnerJob:
     """The job of a request: a form, or bare JSON where there are no inputs.
 
-    Raises UserError (400, 408, 413, 415), ParamsError and UnsupportedError (422), ClientDisconnect.
+    Raises UserError (400, 408, 413, 415), ParamsError and UnsupportedError (422), RefusedError (422) for other work
+    than the order's, ClientDisconnect.
     """
     receive = BoundedBody(request.receive, limits.body)
     if request.headers.get("content-type", "").partition(";")[0] == "application/json":
@@ -80,7 +83,9 @@ async def read_job(request: Request, model: ModelInfo, limits: IntakeLimits) -> 
     assert row is not None, "its parameters were read by it"
     named = order.job_id, order.attempt, order.pipeline
     job = RunnerJob(*named, params, deadline_s=order.deadline_s, family=row.family, model=model)
-    return await run_in_threadpool(_with_inputs, job, data, limits) if data else job
+    whole = await run_in_threadpool(_with_inputs, job, data, limits) if data else job
+    _check_work(whole, order)
+    return whole
 
 
 async def _read(parts: Parts, model: ModelInfo, json_bytes: int) -> tuple[JobOrder, Params, dict[str, bytes]]:
@@ -150,3 +155,11 @@ def _with_inputs(job: RunnerJob, data: Mapping[str, bytes], limits: IntakeLimits
         else:
             pictures[name] = images.decode(content, limits.max_pixels, name, alpha=alpha)
     return replace(job, inputs=pictures, clips=found)
+
+
+def _check_work(job: RunnerJob, order: JobOrder) -> None:
+    """What a job costs was told before anybody here had decoded its input."""
+    steps, pixels = order.pixel_steps, order.output_pixels
+    if steps is not None and pixels is not None and job.work != Work(steps, pixels):
+        message = "the ticket's work units are not those of its input"
+        raise RefusedError(message, code="work", http_status=422)

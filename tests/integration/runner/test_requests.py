@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from reelnet.pipelines import PIPELINES, Size
 from runner.app import build
 from runner.worker import State
 from tests.fakes.runner import RunnerClient, parts, picture, serving, settings
@@ -131,3 +132,18 @@ async def test_openapi_describes_the_api(runner: RunnerClient) -> None:
     assert set(api["paths"]) == {"/health", "/info", "/metrics", "/jobs", "/jobs/{job_id}"}
     form = api["paths"]["/jobs"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert form["required"] == ["job"]
+
+
+async def test_another_work_than_the_inputs_is_refused_before_the_permit(runner: RunnerClient) -> None:
+    """The order's work has to be that of the decoded picture; what it is stands in `started`, odd sizes as well."""
+    order: dict[str, Any] = {"params": {"prompt": "a fox", "seed": 1}, "pipeline": "upscale", "image": picture(37, 23)}
+    steps = PIPELINES["upscale"].work(PIPELINES["upscale"].parse(order["params"]), Size(37, 23))
+    right = {"pixel_steps": steps.pixel_steps, "output_pixels": steps.output_pixels}
+    async with runner.stream(**order, **right | {"pixel_steps": 1}) as response:
+        body = json.loads(await response.aread())
+    assert (response.status_code, body["class"], body["detail"]["code"]) == (422, "refused", "work")
+    assert (await runner.health())["state"] == State.READY
+    for told in (right, {}):
+        answer = await runner.run(**order, **told)
+        assert answer.events[0] == {"event": "started", **right}
+        assert answer.last["event"] == "done"

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from orchestrator.attempts import Attempt, Site, SlotRunner
-from orchestrator.runner_events import RunnerDone, RunnerEvent
+from orchestrator.runner_events import RunnerDone, RunnerEvent, RunnerStarted, Tick
 from orchestrator.settings import Limits
 from orchestrator.slots import Slot, SlotTable
 from orchestrator.spool import Spool
-from reelnet.jobs import BroadcasterId, Event, JobId, NodeId, Preview, Progress, Started, Ticket
+from reelnet.jobs import BroadcasterId, Event, JobId, NodeId, Preview, Progress, Ticket
 from reelnet.pipelines import Work
 from reelnet.pricing import Rates
 
@@ -31,6 +34,8 @@ class ToldAtOnce:
     def __init__(self, *events: RunnerEvent) -> None:
         self.ended = False
         self.let_end = asyncio.Event()
+        self.given_up = ""
+        self.then: RunnerEvent = RunnerDone({}, DIGEST, {})
         self._events: list[RunnerEvent] = list(events)
 
     @asynccontextmanager
@@ -43,10 +48,17 @@ class ToldAtOnce:
 
     async def wait(self) -> None:
         await self.let_end.wait()
-        self._events = [RunnerDone({}, DIGEST, {})]
+        await asyncio.sleep(0)
+        self._events = [self.then]
+
+    def give_up(self, reason: str) -> None:
+        self.given_up = reason
 
 
-def _attempt(runner: ToldAtOnce, home: Path) -> Attempt:
+def _attempt(
+    runner: ToldAtOnce, home: Path, ticket: Ticket = TICKET, observe: Callable[..., None] = lambda *_: None,
+    limits: Limits = Limits(hold_s=0, progress_s=0.02),  # noqa: B008 - frozen
+) -> Attempt:  # fmt: skip
     table = SlotTable([Slot("slot", "m", "a", ready=True)], {"m": 1}, lambda: 0.0)
     client: Any = runner
 
@@ -56,20 +68,20 @@ def _attempt(runner: ToldAtOnce, home: Path) -> Attempt:
     site = Site(
         table=table,
         spool=Spool(home, 1000),
-        limits=Limits(hold_s=0, progress_s=0.02),
+        limits=limits,
         runner_of=lambda slot: SlotRunner(client, nothing, nothing, nothing),
         now_ms=lambda: 0,
-        observe=nothing,
+        observe=observe,
         waited=nothing,
         loading=nothing,
         sign=nothing,
     )
-    return Attempt(TICKET, b"", table.reserve("m", 1.0), 0, site)
+    return Attempt(ticket, b"", table.reserve("m", 1.0), 0, site)
 
 
 async def test_the_newest_preview_is_told_beside_the_newest_progress(tmp_path: Path) -> None:
     """Neither takes the other's place, in whichever order they come; older ones are left out."""
-    said = (Started(), Progress("denoise", 1, 9), Preview(b"old", 0, 1, 9), Preview(b"new", 0, 2, 9))
+    said = (RunnerStarted(), Progress("denoise", 1, 9), Preview(b"old", 0, 1, 9), Preview(b"new", 0, 2, 9))
     runner = ToldAtOnce(*said, Progress("denoise", 2, 9), Progress("denoise", 3, 9))
     attempt = _attempt(runner, tmp_path / "spool")
     heard: list[Event] = []
@@ -88,7 +100,7 @@ async def test_the_newest_preview_is_told_beside_the_newest_progress(tmp_path: P
 
 async def test_a_preview_is_history_before_a_milestone(tmp_path: Path) -> None:
     """When the job is done, its end is told and nothing of the way there."""
-    runner = ToldAtOnce(Started(), Preview(b"late", 0, 8, 9))
+    runner = ToldAtOnce(RunnerStarted(), Preview(b"late", 0, 8, 9))
     runner.let_end.set()
     attempt = _attempt(runner, tmp_path / "spool")
     heard: list[Event] = []
@@ -100,3 +112,41 @@ async def test_a_preview_is_history_before_a_milestone(tmp_path: Path) -> None:
         await attempt.run()
         await attempt.follow(tell)
     assert [type(event).__name__ for event in heard] == ["Accepted", "Started", "Done"]
+
+
+UPSCALE = replace(TICKET, pipeline="upscale", schema="upscale/x4@3", work=Work(64, 1024))
+
+
+@pytest.mark.parametrize(
+    ("ticket", "told", "failure", "observed"),
+    [
+        (UPSCALE, UPSCALE.work, None, True),
+        (UPSCALE, None, None, False),
+        (UPSCALE, Work(1, 1024), "work", False),
+        (TICKET, None, None, True),
+    ],
+)
+async def test_only_work_that_the_node_knows_teaches(
+    tmp_path: Path, ticket: Ticket, told: Work | None, failure: str | None, observed: bool
+) -> None:
+    """What follows from the input is the runner's finding: another ends the job, and a mere claim is not learned."""
+    runner = ToldAtOnce(RunnerStarted(told))
+    runner.let_end.set()
+    seen: list[Ticket] = []
+    attempt = _attempt(runner, tmp_path / "spool", ticket, lambda ticket, *_: seen.append(ticket))
+    await attempt.run()
+    assert (attempt.failure and attempt.failure.code) == failure
+    assert bool(seen) is observed
+
+
+async def test_a_runner_that_only_says_it_is_busy_hangs(tmp_path: Path) -> None:
+    """Ticks that claim progress which no event shows do not keep a job alive."""
+    runner = ToldAtOnce(RunnerStarted())
+    runner.then = Tick(0.0)
+    runner.let_end.set()
+    limits = Limits(hold_s=0, stall_s=0.02, load_s=0.02)
+    attempt = _attempt(runner, tmp_path / "spool", limits=limits)
+    async with asyncio.timeout(20):
+        await attempt.run()
+    assert attempt.failure
+    assert (attempt.failure.code, "job hung" in runner.given_up) == ("hung", True)

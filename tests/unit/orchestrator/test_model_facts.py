@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from orchestrator import model_facts, model_shelf
 from orchestrator.model_facts import (
     GUESSED_BYTES_PER_S,
     GUESSED_FACTOR,
@@ -23,7 +26,7 @@ from orchestrator.model_facts import (
     weights_bytes,
 )
 from orchestrator.model_shelf import ModelShelf
-from orchestrator.runner_client import RunnerInfo
+from orchestrator.runner_answers import AnswerError, RunnerInfo, described_bytes
 from orchestrator.settings import ModelSettings
 from reelnet.jobs import Licence
 
@@ -82,16 +85,72 @@ def test_the_most_memory_and_the_latest_loads_count() -> None:
     assert book.of("m", "s").load_s == 17.5
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "[", "[]", "3", '{"m": 1}', '{"m": {"source": "s"}}', '{"m": {"source": "s", "info": {"digest": 1}}}', "\x00"],
-)
-def test_a_torn_book_is_an_empty_one(tmp_path: Path, text: str) -> None:
-    """A node starts with it all the same; what it said is learned again."""
+MANY = {f"lora-{i}": "f" * 64 for i in range(1000)}
+GOOD = {"source": "s", "need_bytes": 5, "load_s": 2.5, "info": asdict(INFO)}
+DAMAGED = [
+    "", "[", "[]", "3", '{"m": 1}', '{"m": {}}', "\x00", "[" * 100_000, '{"m": {"source": "\\ud800"}}',
+    *(
+        json.dumps({"ok": GOOD, "m": GOOD | other})
+        for other in (
+            {"source": 3}, {"info": {"digest": 1}}, {"info": {}}, {"info": asdict(INFO) | {"memory_bytes": -5}},
+            {"info": asdict(INFO) | {"memory_bytes": 2**70}}, {"info": asdict(INFO) | {"loras": []}},
+            {"info": asdict(INFO) | {"digest": "d" * 2_000_000}}, {"info": asdict(INFO) | {"schemas": {"a\n": "b"}}},
+            {"info": asdict(INFO) | {"licence": {"id": "x" * 257, "commercial": ""}}},
+            {"info": asdict(INFO) | {"loras": MANY, "schemas": dict.fromkeys("abcd", "")}},
+            {"need_bytes": -1}, {"need_bytes": 1.5}, {"need_bytes": 2**63}, {"need_bytes": "5"},
+            {"load_s": -1}, {"load_s": float("nan")}, {"load_s": 1e308}, {"load_s": "2"},
+        )
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_a_damaged_book_is_put_aside_and_begun_anew(tmp_path: Path, text: str) -> None:
+    """A node starts with it all the same, says so, and learns again; what was in the file can be looked at."""
     path = tmp_path / "models.json"
     path.write_text(text)
+    with capture_logs() as logs:
+        book = FactBook(path)
+    assert book.of("ok", "s") == book.of("m", "s") == ModelFacts("s")
+    assert not path.exists()
+    assert (tmp_path / "models.json.damaged").read_text() == text
+    assert [(entry["event"], entry["file"]) for entry in logs] == [("a damaged file was put aside", str(path))]
+    assert "models.json" in logs[0]["reason"]
+    book.learn_info("m", "s", INFO)
+    book.write(book.text())
+    assert FactBook(path).of("m", "s").info == INFO
+
+
+def test_a_book_of_another_version_is_read(tmp_path: Path) -> None:
+    """Fields of a later one are ignored; a whole number is a time too. A book that is not there is an empty one."""
+    path = tmp_path / "models.json"
+    path.write_text(json.dumps({"m": GOOD | {"load_s": 2, "later": 1, "info": asdict(INFO) | {"later": 2}}}))
+    assert FactBook(path).of("m", "s") == ModelFacts("s", INFO, 5, 2.0)
+    with capture_logs() as logs:
+        assert FactBook(tmp_path / "none.json").of("m", "s") == ModelFacts("s")
+    assert logs == []
+
+
+def test_a_book_that_is_too_long_is_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing reads a file of any length into memory."""
+    monkeypatch.setattr(model_facts, "BOOK_BYTES", 10)
+    path = tmp_path / "models.json"
+    path.write_text(json.dumps({"m": GOOD}))
     assert FactBook(path).of("m", "s") == ModelFacts("s")
-    assert FactBook(tmp_path / "none.json").of("m", "s") == ModelFacts("s")
+    assert not path.exists()
+
+
+async def test_descriptions_of_all_models_have_room_together(tmp_path: Path, weights: Path) -> None:
+    """A runner whose word would make the node's description too long is not taken for ready."""
+    shelf = ModelShelf(FactBook(tmp_path / "models.json"), lambda _: weights)
+    long = replace(INFO, loras=MANY)
+    room = model_shelf.DESCRIBED_BYTES // described_bytes(long)
+    for number in range(room):
+        shelf.ready(model(model=f"acme/{number}"), long)
+    with pytest.raises(AnswerError, match="describe"):
+        shelf.ready(model(model="acme/more"), long)
+    shelf.ready(model(model="acme/0"), long)
+    shelf.ready(model(model="acme/small"), INFO)
 
 
 def test_a_book_that_cannot_be_written_costs_nothing_else(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from orchestrator.offers import Offers
-from orchestrator.runner_client import RunnerInfo
+from orchestrator.runner_answers import RunnerInfo
 from orchestrator.settings import ModelSettings
 from reelnet.identity import Identity
 from reelnet.jobs import Description, Licence, NodeId, Ticket

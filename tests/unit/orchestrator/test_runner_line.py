@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.runner_line import UNREAD_BYTES, Line
+from orchestrator.runner_line import HEAD_BYTES, UNREAD_BYTES, HeadError, Line
 
 HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 LAST = b"0\r\n\r\n"
@@ -144,3 +144,46 @@ async def test_a_connection_is_not_used_when_its_runner_may_have_closed_it() -> 
     await asking
     assert line.fit(KEPT_S)
     assert not line.fit(-1)
+
+
+@pytest.mark.parametrize("answered", [False, True])
+async def test_a_head_has_an_end(answered: bool) -> None:
+    """Bytes that are no body are bounded, whether they stand before one or between two of its chunks."""
+    line, wire, asking = await asked()
+    if answered:
+        line.data_received(HEAD)
+        assert await asking == 200
+    line.data_received(b"1;" if answered else b"HTTP/1.1 200 OK\r\nx: ")
+    for _ in range(HEAD_BYTES // 1024):
+        line.data_received(b"y" * 1024)
+    assert wire.closed
+    with pytest.raises(HeadError):
+        await (line.readany() if answered else asking)
+
+
+@pytest.mark.parametrize("answered", [False, True])
+async def test_a_drip_is_silence(answered: bool) -> None:
+    """An answer's beginning has the limit in all, and so has each wait for more of its body."""
+    line, wire, asking = await asked(silence_s=0.05)
+    waiting: asyncio.Task[Any] = asking
+    if answered:
+        line.data_received(HEAD)
+        assert await asking == 200
+        waiting = asyncio.create_task(line.readany())
+    drip = b"1;" if answered else b"HTTP/1.1 200 OK\r\nx: "
+    async with asyncio.timeout(5):
+        while not waiting.done():
+            if not wire.closed:
+                line.data_received(drip)
+            drip = b"y"
+            await asyncio.sleep(0.001)
+    assert isinstance(waiting.exception(), TimeoutError)
+
+
+async def test_an_answer_that_nobody_asked_for_ends_the_connection() -> None:
+    """It would be taken for the answer to the next request."""
+    line, wire, asking = await asked()
+    line.data_received((b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n") * 2)
+    await asyncio.gather(asking, return_exceptions=True)
+    assert wire.closed
+    assert not line.fit(KEPT_S)

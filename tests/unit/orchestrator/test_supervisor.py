@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator import supervisor as module
 from orchestrator.engine import RunnerExit, RunnerHandle, RunnerSpec
-from orchestrator.runner_client import RunnerInfo
+from orchestrator.runner_answers import RunnerInfo
 from orchestrator.runner_state import RunnerState
 from orchestrator.settings import Limits
 from orchestrator.slots import Slot, SlotTable
@@ -342,7 +342,7 @@ async def test_the_memory_that_a_runner_takes_is_told(folder: Path, pauses: list
     """As soon as it is ready; a runner that says nothing of it is no reason to worry."""
     async with watching(folder, Life(health=[{"state": "READY", "memory_bytes": 5 * 2**30}])) as w:
         await w.until(lambda: w.memory == [5 * 2**30])
-    async with watching(folder, Life(health=[{"state": "READY", "memory_bytes": "much"}])) as w:
+    async with watching(folder, Life(health=[{"state": "READY", "memory_bytes": None}])) as w:
         await w.until(lambda: w.slot.ready)
         assert w.memory == []
 
@@ -386,3 +386,53 @@ async def test_a_life_says_whether_it_was_ever_ready(folder: Path, monkeypatch: 
         await w.until(lambda: w.supervisor.restarts == 2)
         assert not w.supervisor.loaded
         assert w.supervisor.began > before
+
+
+@pytest.mark.parametrize(
+    ("info", "field"),
+    [
+        ({"lora_digests": []}, "lora_digests"),
+        ({"vram_bytes": -5}, "vram_bytes"),
+        ({"digest": "x" * 2_000_000}, "/info"),
+    ],
+)
+async def test_a_runner_that_says_nonsense_is_started_anew(
+    folder: Path, pauses: list[int], info: dict[str, Any], field: str
+) -> None:
+    """With backoff and a reason that names the field; the next one may be better."""
+    async with watching(folder, Life(info=INFO | info), Life(info=INFO | info), Life()) as w:
+        await w.until(lambda: bool(pauses))
+        assert field in w.supervisor.reason
+        await w.until(lambda: w.slot.ready)
+        assert (pauses, w.ends) == ([1, 2], [End.SILENT] * 2)
+
+
+@pytest.mark.parametrize("name", ["on_ready", "on_load", "on_memory", "on_end", "on_gone"])
+async def test_a_fault_in_who_hears_of_a_runner_does_not_end_its_watch(
+    folder: Path, pauses: list[int], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """It is logged, and the runner is kept: started anew where it was not taken in."""
+    life = Life(health=[{"state": "READY", "memory_bytes": 5}])
+    async with watching(folder, life) as w:
+        around, faults = w.supervisor._around, iter([True])
+        heard = getattr(around, name)
+
+        def hear(*said: Any) -> None:
+            if next(faults, False):
+                raise RuntimeError("a fault of the node's")
+            heard(*said)
+
+        setattr(around, name, hear)
+        await w.until(lambda: w.slot.ready)
+        if name == "on_gone":
+            w.supervisor.take("away")
+            await w.until(lambda: w.supervisor.state is S.STOPPED)
+            w.put()
+            await w.until(lambda: w.slot.ready)
+        elif name == "on_end":
+            w.supervisor.restart("stuck")
+            await w.until(lambda: w.engine.starts == 2 and w.slot.ready)
+        else:
+            await w.until(lambda: w.ends == [End.FAULT])
+            await w.until(lambda: w.slot.ready)
+        assert next(faults, None) is None

@@ -12,6 +12,10 @@ from runner.activity import Activity, as_failure
 from runner.backend import RunnerJob
 from runner.events import Failed, Preview, Progress, Started, Tick
 
+PARAMS = PIPELINES["text-to-image"].parse({"prompt": "a fox", "seed": 1})
+WORK = PIPELINES["text-to-image"].work(PARAMS)
+STARTED = Started(WORK.pixel_steps, WORK.output_pixels)
+
 
 class Clock:
     """Time that stands until it is moved."""
@@ -24,9 +28,8 @@ class Clock:
 
 
 def _activity(clock: Clock, deadline_s: float | None = None) -> Activity:
-    params = PIPELINES["text-to-image"].parse({"prompt": "a fox", "seed": 1})
     return Activity(
-        RunnerJob("j", 1, "text-to-image", params, deadline_s=deadline_s), asyncio.get_running_loop(), clock
+        RunnerJob("j", 1, "text-to-image", PARAMS, deadline_s=deadline_s), asyncio.get_running_loop(), clock
     )
 
 
@@ -39,7 +42,7 @@ async def test_steps_are_events_and_times() -> None:
         clock.now += seconds
         activity.step(stage, step, total)
     assert await activity.next_events() == [
-        Started(),
+        STARTED,
         Progress("denoise", 2, 2),
         Progress("decode", 1, 1),
     ]
@@ -54,7 +57,7 @@ async def test_events_are_held_for_company_and_not_behind_the_end() -> None:
     loop = asyncio.get_running_loop()
     activity.begin()
     loop.call_later(0.01, activity.emit, Tick(0.0))
-    assert await activity.next_events(5, hold_s=0.05) == [Started(), Tick(0.0)]
+    assert await activity.next_events(5, hold_s=0.05) == [STARTED, Tick(0.0)]
     end = Failed(FailureClass.NODE, "failed", "it failed")
     activity.emit(Tick(1.0))
     loop.call_later(0.01, activity.emit, end)
@@ -70,10 +73,10 @@ async def test_the_first_moment_is_told_at_once_or_at_its_end() -> None:
     loop.call_soon(activity.begin)
     loop.call_later(0.01, activity.emit, end)
     async with asyncio.timeout(5):
-        assert await activity.first_events(60) == [Started(), end]
+        assert await activity.first_events(60) == [STARTED, end]
     longer = _activity(Clock())
     loop.call_soon(longer.begin)
-    assert await longer.first_events(0.01) == [Started()]
+    assert await longer.first_events(0.01) == [STARTED]
     longer.emit(Tick(1.0))
     async with asyncio.timeout(5):
         assert await longer.next_events(60) == [Tick(1.0)]
@@ -83,8 +86,8 @@ async def test_silence_gives_no_events() -> None:
     """Its reader looks up after `limit_s`, and hears what comes later."""
     activity = _activity(Clock())
     assert await activity.next_events(0.01) == []
-    activity.emit(Started())
-    assert await activity.next_events(60) == [Started()]
+    activity.emit(STARTED)
+    assert await activity.next_events(60) == [STARTED]
 
 
 async def test_a_canceled_job_stops_at_its_next_step() -> None:
@@ -117,7 +120,7 @@ async def test_the_newest_preview_alone_waits_for_a_reader() -> None:
     for step in (1, 2, 3):
         activity.show(Preview(b"jpeg", 0, step, 9))
     async with asyncio.timeout(5):
-        assert await activity.next_events(60) == [Started(), Preview(b"jpeg", 0, 3, 9)]
+        assert await activity.next_events(60) == [STARTED, Preview(b"jpeg", 0, 3, 9)]
         asyncio.get_running_loop().call_later(0.01, activity.show, Preview(b"jpeg", 0, 4, 9))
         assert await activity.next_events(60) == [Preview(b"jpeg", 0, 4, 9)]
     assert await activity.next_events(0.01) == []

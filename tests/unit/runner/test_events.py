@@ -15,7 +15,7 @@ def encode(event: Event) -> bytes:
 
 def test_every_event_is_one_json_line() -> None:
     """Python's reserved words are spelled out on the wire."""
-    assert json.loads(encode(Started())) == {"event": "started"}
+    assert json.loads(encode(Started(6, 2))) == {"event": "started", "pixel_steps": 6, "output_pixels": 2}
     assert json.loads(encode(Tick(1.5))) == {"event": "tick", "idle_s": 1.5}
     output = json.loads(encode(Output(0, "image/png", 7, False)))
     assert output == {"event": "output", "index": 0, "media_type": "image/png", "seed": 7, "nsfw": False}

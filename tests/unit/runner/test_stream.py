@@ -25,7 +25,7 @@ async def _never() -> Any:
 async def test_a_client_that_stops_reading_loses_its_job() -> None:
     """A stalled reader holds neither the device nor the outputs for ever."""
     activity = _activity()
-    activity.emit(Started())
+    activity.emit(Started(1, 1))
 
     async def stall(message: Any) -> None:
         if message["type"] == "http.response.body":
@@ -64,7 +64,7 @@ async def test_a_job_that_is_over_at_once_is_told_whole() -> None:
         sent.append(message)
 
     loop = asyncio.get_running_loop()
-    loop.call_soon(activity.emit, Started())
+    loop.call_soon(activity.emit, Started(1, 1))
     loop.call_soon(activity.emit, Failed(FailureClass.NODE, "failed", "it failed"))
     async with asyncio.timeout(2):
         await JobStream(activity, tick_s=60, send_timeout_s=60)({"type": "http"}, unasked, keep)
