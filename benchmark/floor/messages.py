@@ -158,7 +158,8 @@ def done(line: Mapping[str, Any]) -> Event:
 def _receipt() -> Signed:
     """As large as a node's; the floor signs nothing for a job."""
     identity = Identity.generate()
-    return sign_receipt(identity, _ticket(identity.id), ["0" * 64], _QUOTE)
+    params = PIPELINES[PIPELINE].parse(REQUEST)
+    return sign_receipt(identity, _ticket(identity.id, params), ["0" * 64], _QUOTE)
 
 
 def acknowledge() -> pb.Frame:

@@ -188,12 +188,7 @@ def _stream(rng: random.Random, node: Identity, ticket: Ticket) -> list[bytes]:
             case 2:
                 messages.insert(rng.randrange(len(messages)), messages[at])
             case _:
-                changed = _mutated_frame(rng, messages[at])
-                return (
-                    [m.SerializeToString() for m in messages[:at]]
-                    + [changed]
-                    + [m.SerializeToString() for m in messages[at + 1 :]]
-                )
+                messages[at] = _mutated_frame(rng, messages[at])
         if not messages:
             break
     return messages
