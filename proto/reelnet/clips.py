@@ -164,8 +164,7 @@ def _open(file: BinaryIO) -> Iterator[InputContainer]:
     try:
         with av.open(file, "r", format="mp4", options=_READ_OPTIONS, metadata_errors="replace") as container:
             yield container
-    except MemoryError:
-        raise
+    # A file that claims too much has FFmpeg ask for memory that there is not: that is its fault, not this process's.
     except (av.FFmpegError, OSError, ValueError, LookupError) as error:
         reason = printable(getattr(error, "strerror", None) or type(error).__name__, 200)  # its text names our file
         raise _refusal(f"the clip is damaged or cut off: {reason}", "damaged") from None
@@ -222,6 +221,8 @@ def _copy(container: InputContainer, target: Path, limits: ClipLimits) -> None:
     for stream in filter(None, (video, sound)):
         if (there := copied[stream.index]) < (named := len(stream.index_entries)):
             raise _refusal(f"the clip is damaged or cut off: {there} of {named} packets are there", "damaged")
+    if not copied[video.index]:
+        raise _refusal("the clip has no frames", "damaged")
 
 
 def _decode_whole(container: InputContainer, limits: ClipLimits) -> tuple[ClipSize, bool, str]:

@@ -259,9 +259,7 @@ def _check_clip(file: BinaryIO, size: int, media_type: str, spec: MediaSpec) -> 
         with av.open(file, "r", format="mp4", metadata_errors="replace") as container:
             stream = _video_stream(container, spec)
             constant, still, fingerprint, rate = _decode_clip(container, stream, spec)
-    except MemoryError:
-        raise
-    except decode_errors as error:
+    except decode_errors as error:  # also where FFmpeg is asked for too much memory
         raise BrokenPictureError(printable(str(error), 200)) from None
     return OutputFacts(media_type, spec.width, spec.height, size, spec.frames, rate, constant, still, fingerprint)
 

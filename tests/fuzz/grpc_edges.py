@@ -256,13 +256,17 @@ def _with_params(rng: random.Random, payload: bytes) -> bytes:
 def _node_ticket(me: Identity, running: Any) -> Ticket:
     node = running.node
     offer = node.offers.by_key["text-to-image", "synthetic/bars"]
-    pipeline = PIPELINES["text-to-image"]
-    params = pipeline.parse(SMALL)
-    soon = time.time_ns() // 1_000_000 + 30_000
+    return ticket_for(me, node, node.epoch, offer, SMALL, time.time_ns() // 1_000_000 + 30_000)
+
+
+def ticket_for(me: Identity, node: Any, epoch: str, offer: Capability, ask: dict[str, Any], until_ms: int) -> Ticket:
+    """A good ticket for the node with that id."""
+    pipeline = PIPELINES[offer.pipeline]
+    params = pipeline.parse(ask)
     return Ticket(
-        JobId(new_job_id()), 1, BroadcasterId(me.id), NodeId(node.id), node.epoch, "text-to-image", offer.schema,
-        "synthetic/bars", offer.model_digest, params.model_dump_json().encode(), (), pipeline.work(params),
-        offer.rates, 10**9, soon, soon,
+        JobId(new_job_id()), 1, BroadcasterId(me.id), NodeId(node.id), epoch, offer.pipeline, offer.schema,
+        offer.model, offer.model_digest, params.model_dump_json().encode(), (), pipeline.work(params), offer.rates,
+        10**9, until_ms, until_ms,
     )  # fmt: skip
 
 

@@ -16,6 +16,8 @@ FLOATS = (math.nan, math.inf, -math.inf, -1.0, -0.0, 1e308, 5e-324, 86_401.0)
 TEXTS = ("", "\0", "a\x1b]0;b", "\u202e", "²", "٣", "9" * 400, "../../x", "text-to-image/sd@" + "9" * 200, "x" * 300)
 LONG = ("y" * 20_000, "😀" * 5000, "z" * 200_000)
 MOST_REPEATS = 2000
+SHORT = 400
+"""Only what is written in fewer characters is repeated so often."""
 BROKEN_JSON = (
     b"[" * 100_000,
     b'{"a":' * 50_000,
@@ -132,7 +134,9 @@ def _changed(rng: random.Random, value: Any) -> Any:
         return _changed_object(rng, value)
     if isinstance(value, list) and value and rng.random() < 0.7:
         at = rng.randrange(len(value))
-        return [*value[:at], *[_changed(rng, value[at])] * rng.choice((0, 1, 1, 2, MOST_REPEATS)), *value[at + 1 :]]
+        other = _changed(rng, value[at])
+        count = rng.choice((0, 1, 1, 2, MOST_REPEATS if len(repr(other)) < SHORT else 3))
+        return [*value[:at], *[other] * count, *value[at + 1 :]]
     return _hostile(rng)
 
 

@@ -184,3 +184,27 @@ def test_another_sound_or_rate_is_the_node_s_failure(delivered: Clip, asked: Med
     with pytest.raises(NodeError) as caught:
         check_output(delivered.encode(), "video/mp4", asked, 10**6)
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize("table", [b"stsz", b"stts", b"stsc", b"stco"])
+def test_a_table_that_claims_more_than_there_is_is_damage(tmp_path: Path, table: bytes) -> None:
+    """A few bytes that say four billion entries cost no process its memory, and an empty copy is no fault of ours."""
+    data = bytearray(Clip(64, 64, frames=4, codec="libx264").encode())
+    at = data.index(table) + 8
+    for count in (b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x00\x00\x00\x00"):
+        data[at : at + 4] = count
+        (tmp_path / "given").write_bytes(data)
+        with contextlib.suppress(UserError):
+            inspect_clip(tmp_path / "given", tmp_path / "clean", ClipLimits(64, 10, 256 * 256))
+
+
+def test_a_clip_without_a_frame_is_refused(tmp_path: Path) -> None:
+    """Its copy would be no file at all."""
+    data = bytearray(Clip(64, 64, frames=4, codec="libx264").encode())
+    for table in (b"stsz", b"stts", b"stsc", b"stco"):
+        at = data.index(table) + (12 if table == b"stsz" else 8)
+        data[at : at + 4] = bytes(4)
+    (tmp_path / "given").write_bytes(data)
+    with pytest.raises(UserError) as refused:
+        inspect_clip(tmp_path / "given", tmp_path / "clean", ClipLimits(64, 10, 256 * 256))
+    assert refused.value.code == "damaged"

@@ -1,0 +1,124 @@
+"""The edge to strangers' files: pictures and clips that are nearly good, in a checking process as in the product."""
+
+from __future__ import annotations
+
+import io
+import random
+import struct
+import zlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from PIL import Image
+
+from broadcaster.inspector import InspectionSettings, Inspector
+from reelnet.clips import ClipLimits
+from reelnet.errors import NodeError, UserError
+from reelnet.inspection import InputLimits
+from reelnet.pipelines import MediaSpec
+from tests.fakes.lying_node import png
+from tests.fakes.media import Clip
+from tests.fuzz import mutation
+from tests.fuzz.engine import Case, require
+
+SETTINGS = InspectionSettings(cpu_s=2, timeout_s=10, workers=2)
+"""A tenth of what a check may take in the product: a file of this size takes milliseconds."""
+MANY = 2_000_000
+
+
+@asynccontextmanager
+async def files(folder: Path) -> AsyncIterator[Case]:
+    """An app's pictures and clips, and a node's outputs: each is taken, or refused by name, within its limits."""
+    given, clean = folder / "given", folder / "clean"
+    async with Inspector(SETTINGS) as inspector:
+
+        async def case(rng: random.Random) -> None:
+            kind = rng.choice(KINDS)
+            data = kind.make(rng)
+            given.write_bytes(data)
+            try:
+                if rng.random() < 0.4:
+                    spec = MediaSpec(kind.media, 64, 64, *((4, 8) if kind.media == "video" else ()))
+                    await inspector.output(data, kind.type, spec, 2**26)
+                elif kind.media == "video":
+                    await inspector.clip(given, stripped_to=clean, limits=ClipLimits(64, 10, 256 * 256))
+                else:
+                    await inspector.picture(given, stripped_to=clean, limits=InputLimits(max_pixels=2**20))
+            except (UserError, NodeError) as error:
+                require(error.code != "over_limits", f"{len(data)} bytes of {kind.type} took a child's whole time")
+
+        yield case
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One sort of file: how it is made, and what it claims to be."""
+
+    make: Callable[[random.Random], bytes]
+    type: str
+    media: str = "image"
+
+
+@cache
+def _picture(form: str) -> bytes:
+    out = io.BytesIO()
+    Image.radial_gradient("L").resize((64, 64)).convert("RGB").save(out, form)
+    return out.getvalue()
+
+
+@cache
+def _clip() -> bytes:
+    return Clip(64, 64, frames=4, codec="libx264").encode()
+
+
+def _png(rng: random.Random) -> bytes:
+    """A PNG with chunks of chance: counts, sizes and kinds."""
+    good = png()
+    chunk = _chunk(rng.choice((b"tEXt", b"zTXt", b"iCCP", b"eXIf", b"acTL", b"IDAT", b"PLTE", b"xxXx")), rng)
+    many = chunk * rng.choice((1, 1, 3, min(MANY, 24_000_000 // len(chunk))) if rng.random() < 0.3 else (1, 2))
+    at = rng.choice((8, 33, len(good) - 12))
+    return _maybe_damaged(rng, good[:at] + many + good[at:])
+
+
+def _chunk(kind: bytes, rng: random.Random) -> bytes:
+    body = rng.choice((b"", b"", rng.randbytes(20), b"a\0\0" + zlib.compress(bytes(100_000))))
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def _jpeg(rng: random.Random) -> bytes:
+    good = _picture("JPEG")
+    fill = rng.choice((b"\xff" * 8_000_000, b"\xff\x00" * 2_000_000, b"\xff\xfe\x00\x02" * 500_000, b"\xff\xd8" * 100))
+    at = rng.choice((2, 20, len(good) // 2, len(good) - 2))
+    return _maybe_damaged(rng, good[:at] + fill + good[at:]) if rng.random() < 0.3 else mutation.damaged(rng, good)
+
+
+def _webp(rng: random.Random) -> bytes:
+    good = _picture("WEBP")
+    tiny = struct.pack("<4sI", rng.choice((b"EXIF", b"XMP ", b"ALPH", b"ANMF")), 0) * rng.choice((1, 2, 1_000_000))
+    body = good[8:] + tiny
+    return _maybe_damaged(rng, b"RIFF" + struct.pack("<I", len(body)) + body)
+
+
+def _mp4(rng: random.Random) -> bytes:
+    good = _clip()
+    if rng.random() < 0.5:
+        return mutation.damaged(rng, good)
+    at = rng.choice(
+        [i for i in range(len(good) - 4) if good[i : i + 4] in (b"stts", b"stsz", b"stsc", b"tkhd", b"mdhd")]
+    )
+    return good[: at + 8] + rng.randbytes(4) + good[at + 12 :]
+
+
+def _maybe_damaged(rng: random.Random, data: bytes) -> bytes:
+    return mutation.damaged(rng, data) if rng.random() < 0.3 and len(data) < 1_000_000 else data
+
+
+KINDS = (
+    Kind(_png, "image/png"),
+    Kind(_jpeg, "image/jpeg"),
+    Kind(_webp, "image/webp"),
+    Kind(_mp4, "video/mp4", "video"),
+)
