@@ -13,6 +13,7 @@ import pytest
 
 from orchestrator.app import RunningNode
 from reelnet.client import Address, OrchestratorClient
+from reelnet.codec import TicketFrame
 from reelnet.errors import BusyError, ReelnetError, RefusedError, TransientError, UnsupportedError, UserError
 from reelnet.identity import Identity, Signed
 from reelnet.jobs import Chunk, Description, Done, Output, Progress, Started, Ticket
@@ -244,3 +245,31 @@ async def test_the_address_names_who_must_answer(desk: Desk) -> None:
     async with OrchestratorClient(address) as stranger:
         with pytest.raises(RefusedError):
             await stranger.describe(5)
+
+
+async def test_a_wrong_estimate_closes_a_node_for_a_while_only(desk: Desk) -> None:
+    """An idle node takes a job whatever it expects; a busy one refuses its kind, and takes one of it after a while."""
+    node = desk.node.node
+    limits = node.settings.limits.model_copy(update={"retry_refused_s": 0.2})
+    node.apply(node.settings.model_copy(update={"limits": limits}))
+    for _ in range(3):
+        node._observe(desk.ticket(), node.table.slots[0], 3600.0)
+
+    codes: list[str] = []
+
+    def taken(job_id: str) -> bool:
+        try:
+            node.open(TicketFrame(sign_ticket(desk.identity, desk.ticket(job_id=job_id))))
+        except BusyError as refusal:
+            codes.append(refusal.code)
+            return False
+        return True
+
+    assert taken("on an idle node")
+    await desk.held.until_held()
+    assert not taken("at once")
+    await until(lambda: taken("later"), "a job of the kind is tried again")
+    assert not taken("after it")
+    assert set(codes) == {"deadline_unreachable"}
+    for attempt in node.attempts():  # nobody follows them
+        attempt.abandon()

@@ -252,6 +252,15 @@ async def test_what_is_learned_changes_what_is_expected() -> None:
     assert (t.wait_s("m"), t.wait_s("m", LEAST)) == (60, 30)
 
 
+async def test_a_job_beyond_its_least_time_may_end_at_any_moment() -> None:
+    """By the least nothing is left of it; by what is expected some is, until it has ended."""
+    clock = Clock()
+    t = table(("m", "a"), clock=clock)
+    t.input_complete(t.reserve("m", 20.0, 10.0))
+    clock.now += 15
+    assert (t.wait_s("m"), t.wait_s("m", LEAST)) == (20 * OVERDUE, 0)
+
+
 async def test_a_job_of_unknown_length_is_taken_for_one_of_the_others() -> None:
     """A mean is over the jobs of which something is known."""
     t = table(("m", "a"))

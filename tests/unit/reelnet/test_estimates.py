@@ -85,6 +85,13 @@ def test_after_large_jobs_alone_a_small_one_takes_between_its_share_and_as_long(
     assert small.least_s == pytest.approx(2.0)
 
 
+def test_a_constant_is_never_negative() -> None:
+    """Where time grows faster than the work, small jobs take their share of the usual, not less than nothing."""
+    run_times = after([(units, (units / USUAL) ** 2) for units in SIZES] * 6)
+    assert all(seconds(run_times, units) > 0 for units in (1, TINY, min(SIZES)))
+    assert 0.5 < seconds(run_times, USUAL) < 4
+
+
 def test_doubt_grows_with_the_distance() -> None:
     """The further a job is beyond what was seen, the less of its expected time is certain."""
     run_times = after(noisy(random.Random(1), 40, 0.5, 1e-7))
