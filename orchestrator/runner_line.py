@@ -52,8 +52,12 @@ class Line(asyncio.Protocol):
         return line
 
     def fit(self, kept_s: float) -> bool:
-        """Whether it can take a request, and has had none for no longer than `kept_s`."""
-        return self._whole and self._lost is None and self._loop.time() - self._used_at <= kept_s
+        """Whether it can take a request, and has had none for no longer than `kept_s`.
+
+        What of an answer nobody has read would be taken for the beginning of the next one.
+        """
+        idle = self._whole and not self._pieces and self._lost is None
+        return idle and self._loop.time() - self._used_at <= kept_s
 
     async def post(self, target: bytes, body: bytes) -> int:
         """Sends JSON; the answer's status."""

@@ -14,7 +14,15 @@ from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from pydantic import Field
 
-from reelnet.errors import CanceledError, DeadlineError, ReelnetError, TransientError, from_class, printable
+from reelnet.errors import (
+    MAX_MESSAGE_CHARS,
+    CanceledError,
+    DeadlineError,
+    ReelnetError,
+    TransientError,
+    from_class,
+    printable,
+)
 from reelnet.settings import Section
 
 SERVICE = "reelnet.v1.OrchestratorService"
@@ -83,15 +91,20 @@ def server_options(limits: RpcLimits) -> list[tuple[str, int]]:
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: ReelnetError) -> NoReturn:
-    """Ends the call with the error's status, its class and code as ErrorInfo, its wait as RetryInfo."""
-    await context.abort(error.grpc_status, error.message, ((_DETAILS_KEY, details_of(error)),))
+    """Ends the call with the error's status, its class and code as ErrorInfo, its wait as RetryInfo.
+
+    Its text is cut: it travels twice, and a client takes so many bytes of metadata and no more.
+    """
+    message = printable(error.message, MAX_MESSAGE_CHARS)
+    await context.abort(error.grpc_status, message, ((_DETAILS_KEY, details_of(error)),))
     raise AssertionError("abort does not return")
 
 
 def details_of(error: ReelnetError) -> bytes:
     """The google.rpc.Status that travels with an error."""
     info = ErrorInfo(reason=error.code, domain=DOMAIN, metadata={"class": error.failure.value})
-    status = Status(code=error.grpc_status.value[0], message=error.message, details=[_packed(info)])
+    message = printable(error.message, MAX_MESSAGE_CHARS)
+    status = Status(code=error.grpc_status.value[0], message=message, details=[_packed(info)])
     if error.retry_after_s is not None:
         wait = Duration()
         wait.FromMilliseconds(int(error.retry_after_s * 1000))

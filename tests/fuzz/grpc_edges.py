@@ -212,7 +212,7 @@ def _mutated_frame(rng: random.Random, data: bytes) -> bytes:
 async def ticket(folder: Path) -> AsyncIterator[Case]:
     """What a broadcaster sends: tickets and frames to a real node. It stays fit for an honest job."""
     engine = InProcessEngine()
-    limits = {"first_frame_s": 5, "input_s": 2, "acknowledge_s": 2}
+    limits = {"first_frame_s": 5, "input_s": 2, "acknowledge_s": 2, "linger_max_s": 1, "drain_s": 1}
     async with AsyncExitStack() as stack:
         plan = PoolPlan(folder, [engine], node={"limits": limits})
         running = await stack.enter_async_context(running_node(node_settings(plan, 0), engine))
@@ -297,7 +297,10 @@ async def _said(channel: grpc.aio.Channel, messages: Sequence[bytes]) -> None:
     if await call.details() == OURS:
         return
     require(code.name in STATUSES, f"the node ended the call with {code.name}: {await call.details()}")
-    require(len(await call.details()) <= 1000, "the node's refusal is too long")
+    require(
+        len(await call.details()) <= 1000,
+        f"the refusal has {len(await call.details())} characters: {(await call.details())[:80]}",
+    )
 
 
 async def _other_call(rng: random.Random, channel: grpc.aio.Channel) -> None:

@@ -187,3 +187,15 @@ async def test_an_answer_that_nobody_asked_for_ends_the_connection() -> None:
     await asyncio.gather(asking, return_exceptions=True)
     assert wire.closed
     assert not line.fit(KEPT_S)
+
+
+async def test_an_answer_that_nobody_has_read_is_in_no_later_one() -> None:
+    """Whoever asked was canceled when the whole answer had come: the connection takes no other request."""
+    line, _, asking = await asked()
+    line.data_received(HEAD + chunk(b"of the first job\n") + LAST)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert not line.fit(KEPT_S)
+    assert await body(line) == b"of the first job\n"
+    assert line.fit(KEPT_S)

@@ -146,6 +146,11 @@ def test_a_transport_text_is_cleaned() -> None:
     assert len(error.message) < 300
 
 
+def test_a_long_text_is_cut_before_it_is_sent() -> None:
+    """A text that repeats what a stranger sent would be more metadata than a client takes."""
+    assert len(details_of(BusyError("×" * 100_000))) < 2000
+
+
 async def test_abort_ends_a_call_with_the_error() -> None:
     """The service's way to fail: status, text and details of the error."""
 
