@@ -139,3 +139,12 @@ def script_module(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_every_claim_of_the_trust_page_names_a_test_that_is_there() -> None:
+    """Each `file::test` of docs/trust.md is the name of a test, and each edge and most claims have one."""
+    named = re.findall(r"`(test_\w+)::(test_\w+)`", (ROOT / "docs/trust.md").read_text("utf-8"))
+    assert len(named) > 50
+    for file, test in named:
+        found = [path.read_text("utf-8") for path in (ROOT / "tests").rglob(f"{file}.py")]
+        assert any(f"def {test}(" in text for text in found), f"{file}::{test}: no such test"
