@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
+from pydantic_core import from_json
 
 from reelnet.client import Address
 from reelnet.errors import NodeError, ReelnetError, TransientError, from_class
@@ -22,6 +23,9 @@ JOB_TIMEOUT_S = 900.0
 MAX_OUTPUT_BYTES = 512 * 2**20
 Offer = tuple[str, str]
 """(pipeline, model)."""
+
+OTHER_FORM = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+"""What reading an answer raises that is none of a broadcaster's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ class Answer:
                 timings_s={str(stage): float(seconds) for stage, seconds in job["timings_s"].items()},
                 made_with={str(name): str(value) for name, value in job["made_with"].items()},
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except OTHER_FORM as error:
             raise NodeError(f"the answer has another form: {type(error).__name__} {error}", code="answer") from None
 
 
@@ -102,7 +106,7 @@ class BroadcasterClient:
         body = await self._models(timeout_s)
         try:
             return {(str(row["pipeline"]), str(row["model"])): int(row["nodes"]) for row in body["offers"]}
-        except (KeyError, TypeError, ValueError):
+        except OTHER_FORM:
             raise TransientError("what answers there is no broadcaster", code="no_broadcaster") from None
 
     async def schemas(self, timeout_s: float = CONNECT_TIMEOUT_S) -> dict[Offer, str]:
@@ -111,7 +115,7 @@ class BroadcasterClient:
         try:
             rows = [row for node in body["nodes"] if node["up"] for row in node["serves"]]
             return {(str(row["pipeline"]), str(row["model"])): str(row["schema"]) for row in reversed(rows)}
-        except (KeyError, TypeError):
+        except OTHER_FORM:
             raise TransientError("what answers there is no broadcaster", code="no_broadcaster") from None
 
     async def served(self, timeout_s: float = CONNECT_TIMEOUT_S) -> dict[str, frozenset[Offer]]:
@@ -123,7 +127,7 @@ class BroadcasterClient:
                 str(row["node"]): frozenset((str(c["pipeline"]), str(c["model"])) for c in row["serves"])
                 for row in rows
             }
-        except (KeyError, TypeError):
+        except OTHER_FORM:
             raise TransientError("what answers there is no broadcaster", code="no_broadcaster") from None
 
     async def nodes(self, timeout_s: float = CONNECT_TIMEOUT_S) -> list[Address]:
@@ -132,7 +136,7 @@ class BroadcasterClient:
         try:
             rows = [row for row in body["nodes"] if row["up"]]
             return [Address.parse(f"{row['address']}#{row['node']}") for row in rows]
-        except (KeyError, TypeError, ValueError):
+        except OTHER_FORM:
             raise TransientError("what answers there is no broadcaster", code="no_broadcaster") from None
 
     async def run(self, job: JobSpec) -> Answer:
@@ -206,7 +210,7 @@ def _checked(answer: httpx.Response) -> dict[str, Any]:
 
 def _object(text: str) -> dict[str, Any]:
     try:
-        body = json.loads(text)
+        body = from_json(text, allow_inf_nan=False)
     except ValueError:
         body = None
     if not isinstance(body, dict):
@@ -216,7 +220,7 @@ def _object(text: str) -> dict[str, Any]:
 
 def _failure(answer: httpx.Response) -> ReelnetError:
     try:
-        return _failure_of(answer.json())
+        return _failure_of(from_json(answer.content, allow_inf_nan=False))
     except ValueError:
         return TransientError(f"HTTP {answer.status_code} without a reason", code=f"http_{answer.status_code}")
 
