@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData
-from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -114,15 +113,36 @@ async def read_form(request: Request, max_files: int, max_fields: int, field_byt
     `field_bytes` bounds each part that is no file. A part's headers are bounded by the parser, in number and length.
     """
     _check_charset(header(request.scope, b"content-type"))
+    parser = _Whole(request, max_files=max_files, max_fields=max_fields, max_part_size=field_bytes)
     try:
-        form = await request.form(max_files=max_files, max_fields=max_fields, max_part_size=field_bytes)
-    except (MultiPartException, HTTPException) as error:  # the one in an application, the other without one
-        text = error.message if isinstance(error, MultiPartException) else error.detail
-        raise UserError(f"the form cannot be read: {text}", code="form", http_status=400) from None
+        async with aclosing(parser.stream):
+            form = await parser.parse()
+    except MultiPartException as error:
+        raise UserError(f"the form cannot be read: {error.message}", code="form", http_status=400) from None
     try:
         yield form
     finally:
         await form.close()
+
+
+class _Whole(MultiPartParser):
+    """Starlette's parser, which takes the whole parts of a form that is cut off for all of it."""
+
+    def __init__(self, request: Request, **bounds: int) -> None:
+        super().__init__(request.headers, self._to_its_end(request), **bounds)
+        self._ended = False
+
+    def on_end(self) -> None:
+        """The closing boundary."""
+        self._ended = True
+
+    async def _to_its_end(self, request: Request) -> AsyncGenerator[bytes, None]:
+        """The body. Raises MultiPartException when it was no whole form: within the parser, which closes its files."""
+        async with aclosing(request.stream()) as pieces:
+            async for piece in pieces:
+                yield piece
+        if not self._ended:
+            raise MultiPartException("it ends before its closing boundary")
 
 
 def _check_charset(content_type: str) -> None:
