@@ -113,7 +113,7 @@ TWO_PARTS = part(DISPOSITION + 'a"')[:-7] + part(DISPOSITION + 'f"; filename="f"
 
 @pytest.mark.parametrize("size", [*range(len(TWO_PARTS) - len("--\r\n")), len(TWO_PARTS) - 3])
 async def test_a_form_that_is_cut_off_is_refused(size: int) -> None:
-    """400 wherever it ends before its closing boundary, also before it begins: no part is lost in silence, no file left open."""
+    """400 wherever it ends before its closing boundary: no part is lost in silence, and no file is left open."""
     error = await refusal(form("multipart/form-data; boundary=b", TWO_PARTS[:size]))
     assert (error.http_status, "it ends before its closing boundary" in error.message) == (400, True)
 
