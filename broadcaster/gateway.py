@@ -212,6 +212,8 @@ class Gateway:
         if error.failure is FailureClass.CANCELED or (error.failure is FailureClass.DEADLINE and job.request.left_s()):
             error = NodeError(f"the node gave the job up: {error.message}", code=error.code)
         verdict = failover.judge(candidate.node_id, error, candidate.capability.memory_bytes)
+        if error.failure is FailureClass.BUSY:
+            self._p.registry.refused_as_busy(candidate.node_id, (job.request.pipeline.name, job.request.model))
         if blame := failover.blame_now(candidate.node_id, error):
             self._p.scores.failed(blame.node_id, blame.failure)
         self._note(job, candidate, error)

@@ -9,6 +9,8 @@ import asyncio
 import hashlib
 import secrets
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from starlette.datastructures import UploadFile
 
 from broadcaster.inspector import Inspector
 from broadcaster.job import JobInput, JobRequest, new_job_id, now_ms, used_loras
+from broadcaster.local_failure import LocalError
 from broadcaster.registry import Registry
 from broadcaster.settings import BroadcasterSettings
 from reelnet.clips import ClipFacts
@@ -40,6 +43,8 @@ from reelnet.pipelines import (
 MAX_JOB_FILES = 4
 MAX_MODEL_ID_CHARS = 256
 RANDOM_SEED_BITS = 32
+TEMPORARY = "the folder for temporary files ($TMPDIR)"
+"""Where a form's files lie that are larger than 1 MiB, until they are read."""
 
 
 class InvalidParamsError(UserError):
@@ -60,7 +65,7 @@ class Intake:
     scratch: Path
 
     async def job(self, pipeline: Pipeline, request: Request, *, followed: bool = False) -> JobRequest:
-        """The job that a request asks for. Raises UserError, UnsupportedError or BusyError.
+        """The job that a request asks for. Raises UserError, UnsupportedError, BusyError or LocalError.
 
         `followed`: somebody reads the job's events; else no node is asked for previews that nobody sees.
         """
@@ -153,8 +158,11 @@ class Intake:
         return tuple([await self._input(pipeline, name, files.pop(name)) for name in pipeline.inputs])
 
     async def _input(self, pipeline: Pipeline, name: str, data: bytes) -> JobInput:
-        """The picture or clip, checked in a child process, and without whatever its file says besides."""
-        with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
+        """The picture or clip, checked in a child process, and without whatever its file says besides.
+
+        Raises UserError, and LocalError where the disk refuses the file or its copy.
+        """
+        with _on_disk(str(self.scratch)), tempfile.TemporaryDirectory(dir=self.scratch) as folder:
             given, clean = Path(folder, "given"), Path(folder, "clean")
             await asyncio.to_thread(given.write_bytes, data)
             del data  # it is not needed in memory while it is checked
@@ -169,6 +177,16 @@ class Intake:
             return await self.inspector.clip(given, stripped_to=clean, limits=limits.of_clips)
         bounds = InputLimits(max_pixels=min(limits.max_pixels, pipeline.max_input_pixels))
         return await self.inspector.picture(given, stripped_to=clean, limits=bounds)
+
+
+@contextmanager
+def _on_disk(folder: str) -> Iterator[None]:
+    """What the disk refuses meanwhile is this broadcaster's own failure: raises LocalError."""
+    try:
+        yield
+    except OSError as error:
+        text = f"inputs cannot be written to {folder}: free space, or move it ({error.strerror})"
+        raise LocalError(text, code="scratch") from None
 
 
 def _unseen(params: Params) -> Params:
@@ -189,13 +207,14 @@ def _model_id(asked: object) -> str:
 
 
 async def read_body(request: Request, json_bytes: int) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Fields and files of a JSON or multipart body. Raises UserError with 400, 413 or 415.
+    """Fields and files of a JSON or multipart body. Raises UserError with 400, 413 or 415, and LocalError.
 
     JSON, and a form's fields together, have at most `json_bytes`: media come as files.
     """
     media_type = header(request.scope, b"content-type").partition(";")[0].strip().lower()
     if media_type == "multipart/form-data":
-        return await _read_form(request, json_bytes)
+        with _on_disk(TEMPORARY):
+            return await _read_form(request, json_bytes)
     if media_type in ("application/json", ""):
         return _read_json(await whole_body(request.receive, json_bytes, "the JSON")), {}
     given = printable(media_type, MAX_NAME_CHARS)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -24,6 +25,8 @@ from reelnet.rpc import PROTOCOL, RpcLimits
 RECONNECT_FIRST_S = 0.2
 RECONNECT_LONGEST_S = 5.0
 MAX_SEEN = 10_000
+BUSY_S = 5.0
+"""A node that said busy is taken for full until it reports its load anew, and no longer: it may have meant one job."""
 log = structlog.get_logger()
 Offer = tuple[str, str]
 """(pipeline, model)."""
@@ -44,6 +47,8 @@ class NodeRecord:
     own_in_flight: int = 0
     capabilities: dict[Offer, Capability] = field(default_factory=dict)
     loads: dict[Offer, ModelLoad] = field(default_factory=dict)
+    busy_at: dict[Offer, float] = field(default_factory=dict)
+    """When it last refused a job as busy, by the registry's clock; empty after each report of its load."""
 
     @property
     def node_id(self) -> str:
@@ -55,11 +60,18 @@ class Registry:
     """All nodes by id. `run` keeps the watches; everything else answers from memory."""
 
     def __init__(
-        self, addresses: list[Address], limits: RpcLimits, scores: Scores, rng: random.Random, own_id: str = ""
+        self,
+        addresses: list[Address],
+        limits: RpcLimits,
+        scores: Scores,
+        rng: random.Random,
+        own_id: str = "",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`own_id` is this broadcaster's: nodes prove their ids to it."""
         self._scores = scores
         self._rng = rng
+        self._clock = clock
         self._records = [NodeRecord(a, OrchestratorClient(a, limits, own_id)) for a in addresses]
         self._by_id: dict[str, NodeRecord] = {}
         self._index: dict[Offer, NodeIndex] = {}
@@ -126,6 +138,10 @@ class Registry:
         finally:
             record.own_in_flight -= 1
 
+    def refused_as_busy(self, node_id: str, offer: Offer) -> None:
+        """The node has no place for the offer, whatever its last report says: others go first for a while."""
+        self._by_id[node_id].busy_at[offer] = self._clock()
+
     def changed(self) -> asyncio.Event:
         """Set when a node comes, goes or changes what it serves; take it before looking."""
         return self._changed
@@ -139,6 +155,7 @@ class Registry:
             own_in_flight=record.own_in_flight,
             run_s=self._scores.run_s(record.node_id, *offer, work),
             reputation=self._scores.reputation(record.node_id),
+            busy=self._clock() - record.busy_at.get(offer, float("-inf")) < BUSY_S,
         )
 
     async def _keep(self, record: NodeRecord) -> None:
@@ -163,6 +180,7 @@ class Registry:
         if update.description:
             self._describe(record, update.description)
         record.load = update.load
+        record.busy_at.clear()
         record.loads = {(x.pipeline, x.model): x for x in update.load.models}
         if update.load.draining:
             self._withdraw(record, "the node is draining")

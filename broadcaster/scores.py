@@ -15,8 +15,8 @@ PRIOR_SUCCESSES = 2.0
 LOWEST_REPUTATION = 0.05
 BLAMED = frozenset({FailureClass.NODE, FailureClass.POISON, FailureClass.TRANSIENT})
 """Classes that count as a failure of the node."""
-REFUSALS = frozenset({FailureClass.BUSY, FailureClass.REFUSED, FailureClass.UNSUPPORTED})
-"""Classes that cost nothing once: only a node that refuses most of what it advertises sinks."""
+REFUSALS = frozenset({FailureClass.REFUSED, FailureClass.UNSUPPORTED})
+"""Classes that cost nothing once: only a node that refuses most of what it advertises sinks. BUSY never costs."""
 REFUSAL_WEIGHT = 0.1
 MOST_BAD = 1 / (1 - OUTCOME_DECAY)
 Offer = tuple[str, str]

@@ -45,12 +45,14 @@ class Candidate:
     own_in_flight: int
     run_s: float
     reputation: float
+    busy: bool = False
+    """Whether it has refused a job as busy, and has reported no load since."""
 
     @property
     def full(self) -> bool:
-        """Whether the node's last report says that it has no place."""
+        """Whether the node's last word says that it has no place."""
         c = self.capability
-        return self.load.in_flight + self.load.queued >= c.slots + c.queue_limit
+        return self.busy or self.load.in_flight + self.load.queued >= c.slots + c.queue_limit
 
 
 class NodeIndex:

@@ -138,7 +138,7 @@ class Supervisor:
                 self.reason = ended.text
                 if ended.kind is not End.TAKEN:
                     await self._failed(ended)
-                if self._post is None:
+                if self._post is None or self.state is RunnerState.STOPPING:
                     self._leave()
         finally:
             if self.state in (RunnerState.BACKOFF, RunnerState.STOPPING, RunnerState.QUARANTINED):
@@ -170,15 +170,18 @@ class Supervisor:
 
     async def _until_put(self) -> None:
         while self._post is None:
+            if self.slot.device:  # put, and taken before it was started
+                self._leave()
             self._moved.clear()
             await self._moved.wait()
 
     def _leave(self) -> None:
-        """The runner is gone from its device."""
+        """The runner is gone from its device; it may have been put on one again while it stopped."""
         self._to(RunnerState.QUARANTINED if self._quarantine else RunnerState.STOPPED)
         self.failures = 0
-        self.slot.device = None
-        self.slot.leaving = False
+        if self._post is None:
+            self.slot.device = None
+            self.slot.leaving = False
         with sheltered("a runner's leave was not taken in", slot=self.slot.name):
             self._around.on_gone(self.slot)
 

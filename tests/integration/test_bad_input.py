@@ -11,23 +11,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from tests.fakes.pool import PATIENCE_S, InProcessEngine, Pool, PoolPlan, running_pool
 from tests.fakes.runner import picture
 from tests.integration.test_cancel import SYNTHETIC
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 SMALL = {"prompt": "boat", "width": 64, "height": 64, "num_inference_steps": 1, "seed": 1}
 CLIP = {"width": 64, "height": 64, "num_inference_steps": 1, "num_frames": 2}
 
 
-@pytest.fixture
-async def pool(tmp_path: Path) -> AsyncIterator[Pool]:
-    """One synthetic node; after the test it still works, and nobody is blamed."""
-    the_plan = PoolPlan(tmp_path, [InProcessEngine()], [SYNTHETIC], broadcaster={"limits": {"body_bytes": 2**20}})
-    async with running_pool(the_plan) as running:
-        yield running
-        assert (await running.job("text-to-image", SMALL)).status_code == 200
-        assert running.broadcaster.scores.reputation(running.nodes[0].node.id) == 1
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pool]:
+    """One synthetic node, which all of these tests share."""
+    home = tmp_path_factory.mktemp("home")
+    the_plan = PoolPlan(home, [InProcessEngine()], [SYNTHETIC], broadcaster={"limits": {"body_bytes": 2**20}})
+    async with running_pool(the_plan) as pool:
+        yield pool
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def pool(running: Pool) -> AsyncIterator[Pool]:
+    """After each test it still works, and nobody is blamed."""
+    yield running
+    assert (await running.job("text-to-image", SMALL)).status_code == 200
+    assert running.broadcaster.scores.reputation(running.nodes[0].node.id) == 1
 
 
 BAD_PARAMS: list[Any] = [

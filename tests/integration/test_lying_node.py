@@ -10,7 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
+from broadcaster import registry
 from broadcaster.app import RunningBroadcaster
+from reelnet.codec import Failed
+from reelnet.errors import BusyError
 from reelnet.jobs import Accepted, Chunk, Done, Queued, Started, Ticket
 from tests.fakes.lying_node import LyingNode, Script, capability, delivery, png, running, whole
 from tests.fakes.media import Clip
@@ -103,6 +106,20 @@ async def test_the_job_is_done_by_an_honest_node(tmp_path: Path) -> None:
             assert answer.json()["job"]["node"] == nodes[1].identity.id
         assert nodes[0].asked <= 2, "a liar that was caught is not asked first again"
         assert nodes[1].asked == 8
+
+
+async def test_a_node_that_always_says_busy_is_not_always_asked_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever load it reports: it loses no reputation, and goes behind the others for a while."""
+    monkeypatch.setattr(registry, "BUSY_S", 1000.0)
+    full = Failed(BusyError("no place", code="queue_full", retry_after_s=1))
+    async with pool(tmp_path, lambda _: [full], honest) as (broadcaster, http, nodes):
+        for _ in range(8):
+            answer = await http.post("/text-to-image", json=SMALL)
+            assert answer.status_code == 200, answer.text
+        assert nodes[0].asked <= 1
+        assert broadcaster.scores.reputation(nodes[0].identity.id) == 1
 
 
 async def test_a_nodes_words_reach_the_app_clean(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from broadcaster.registry import Registry
+from broadcaster.registry import BUSY_S, Registry
 from broadcaster.scores import Scores
 from broadcaster.selection import Wanted
 from reelnet.client import Address, Update
@@ -172,3 +172,23 @@ async def test_what_nodes_have_is_counted(registry: Registry) -> None:
     for place in (0, 1):
         registry._lost(registry.nodes()[place], TransientError("gone"))
     assert registry.found(OFFER, "family") == {}
+
+
+async def test_a_node_that_said_busy_is_taken_for_full(registry: Registry) -> None:
+    """Of that offer, until it reports its load anew, and for a while at most: it may have meant one job alone."""
+    now = [100.0]
+    registry._clock = lambda: now[0]
+
+    def full() -> list[bool]:
+        return [c.full for c in registry.candidates(OFFER, WANTED, 4, NOBODY)]
+
+    told(registry, 0, capability())
+    registry.refused_as_busy("node-0", ("text-to-image", "another"))
+    assert full() == [False]
+    registry.refused_as_busy("node-0", OFFER)
+    assert full() == [True]
+    told(registry, 0, capability())
+    assert full() == [False]
+    registry.refused_as_busy("node-0", OFFER)
+    now[0] += BUSY_S
+    assert full() == [False]

@@ -41,11 +41,11 @@ def test_a_failure_never_improves_a_score(
 
 
 def test_a_refusal_does_not_wash_failures_away() -> None:
-    """A node that fails its jobs gains nothing by saying that it is full."""
+    """A node that fails its jobs gains nothing by refusing others."""
     scores = after([None] * 5 + [F.NODE] * 12)
     before = scores.reputation("n")
     for _ in range(50):
-        scores.failed("n", F.BUSY)
+        scores.failed("n", F.REFUSED)
     assert scores.reputation("n") <= before
 
 
@@ -65,10 +65,11 @@ def test_one_nodes_failures_are_not_anothers(history: list[FailureClass | None])
     assert after(history).reputation("other") == 1
 
 
-@pytest.mark.parametrize("failure", [F.USER, F.OOM, F.DEADLINE, F.CANCELED])
+@pytest.mark.parametrize("failure", [F.USER, F.OOM, F.DEADLINE, F.CANCELED, F.BUSY])
 def test_what_is_nobodys_fault_costs_nothing(failure: FailureClass) -> None:
-    """A node is not blamed for the user, for memory that it never promised, or for the caller."""
+    """A node is not blamed for the user, for memory that it never promised, for the caller, or for having no place."""
     assert after([failure] * 50).reputation("n") == 1
+    assert after([F.NODE] + [failure] * 50).reputation("n") == after([F.NODE]).reputation("n")
 
 
 @pytest.mark.parametrize("failure", [F.NODE, F.POISON, F.TRANSIENT])
@@ -79,7 +80,7 @@ def test_failures_cost(failure: FailureClass) -> None:
     assert after([failure] * 10 + [None] * 20).reputation("n") > 0.7
 
 
-@pytest.mark.parametrize("failure", [F.BUSY, F.REFUSED, F.UNSUPPORTED])
+@pytest.mark.parametrize("failure", [F.REFUSED, F.UNSUPPORTED])
 def test_a_refusal_costs_nothing_once(failure: FailureClass) -> None:
     """A node that refuses now and then stays where it is; one that refuses all that it advertises sinks."""
     assert after([failure]).reputation("n") > 0.95

@@ -167,6 +167,7 @@ def test_a_full_node_is_the_last_resort() -> None:
     assert full.full
     assert choose([full, candidate("slow", run_s=500.0)], WANTED, random.Random(1)).node_id == "slow"  # type: ignore[union-attr]
     assert choose([full], WANTED, random.Random(1)) is full
+    assert replace(candidate("busy"), busy=True).full, "whatever its report says"
     assert not candidate(in_flight=1, queued=7).full
 
 

@@ -15,8 +15,8 @@ from orchestrator.attempts import Attempt, Site, SlotRunner
 from orchestrator.runner_events import RunnerDone, RunnerEvent, RunnerStarted, Tick
 from orchestrator.settings import Limits
 from orchestrator.slots import Slot, SlotTable
-from orchestrator.spool import Spool
-from reelnet.jobs import BroadcasterId, Event, JobId, NodeId, Preview, Progress, Ticket
+from orchestrator.spool import Spool, SpooledFile
+from reelnet.jobs import BroadcasterId, Event, InputRef, JobId, NodeId, Preview, Progress, Ticket
 from reelnet.pipelines import Work
 from reelnet.pricing import Rates
 
@@ -112,6 +112,24 @@ async def test_a_preview_is_history_before_a_milestone(tmp_path: Path) -> None:
         await attempt.run()
         await attempt.follow(tell)
     assert [type(event).__name__ for event in heard] == ["Accepted", "Started", "Done"]
+
+
+async def test_a_file_that_cannot_be_erased_keeps_no_other_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its disk says: the rest of the job goes, and its task ends as it should."""
+    inputs = tuple(InputRef(name, 4, "", "image/png") for name in ("image", "mask", "video"))
+    attempt = _attempt(ToldAtOnce(), tmp_path / "spool", replace(TICKET, inputs=inputs))
+    for index in range(3):
+        await attempt._inputs[index].write(b"data")
+    erase, failing = SpooledFile.erase, attempt._inputs[0]
+
+    def fails_once(file: SpooledFile) -> None:
+        erase(file)
+        if file is failing:
+            raise OSError("Input/output error")
+
+    monkeypatch.setattr(SpooledFile, "erase", fails_once)
+    attempt.erase()
+    assert [file.size for file in attempt._inputs] == [0, 0, 0]
 
 
 UPSCALE = replace(TICKET, pipeline="upscale", schema="upscale/x4@3", work=Work(64, 1024))

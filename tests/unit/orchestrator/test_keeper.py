@@ -210,6 +210,18 @@ async def test_facts_outlast_the_node(folder: Path) -> None:
         assert not b.shelf.knows(changed), "another configuration is another runner: it is looked at anew"
 
 
+async def test_a_runner_takes_no_more_than_its_device_has(folder: Path) -> None:
+    """Whatever it claims, else the model is put nowhere again; of a device of unknown size it is believed."""
+    a, boundless = model("a"), Device("cpu/1", None, None, "CPU")
+    claims = Life(health=[{"state": "READY", "memory_bytes": 2**60}])
+    async with bench(folder, a, lives=(claims,)) as b:
+        await b.until(lambda: b.shelf.facts(a).need_bytes is not None)
+        assert b.keeper.need(a) == 24 * GIB
+    (folder / "other").mkdir()
+    async with bench(folder / "other", a, lives=(claims,), devices=(boundless,)) as b:
+        await b.until(lambda: b.shelf.facts(a).need_bytes == 2**60)
+
+
 async def test_runners_of_an_earlier_start_are_adopted(folder: Path) -> None:
     """Those that are what would be started now; what is not, and what nobody wants, is ended."""
     engine = ScriptedEngine([Life()])

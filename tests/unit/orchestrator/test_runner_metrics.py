@@ -186,6 +186,16 @@ async def test_a_runner_that_says_nothing_keeps_what_it_said() -> None:
     assert (await node.scrape()).sum(JOBS.name) == 3
 
 
+async def test_a_fault_over_one_runner_costs_its_reading() -> None:
+    """An exception that nobody foresaw: the others' metrics are shown, and a later reading of this one too."""
+    answers: list[Any] = [ZeroDivisionError("nobody foresaw this"), runner(2).text()]
+    node = Node(FakeClient(lambda: answers.pop(0)), FakeClient(runner(1).text))
+    said = await node.scrape()
+    assert said.sum(JOBS.name) == 1
+    assert said.sum("reelnet_node_runner_scrapes_total", outcome="unreadable") == 1
+    assert (await node.scrape()).sum(JOBS.name) == 3
+
+
 async def test_only_runners_that_could_work_are_asked() -> None:
     """One that starts, loads or waits for its next start is left alone."""
     client = FakeClient(runner().text)

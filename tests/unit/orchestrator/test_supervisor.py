@@ -273,6 +273,38 @@ async def test_a_runner_that_is_taken_leaves_its_device(folder: Path, pauses: li
         assert (w.supervisor.restarts, w.slot.device, w.ends) == (0, "cpu/0", [])
 
 
+async def test_a_runner_that_is_put_again_before_it_has_left_starts_anew(folder: Path, pauses: list[int]) -> None:
+    """The keeper may change its mind while the runner stops: its supervisor goes on, and nothing counts as failed."""
+    async with watching(folder, Life()) as w:
+        await w.until(lambda: w.slot.ready)
+        stop, stops, may_stop = w.engine.stop, asyncio.Event(), asyncio.Event()
+
+        async def slow(handle: RunnerHandle, grace_s: float) -> None:
+            stops.set()
+            await may_stop.wait()
+            await stop(handle, grace_s)
+
+        w.engine.stop = slow  # type: ignore[method-assign]
+        w.supervisor.take("another model needs the room", quarantine=True)
+        await stops.wait()
+        w.put()
+        may_stop.set()
+        await w.until(lambda: w.slot.ready)
+        assert (w.engine.starts, w.engine.alive, w.slot.device) == (2, {"2"}, "cpu/0")
+        assert (w.supervisor.restarts, w.ends, w.gone) == (0, [], ["slot"])
+
+
+async def test_a_runner_that_is_taken_before_it_was_started_is_gone(folder: Path, pauses: list[int]) -> None:
+    """In the same moment as it was put: its device is free again, and who waits for that hears it."""
+    async with watching(folder, Life(), put=False) as w:
+        w.put()
+        w.supervisor.take("the device is broken", quarantine=True)
+        await w.until(lambda: w.gone == ["slot"])
+        assert (w.supervisor.state, w.slot.device, w.engine.starts) == (S.QUARANTINED, None, 0)
+        w.put()
+        await w.until(lambda: w.slot.ready)
+
+
 async def test_a_pause_ends_when_the_runner_is_taken(folder: Path) -> None:
     """Nobody waits for a backoff of a runner that is not wanted here any more."""
     async with watching(folder, Life(start_error="no room"), restart_backoff_s=900, restart_backoff_max_s=900) as w:

@@ -1,0 +1,144 @@
+"""From a request to a job: what is found before any node is asked."""
+
+from __future__ import annotations
+
+import errno
+import json
+import random
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+from starlette.types import Message
+
+from broadcaster.inspector import Inspector
+from broadcaster.intake import MAX_MODEL_ID_CHARS, Intake, InvalidParamsError, read_body
+from broadcaster.job import JobRequest
+from broadcaster.local_failure import LocalError
+from broadcaster.registry import Registry
+from broadcaster.scores import Scores
+from broadcaster.settings import BroadcasterSettings
+from reelnet.client import Address, Update
+from reelnet.errors import ReelnetError
+from reelnet.inspection import InputLimits, PictureFacts
+from reelnet.jobs import Capability, Description, Load, NodeId
+from reelnet.pipelines import PIPELINES
+from reelnet.pricing import Rates
+from reelnet.rpc import RpcLimits
+
+SHORT, LONGEST = "acme/sd", "m" * MAX_MODEL_ID_CHARS
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+class Copies(Inspector):
+    """An inspector that finds every picture good, and copies it as it is."""
+
+    def __init__(self, failure: OSError | None = None) -> None:
+        self._failure = failure
+
+    async def picture(
+        self, path: Path, *, stripped_to: Path | None = None, limits: InputLimits | None = None
+    ) -> PictureFacts:
+        if self._failure:
+            raise self._failure
+        assert stripped_to
+        stripped_to.write_bytes(path.read_bytes())
+        return PictureFacts("image/png", 64, 64, 7, "", constant=False, fingerprint="")
+
+
+@pytest.fixture
+async def registry() -> AsyncIterator[Registry]:
+    """A pool of one node with two models, one of the longest name."""
+    made = Registry([Address("127.0.0.1:1")], RpcLimits(), Scores(), random.Random(5))
+    served = tuple(Capability("text-to-image", "text-to-image/sd@3", m, "d" * 64, Rates()) for m in (SHORT, LONGEST))
+    made._take(made.nodes()[0], Update(Description(NodeId("n"), "e", 1, 1, 1, served), Load()))
+    yield made
+    await made.nodes()[0].client.close()
+
+
+def intake(registry: Registry, scratch: Path, failure: OSError | None = None) -> Intake:
+    """As a broadcaster has it."""
+    settings = BroadcasterSettings.model_validate({"home": scratch, "orchestrators": ["127.0.0.1:1"]})
+    return Intake(settings, registry, Copies(failure), scratch)
+
+
+async def asked(taken: Intake, **fields: Any) -> JobRequest:
+    """The job of a JSON request."""
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": json.dumps({"prompt": "boat", **fields}).encode()}
+
+    scope = {"type": "http", "method": "POST", "headers": [(b"content-type", b"application/json")]}
+    return await taken.job(PIPELINES["text-to-image"], Request(scope, receive))
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [(LONGEST, LONGEST), (SHORT, SHORT), (f" {SHORT}\t ", SHORT), (None, SHORT), ("", SHORT), ("  ", SHORT)],
+)
+async def test_a_models_name_is_found(registry: Registry, tmp_path: Path, name: str | None, model: str) -> None:
+    """Up to its bound, with blanks around it; none is the first of those that most nodes serve."""
+    assert (await asked(intake(registry, tmp_path), model_id=name)).model == model
+
+
+@pytest.mark.parametrize(
+    "name", [LONGEST + "m", "x" * 200_000, " " * 257, "a\nb", "\u202ex", "\ud800", 7, [], {}, True]
+)
+async def test_a_models_name_is_bounded(registry: Registry, tmp_path: Path, name: object) -> None:
+    """Text of so many printable characters, or a row that names the field and shows nothing of it."""
+    with pytest.raises(InvalidParamsError) as caught:
+        await asked(intake(registry, tmp_path), model_id=name)
+    (row,) = caught.value.rows
+    assert row["loc"] == ["body", "model_id"]
+    assert row["msg"].startswith("expected")
+    assert len(row["msg"]) < 100
+
+
+async def test_an_input_is_kept_without_its_file(registry: Registry, tmp_path: Path) -> None:
+    """The copy that the inspector made is the input; nothing is left in the folder."""
+    found = await intake(registry, tmp_path)._input(PIPELINES["upscale"], "image", b"picture")
+    assert (found.data, found.ref.size) == (b"picture", 7)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("at", ["folder", "file", "copy"])
+async def test_a_disk_that_takes_no_input_is_the_broadcasters_failure(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """503 with the folder and a time to ask again, whichever write it refuses; never a fault of this program."""
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise FULL
+
+    taken = intake(registry, tmp_path, FULL if at == "copy" else None)
+    if at == "folder":
+        monkeypatch.setattr(tempfile, "mkdtemp", full)
+    if at == "file":
+        monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(LocalError, match="No space left") as caught:
+        await taken._input(PIPELINES["upscale"], "image", b"picture")
+    assert (caught.value.http_status, str(tmp_path) in caught.value.message) == (503, True)
+    assert caught.value.retry_after_s
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_disk_that_takes_no_form_is_the_broadcasters_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A form's large file goes to the folder for temporary files while it comes."""
+
+    def full(*_: Any) -> Any:
+        raise FULL
+
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", full)
+    head = b'--b\r\ncontent-disposition: form-data; name="image"; filename="f"\r\n\r\n'
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": head + bytes(2**20 + 1) + b"\r\n--b--\r\n"}
+
+    scope = {"type": "http", "method": "POST", "headers": [(b"content-type", b"multipart/form-data; boundary=b")]}
+    with pytest.raises(LocalError, match="TMPDIR") as caught:
+        await read_body(Request(scope, receive), 100)
+    error: ReelnetError = caught.value
+    assert error.http_status == 503
