@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import bisect
+from collections import OrderedDict
 from dataclasses import dataclass
+from statistics import median_high
 
 from reelnet.errors import FailureClass
+from reelnet.estimates import Estimates
 from reelnet.pipelines import Work
 
-WEIGHT_OF_NEWEST = 0.3
 OUTCOME_DECAY = 0.95
 PRIOR_SUCCESSES = 2.0
 LOWEST_REPUTATION = 0.05
@@ -18,7 +19,15 @@ REFUSALS = frozenset({FailureClass.BUSY, FailureClass.REFUSED, FailureClass.UNSU
 """Classes that cost nothing once: only a node that refuses most of what it advertises sinks."""
 REFUSAL_WEIGHT = 0.1
 MOST_BAD = 1 / (1 - OUTCOME_DECAY)
-Key = tuple[str, str, str]
+Offer = tuple[str, str]
+"""(pipeline, model)."""
+KEPT_TIMES = 8192
+"""(node, pipeline, model) whose run times are remembered."""
+KEPT_OFFERS = 1024
+PEERS = 31
+"""An unmeasured node is taken for the median of so many, the ones that were measured last."""
+KEPT_USUAL = 64
+"""Amounts of work for which that median is remembered until the next measurement."""
 
 
 @dataclass(slots=True)
@@ -29,13 +38,29 @@ class _Record:
     bad: float = 0.0
 
 
+class _Peers:
+    """The nodes that were measured last at an offer, and their medians by amount of work as far as they were asked."""
+
+    def __init__(self) -> None:
+        self.nodes: OrderedDict[str, None] = OrderedDict()
+        self.usual_s: dict[int, float] = {}
+
+    def measured(self, node_id: str) -> None:
+        """The node is the newest."""
+        self.usual_s.clear()
+        self.nodes[node_id] = None
+        self.nodes.move_to_end(node_id)
+        if len(self.nodes) > PEERS:
+            self.nodes.popitem(last=False)
+
+
 class Scores:
     """Scores of all nodes, by node id."""
 
     def __init__(self) -> None:
         self._records: dict[str, _Record] = {}
-        self._seconds_per_unit: dict[Key, float] = {}
-        self._ranked: dict[tuple[str, str], list[float]] = {}
+        self._times: Estimates[tuple[str, str, str]] = Estimates(KEPT_TIMES)
+        self._peers: OrderedDict[Offer, _Peers] = OrderedDict()
 
     def succeeded(self, node_id: str) -> None:
         """The node delivered, and what it delivered passed the checks."""
@@ -51,15 +76,11 @@ class Scores:
 
     def took(self, node_id: str, pipeline: str, model: str, work: Work, seconds: float) -> None:
         """A successful attempt worked that long, from started to done."""
-        measured = seconds / max(1, work.pixel_steps)
-        key = (node_id, pipeline, model)
-        known = self._seconds_per_unit.get(key)
-        newest = measured if known is None else known + WEIGHT_OF_NEWEST * (measured - known)
-        self._seconds_per_unit[key] = newest
-        ranked = self._ranked.setdefault((pipeline, model), [])
-        if known is not None:
-            del ranked[bisect.bisect_left(ranked, known)]
-        bisect.insort(ranked, newest)
+        self._times.observe((node_id, pipeline, model), work.pixel_steps, seconds)
+        self._peers.setdefault((pipeline, model), _Peers()).measured(node_id)
+        self._peers.move_to_end((pipeline, model))
+        if len(self._peers) > KEPT_OFFERS:
+            self._peers.popitem(last=False)
 
     def reputation(self, node_id: str) -> float:
         """Between 0.05 and 1: the decayed share of successes, with a prior that starts every node at 1."""
@@ -69,11 +90,19 @@ class Scores:
 
     def run_s(self, node_id: str, pipeline: str, model: str, work: Work) -> float:
         """Expected seconds of work on the node; an unmeasured node is taken for the model's median."""
-        known = self._seconds_per_unit.get((node_id, pipeline, model))
-        if known is None:
-            ranked = self._ranked.get((pipeline, model), [0.0])
-            known = ranked[len(ranked) // 2]
-        return known * work.pixel_steps
+        known = self._times.seconds((node_id, pipeline, model), work.pixel_steps)
+        return self._usual_s(pipeline, model, work.pixel_steps) if known is None else known
+
+    def _usual_s(self, pipeline: str, model: str, units: int) -> float:
+        """The median over the nodes that were measured last; 0 where none was."""
+        if (peers := self._peers.get((pipeline, model))) is None:
+            return 0.0
+        if (usual_s := peers.usual_s.get(units)) is None:
+            known = [self._times.seconds((node_id, pipeline, model), units) for node_id in peers.nodes]
+            usual_s = median_high([seconds for seconds in known if seconds is not None] or [0.0])
+            if len(peers.usual_s) < KEPT_USUAL:
+                peers.usual_s[units] = usual_s
+        return usual_s
 
     def _count(self, node_id: str, good: float = 0.0, bad: float = 0.0) -> None:
         record = self._records.setdefault(node_id, _Record())

@@ -11,13 +11,20 @@ from reelnet.pipelines import Pipeline, pipeline_of
 from reelnet.pricing import price
 
 MIN_RETRY_AFTER_S = 1.0
+UNREACHABLE = "deadline_unreachable"
+"""The code of a refusal that an estimate alone is the reason of."""
 LONGEST_TICKET_MS = 3_600_000
 """A used ticket is remembered until it expires: that has to have an end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a decision is made from. Times are Unix milliseconds; `wait_s` is the queue before this model."""
+    """What a decision is made from. Times are Unix milliseconds.
+
+    `idle`: the job could begin now. `wait_s`: the queue before this model, as expected. `least_s`: from now to the
+    job's end at the least, by what is known. `refused_s`: for how long jobs of its kind have been refused for their
+    time with none taken; after `retry_refused_s` one is.
+    """
 
     node_id: str
     epoch: str
@@ -25,9 +32,12 @@ class Snapshot:
     draining: bool
     broadcasters: tuple[str, ...] | None
     capability: Capability | None
-    wait_s: float
-    expected_s: float
     input_limit: int
+    idle: bool
+    wait_s: float
+    least_s: float
+    refused_s: float
+    retry_refused_s: float
 
 
 def admit(ticket: Ticket, node: Snapshot) -> int:
@@ -104,10 +114,12 @@ def _check_price(ticket: Ticket, capability: Capability, pipeline: Pipeline, par
 
 
 def _check_time(ticket: Ticket, node: Snapshot) -> None:
+    """An estimate alone refuses nobody on an idle node, and no kind of job for ever: only jobs that run correct it."""
     left_s = (ticket.deadline_ms - node.now_ms) / 1000
-    if node.wait_s + node.expected_s > left_s:
-        raise BusyError(
-            "the job would not be done by its deadline here",
-            code="deadline_unreachable",
-            retry_after_s=max(MIN_RETRY_AFTER_S, node.wait_s),
-        )
+    if node.idle or node.least_s <= left_s or node.refused_s >= node.retry_refused_s:
+        return
+    raise BusyError(
+        "the job would not be done by its deadline here",
+        code=UNREACHABLE,
+        retry_after_s=max(MIN_RETRY_AFTER_S, min(node.wait_s, node.retry_refused_s)),
+    )

@@ -1,31 +1,28 @@
-"""How long a job will take here, from how long jobs took, and when a job begins that has others before it."""
+"""When a job begins that has others before it, and since when jobs are refused for their time."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
-
-from reelnet.pipelines import Work
-
-WEIGHT_OF_NEWEST = 0.3
+from collections.abc import Hashable, Sequence
 
 
-class Estimates:
-    """An exponentially weighted mean of seconds per pixel·step for each (pipeline, model)."""
+class Refused:
+    """Since when jobs of a kind are refused for their time alone, with none of that kind taken. Times are a clock's."""
 
     def __init__(self) -> None:
-        self._seconds_per_unit: dict[tuple[str, str], float] = {}
+        self._since: dict[Hashable, float] = {}
 
-    def observe(self, pipeline: str, model: str, work: Work, seconds: float) -> None:
-        """A job of that much work took that long on its device."""
-        measured = seconds / max(1, work.pixel_steps)
-        key = (pipeline, model)
-        known = self._seconds_per_unit.get(key, measured)
-        self._seconds_per_unit[key] = known + WEIGHT_OF_NEWEST * (measured - known)
+    def add(self, kind: Hashable, now: float) -> None:
+        """A job was refused for its time."""
+        self._since.setdefault(kind, now)
 
-    def expected_s(self, pipeline: str, model: str, work: Work) -> float:
-        """Estimated seconds on the device; 0 until one job of the kind has been seen."""
-        return self._seconds_per_unit.get((pipeline, model), 0.0) * work.pixel_steps
+    def clear(self, kind: Hashable) -> None:
+        """A job was taken: what it takes will be seen."""
+        self._since.pop(kind, None)
+
+    def for_s(self, kind: Hashable, now: float) -> float:
+        """Seconds since the first refusal after the last job that was taken; 0 without one."""
+        return now - self._since.get(kind, now)
 
 
 def start_s(free_in_s: Sequence[float], jobs: int, each_s: float) -> float:

@@ -163,6 +163,10 @@ class Keeper:
             ward.quarantine.end()
         self.wake()
 
+    def at_once(self, model_id: str) -> int:
+        """How many jobs of a model run at once here."""
+        return model.at_once(len(self.berths)) if (model := self._model(model_id)) else 0
+
     def load_s(self, model_id: str) -> float:
         """How long a load of the model takes, seconds, as estimated."""
         model = self._model(model_id)

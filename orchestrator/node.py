@@ -13,24 +13,25 @@ from functools import partial
 
 import structlog
 
-from orchestrator.admission import Snapshot, admit
+from orchestrator.admission import UNREACHABLE, Snapshot, admit
 from orchestrator.attempts import Attempt, Site, SlotRunner
 from orchestrator.devices import Device
 from orchestrator.engine import RunnerEngine
-from orchestrator.estimates import Estimates
+from orchestrator.estimates import Refused
 from orchestrator.history import History
 from orchestrator.keeper import Keeper, SpecMaker
 from orchestrator.model_shelf import FolderOf, ModelShelf
 from orchestrator.node_metrics import NodeMetrics
-from orchestrator.offers import Offers
+from orchestrator.offers import Key, Offers
 from orchestrator.runner_client import RunnerInfo
 from orchestrator.settings import ModelSettings, OrchestratorSettings
-from orchestrator.slots import Slot, SlotTable
+from orchestrator.slots import LEAST, Slot, SlotTable
 from orchestrator.spool import Spool
 from orchestrator.stalls import Stalls
 from orchestrator.supervisor import Supervisor, Surroundings
 from reelnet.codec import TicketFrame
-from reelnet.errors import NodeError, ReelnetError, RefusedError, UnsupportedError
+from reelnet.errors import BusyError, NodeError, ReelnetError, RefusedError, UnsupportedError
+from reelnet.estimates import Estimates
 from reelnet.identity import Identity, Signed
 from reelnet.jobs import Challenge, Load, ModelLoad, NodeId, Progress, Ticket
 from reelnet.proof import sign_proof
@@ -74,10 +75,13 @@ class Node:
         self._attempts: dict[tuple[str, str, int], tuple[Attempt, asyncio.Task[None]]] = {}
         self._closed: dict[tuple[str, str, int], int] = {}
         self._forget_at_ms = 0
-        self._estimates = Estimates()
+        self._estimates: Estimates[Key] = Estimates()
+        self._refused = Refused()
         self._changed: asyncio.Event | None = None
-        self.offers = Offers(parts.identity, self.epoch, time.monotonic, self.notify)
-        self.table = SlotTable([], {}, time.monotonic, lambda model: self.keeper.load_left_s(model))
+        self.offers = Offers(parts.identity, self.epoch, time.monotonic, self.notify, len(parts.devices))
+        self.table = SlotTable(
+            [], {}, time.monotonic, lambda model: self.keeper.load_left_s(model), lambda m: self.keeper.at_once(m)
+        )
         self.table.on_change = self._table_changed
         self._around = Surroundings(parts.engine, self.table, settings.limits, parts.rng, self._runner_ready)
         self.keeper = Keeper(self._around, parts.devices, parts.shelf, parts.make_spec, time.monotonic)
@@ -200,22 +204,36 @@ class Node:
         return any(not m.warm and any(key[1] == m.model_id for key in self.offers.by_key) for m in self.settings.models)
 
     def _admit(self, ticket: Ticket, signed: Signed) -> Attempt:
-        expected_s = self._estimates.expected_s(ticket.pipeline, ticket.model, ticket.work)
-        capability = self.offers.for_ticket(ticket)
-        snapshot = Snapshot(
+        key, now = (ticket.pipeline, ticket.model), time.monotonic()
+        estimate = partial(self._estimates.estimate, key, ticket.work.pixel_steps)
+        expected = estimate()
+        try:
+            quote = admit(ticket, self._snapshot(ticket, expected.least_s, self._refused.for_s(key, now)))
+        except BusyError as error:
+            if error.code == UNREACHABLE:
+                self._refused.add(key, now)
+            raise
+        reservation = self.table.reserve(ticket.model, expected.seconds, expected.least_s, estimate)
+        self._refused.clear(key)
+        return Attempt(ticket, signed.payload, reservation, quote, self._site)
+
+    def _snapshot(self, ticket: Ticket, least_s: float, refused_s: float) -> Snapshot:
+        """The node as a ticket finds it, for a job that takes `least_s` at the least."""
+        capability, limits = self.offers.for_ticket(ticket), self.settings.limits
+        return Snapshot(
             node_id=self.id,
             epoch=self.epoch,
             now_ms=now_ms(),
             draining=self.draining,
             broadcasters=self.settings.broadcasters,
             capability=capability,
+            input_limit=limits.input_bytes,
+            idle=capability is None or self.table.idle(ticket.model),
             wait_s=self.table.wait_s(ticket.model) if capability else 0.0,
-            expected_s=expected_s,
-            input_limit=self.settings.limits.input_bytes,
+            least_s=(self.table.wait_s(ticket.model, LEAST) if capability else 0.0) + least_s,
+            refused_s=refused_s,
+            retry_refused_s=limits.retry_refused_s,
         )
-        quote = admit(ticket, snapshot)
-        reservation = self.table.reserve(ticket.model, expected_s)
-        return Attempt(ticket, signed.payload, reservation, quote, self._site)
 
     async def _live(self, key: tuple[str, str, int], attempt: Attempt) -> None:
         """An attempt's whole life here: its run, its delivery, and the end of everything that it left."""
@@ -323,7 +341,8 @@ class Node:
 
     def _observe(self, ticket: Ticket, slot: Slot, seconds: float) -> None:
         self.histories.setdefault(slot.name, History()).add(time.monotonic(), seconds)
-        self._estimates.observe(ticket.pipeline, ticket.model, ticket.work, seconds)
+        if self._estimates.observe((ticket.pipeline, ticket.model), ticket.work.pixel_steps, seconds):
+            self.table.revise(ticket.model)
         self._metrics.ran(ticket, seconds)
 
 

@@ -25,13 +25,15 @@ class Offers:
     """
 
     def __init__(
-        self, identity: Identity, epoch: str, clock: Callable[[], float], on_change: Callable[[], None]
+        self, identity: Identity, epoch: str, clock: Callable[[], float], on_change: Callable[[], None], devices: int
     ) -> None:
+        """`devices`: how many there are, which bounds what runs at once."""
         self.by_key: dict[Key, Capability] = {}
         self._identity = identity
         self._epoch = epoch
         self._clock = clock
         self._on_change = on_change
+        self._devices = devices
         self._infos: dict[str, RunnerInfo] = {}
         self._former: dict[Key, dict[Rates, float]] = {}
         self._sequence = 0
@@ -40,14 +42,14 @@ class Offers:
     def learn(self, model: ModelSettings, info: RunnerInfo) -> None:
         """A runner serves the model, or did so before; what it serves becomes known."""
         self._infos[model.model_id] = info
-        self._take({**self._without(model.model_id), **_capabilities(model, info)})
+        self._take({**self._without(model.model_id), **_capabilities(model, info, self._devices)})
 
     def apply(self, models: Iterable[ModelSettings], rates_grace_s: float) -> None:
         """Takes over other rates, pipelines, queues; what is not configured any more is not offered any more."""
         wanted: dict[Key, Capability] = {}
         for model in models:
             if info := self._infos.get(model.model_id):
-                wanted |= _capabilities(model, info)
+                wanted |= _capabilities(model, info, self._devices)
         now = self._clock()
         for key, before in self.by_key.items():
             former = {rates: until for rates, until in self._former.get(key, {}).items() if until > now}
@@ -80,15 +82,15 @@ class Offers:
         return sign_description(self._identity, told)
 
 
-def _capabilities(model: ModelSettings, info: RunnerInfo) -> dict[Key, Capability]:
+def _capabilities(model: ModelSettings, info: RunnerInfo, devices: int) -> dict[Key, Capability]:
     return {
-        (pipeline, model.model_id): _capability(model, pipeline, schema, info)
+        (pipeline, model.model_id): _capability(model, pipeline, schema, info, model.at_once(devices))
         for pipeline, schema in info.schemas.items()
         if not model.pipelines or pipeline in model.pipelines
     }
 
 
-def _capability(model: ModelSettings, pipeline: str, schema: str, info: RunnerInfo) -> Capability:
+def _capability(model: ModelSettings, pipeline: str, schema: str, info: RunnerInfo, slots: int) -> Capability:
     offer = model.pipelines.get(pipeline)
     return Capability(
         pipeline=pipeline,
@@ -98,7 +100,7 @@ def _capability(model: ModelSettings, pipeline: str, schema: str, info: RunnerIn
         rates=offer.rates if offer else Rates(),
         licence=info.licence,
         loras=info.loras,
-        slots=model.replicas,
+        slots=slots,
         queue_limit=model.queue,
         memory_bytes=info.memory_bytes,
         features=info.features.get(pipeline, ()),

@@ -124,6 +124,10 @@ class ModelSettings(Section):
         """The id that jobs ask for."""
         return self.id or (Path(self.model).name if self.is_folder else self.model)
 
+    def at_once(self, devices: int) -> int:
+        """How many jobs of the model run at once on so many devices: one a runner, one a device that may hold it."""
+        return min(self.replicas, 1 if self.device else max(1, devices))
+
     @property
     def is_folder(self) -> bool:
         """Whether `model` is a path rather than an id."""
@@ -175,6 +179,11 @@ class Limits(Section):
     drain_s: float = Field(600, ge=0, description="Seconds that running jobs get when the node stops.")
     restart_backoff_s: float = Field(1, gt=0, description="First pause before a failed runner is started again.")
     restart_backoff_max_s: float = Field(60, gt=0, description="Longest such pause.")
+    retry_refused_s: float = Field(
+        60,
+        ge=0,
+        description="Seconds after which a job of a kind that is refused for its time is taken all the same.",
+    )
     orphan_s: float = Field(30, ge=0, description="Seconds that runners of slots that are no more are left alone.")
     crash_loop: int = Field(5, ge=1, description="Failures in a row after which a runner is said to be crash looping.")
     quarantine_faults: int = Field(

@@ -88,12 +88,21 @@ def test_a_refusal_costs_nothing_once(failure: FailureClass) -> None:
 
 
 def test_speed_is_learned() -> None:
-    """Seconds per work unit, the newest counting for three tenths, for each node, pipeline and model."""
+    """A constant and a slope for each node, pipeline and model; one wild job is no matter."""
     scores = Scores()
-    scores.took("n", "p", "m", JOB, 10)
-    scores.took("n", "p", "m", JOB, 20)
-    assert scores.run_s("n", "p", "m", Work(2_000_000, 1)) == pytest.approx(26)
-    assert scores.run_s("n", "p", "other", JOB) == 0
+    for megapixel_steps in (1, 10, 100) * 4:
+        scores.took("n", "p", "m", Work(megapixel_steps * 1_000_000, 1), 1 + 0.1 * megapixel_steps)
+    scores.took("n", "p", "m", JOB, 1000)
+    assert scores.run_s("n", "p", "m", Work(20_000_000, 1)) == pytest.approx(3, rel=0.05)
+    assert scores.run_s("n", "p", "other", JOB) == scores.run_s("n", "other", "m", JOB) == 0
+
+
+def test_a_tiny_job_makes_no_node_slow() -> None:
+    """Of two nodes that are as fast, the one that had a tiny job alone is not taken for many times as slow."""
+    scores, usual = Scores(), Work(512 * 512 * 20, 1)
+    scores.took("tiny", "p", "m", Work(64 * 64, 1), 0.1)
+    scores.took("usual", "p", "m", usual, 0.4)
+    assert scores.run_s("tiny", "p", "m", usual) == pytest.approx(0.4, rel=0.2)
 
 
 def test_an_unmeasured_node_is_taken_for_the_median() -> None:
@@ -106,9 +115,24 @@ def test_an_unmeasured_node_is_taken_for_the_median() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("abcde"), st.floats(0, 100)), min_size=1, max_size=40))
 def test_the_median_follows_every_measurement(measured: list[tuple[str, float]]) -> None:
-    """The running rank of speeds is that of the nodes' current speeds, however often each was measured."""
+    """An unmeasured node is the median of the others as they are now, however often each was measured."""
     scores = Scores()
     for node, seconds in measured:
         scores.took(node, "p", "m", JOB, seconds)
+        assert scores.run_s("new", "p", "m", JOB) >= 0  # asked in between: nothing of it may be kept
     speeds = [scores.run_s(node, "p", "m", JOB) for node in {node for node, _ in measured}]
     assert scores.run_s("new", "p", "m", JOB) == statistics.median_high(speeds)
+
+
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many nodes, models and amounts of work the newest are remembered; an unmeasured node is like the newest."""
+    monkeypatch.setattr("broadcaster.scores.KEPT_OFFERS", 2)
+    monkeypatch.setattr("broadcaster.scores.PEERS", 3)
+    monkeypatch.setattr("broadcaster.scores.KEPT_USUAL", 4)
+    scores = Scores()
+    for model in ("old", "mid", "new"):
+        for node in range(8):
+            scores.took(f"{node}", "p", model, JOB, float(node))
+    told = [scores.run_s("unmeasured", "p", model, JOB) for model in ("old", "mid", "new")]
+    assert told == [0, pytest.approx(6), pytest.approx(6)]
+    assert all(scores.run_s("unmeasured", "p", "new", Work(units, 1)) > 0 for units in range(1, 20))

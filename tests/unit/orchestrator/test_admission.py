@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.admission import Snapshot, admit
+from orchestrator.admission import UNREACHABLE, Snapshot, admit
 from reelnet.errors import FailureClass, ReelnetError
 from reelnet.jobs import BroadcasterId, Capability, InputRef, JobId, NodeId, Ticket
 from reelnet.parameters import TextToImage
@@ -27,9 +27,12 @@ NODE = Snapshot(
     draining=False,
     broadcasters=None,
     capability=OFFER,
-    wait_s=0.0,
-    expected_s=0.0,
     input_limit=1000,
+    idle=True,
+    wait_s=0.0,
+    least_s=0.0,
+    refused_s=0.0,
+    retry_refused_s=60.0,
 )
 TICKET = Ticket(
     job_id=JobId("job"),
@@ -90,7 +93,7 @@ REFUSALS: list[tuple[dict[str, Any], dict[str, Any], FailureClass, str]] = [
     ({"rates": Rates(mpix_step=999, job=5)}, {}, CLASS.REFUSED, "rates"),
     ({"work": Work(WORK.pixel_steps - 1, WORK.output_pixels)}, {}, CLASS.REFUSED, "work"),
     ({"ceiling_nano": QUOTE - 1}, {}, CLASS.REFUSED, "ceiling"),
-    ({}, {"wait_s": 50.0, "expected_s": 11.0}, CLASS.BUSY, "deadline_unreachable"),
+    ({}, {"idle": False, "least_s": 61.0}, CLASS.BUSY, "deadline_unreachable"),
 ]
 IDS = [code for *_, code in REFUSALS]
 
@@ -161,16 +164,29 @@ def test_the_work_of_a_video_is_checked() -> None:
     assert refusal(asked, node(capability=offer)).code == "work"
 
 
-@pytest.mark.parametrize(("wait_s", "expected_s", "taken"), [(0, 60, True), (30, 30, True), (60, 0.1, False)])
-def test_a_job_that_would_be_late_is_not_begun(wait_s: float, expected_s: float, taken: bool) -> None:
-    """Better refused now than expired later; the wait says when to ask again."""
-    by = node(wait_s=wait_s, expected_s=expected_s)
+@pytest.mark.parametrize(("least_s", "taken"), [(0, True), (60, True), (60.1, False)])
+def test_a_job_that_would_be_late_is_not_begun(least_s: float, taken: bool) -> None:
+    """Better refused now than expired later; the wait that is expected says when to ask again."""
+    by = node(idle=False, least_s=least_s, wait_s=30.0)
     if taken:
         assert admit(TICKET, by) == QUOTE
     else:
-        assert refusal(TICKET, by).retry_after_s == wait_s
+        assert refusal(TICKET, by).retry_after_s == 30
 
 
-def test_a_refusal_for_time_never_says_at_once() -> None:
-    """An idle node that is too slow for the job is not asked again in a loop."""
-    assert refusal(TICKET, node(expected_s=61.0)).retry_after_s == 1.0
+def test_an_idle_node_refuses_nobody_for_an_estimate() -> None:
+    """A wrong one would never be corrected: only jobs that run are learned from."""
+    assert admit(TICKET, node(least_s=1e6)) == QUOTE
+
+
+def test_a_kind_of_job_that_is_refused_is_tried_again() -> None:
+    """When none of it has been taken for so long, also on a node that is never idle."""
+    by = node(idle=False, least_s=1e6, retry_refused_s=20.0)
+    assert refusal(TICKET, dataclasses.replace(by, refused_s=19.9)).code == UNREACHABLE
+    assert admit(TICKET, dataclasses.replace(by, refused_s=20.0)) == QUOTE
+
+
+@pytest.mark.parametrize(("wait_s", "told_s"), [(0.0, 1.0), (30.0, 30.0), (1e6, 60.0)])
+def test_a_refusal_for_time_says_when_to_ask_again(wait_s: float, told_s: float) -> None:
+    """Never at once, which would be a loop, and never later than the kind is tried again."""
+    assert refusal(TICKET, node(idle=False, least_s=61.0, wait_s=wait_s)).retry_after_s == told_s

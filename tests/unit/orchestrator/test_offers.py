@@ -32,7 +32,7 @@ class Shop:
     offers: Offers = field(init=False)
 
     def __post_init__(self) -> None:
-        self.offers = Offers(self.identity, "epoch", lambda: self.now, self._told)
+        self.offers = Offers(self.identity, "epoch", lambda: self.now, self._told, devices=2)
 
     def _told(self) -> None:
         self.told += 1
@@ -81,6 +81,15 @@ def test_what_a_runner_serves_is_offered(shop: Shop) -> None:
     shop.offers.learn(model("0.01"), INFO)
     (only,) = shop.description.capabilities
     assert (only.pipeline, only.rates) == ("text-to-image", Rates(job=10_000_000))
+
+
+@pytest.mark.parametrize(("replicas", "device", "slots"), [(1, None, 1), (2, None, 2), (5, None, 2), (2, "cuda:0", 1)])
+def test_slots_are_what_runs_at_once(shop: Shop, replicas: int, device: str | None, slots: int) -> None:
+    """One job a runner and one a device that may hold the model: of two devices, or of the one that it is pinned to."""
+    shop.offers.learn(model(replicas=replicas, device=device), INFO)
+    assert {c.slots for c in shop.description.capabilities} == {slots}
+    shop.offers.apply([model(replicas=1)], GRACE_S)
+    assert {c.slots for c in shop.description.capabilities} == {1}
 
 
 def test_each_change_is_a_new_description(shop: Shop) -> None:

@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
-from orchestrator.slots import OVERDUE, RETRY_MARGIN, Reservation, Slot, SlotTable, slot_name
+from orchestrator.slots import LEAST, OVERDUE, RETRY_MARGIN, Reservation, Slot, SlotTable, slot_name
 from reelnet.errors import BusyError, TransientError
+from reelnet.estimates import Estimate
 
 
 class Clock:
@@ -240,6 +241,44 @@ async def test_a_load_goes_on_beside_the_jobs_of_others() -> None:
     assert t.wait_s("n") == 40
 
 
+async def test_what_is_learned_changes_what_is_expected() -> None:
+    """Of the jobs that run and that wait, so that one that came before anything was known has a time as well."""
+    t, known = table(("m", "a")), [0.0]
+    for _ in range(3):
+        t.input_complete(t.reserve("m", 0.0, 0.0, lambda: Estimate(known[0], known[0] / 2)))
+    assert (t.wait_s("m"), t.wait_s("m", LEAST)) == (0, 0)
+    known[0] = 20.0
+    t.revise("m")
+    assert (t.wait_s("m"), t.wait_s("m", LEAST)) == (60, 30)
+
+
+async def test_a_job_of_unknown_length_is_taken_for_one_of_the_others() -> None:
+    """A mean is over the jobs of which something is known."""
+    t = table(("m", "a"))
+    for expected_s in (10.0, 0.0, 30.0, 0.0):
+        complete(t, expected_s=expected_s)
+    assert t.wait_s("m") == 10 + 3 * 30
+
+
+async def test_of_two_replicas_on_a_device_one_computes() -> None:
+    """What runs at once and the queue are the bound, not the runners."""
+    slots = [Slot(f"slot-{i}", "m", "a", ready=True) for i in range(2)]
+    t = SlotTable(slots, {"m": 1}, Clock(), at_once=lambda model: 1)
+    complete(t), complete(t)
+    with pytest.raises(BusyError):
+        t.reserve("m", 1)
+
+
+async def test_refused_jobs_are_counted_with_what_they_take() -> None:
+    """Those that come again are before the next one: large ones in the queue say nothing of a crowd of small ones."""
+    t = table(("m", "a"), queue=1)
+    complete(t, expected_s=10), complete(t, expected_s=100)
+    told = [_told(t, 1.0) for _ in range(8)]
+    assert told[0] == 10 * RETRY_MARGIN
+    assert told[-1] is not None
+    assert told[-1] < (10 + 100 + 8) * RETRY_MARGIN
+
+
 async def test_changes_are_announced() -> None:
     """Whoever watches the node hears of every reservation, grant and end."""
     t = table(("m", "a"))
@@ -301,9 +340,9 @@ async def test_slots_come_and_go_under_their_jobs() -> None:
         await lost.granted
 
 
-def _told(t: SlotTable) -> float | None:
+def _told(t: SlotTable, expected_s: float = 20.0) -> float | None:
     with pytest.raises(BusyError) as caught:
-        t.reserve("m", 20)
+        t.reserve("m", expected_s)
     return caught.value.retry_after_s
 
 
