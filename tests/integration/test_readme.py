@@ -28,7 +28,12 @@ DRAWING = ""
 POOL = re.compile(r"make pool\b")
 NODE_ID = re.compile(r"[a-z2-7]{52}")
 TINY_JOBS, AT_ONCE = 40, 4
-TINY = ((r"\b(width|height)(\W+)\d+", r"\1\g<2>64"), (r"\b(num_inference_steps)(\W+)\d+", r"\1\g<2>1"))
+TINY = (
+    (r"\b(width|height)(\W+)\d+", r"\1\g<2>64"),
+    (r"\b(num_inference_steps)(\W+)\d+", r"\1\g<2>1"),
+    (r"/image-to-video ", r"\g<0>-F num_frames=2 "),
+)
+"""What makes a line's job as small as can be: patterns, and what is put in their places."""
 STAND_INS = {"text-to-image": SD, "image-to-video": SVD}
 """The tiny model that takes the place of a real one, by what it is sold for."""
 
@@ -70,12 +75,14 @@ def _without(lines: set[str], text: str) -> str:
 
 @dataclass
 class Reader:
-    """Somebody who follows README at a desk, with a second machine that has a GPU, and the tiny models as downloads."""
+    """Somebody who follows README at a desk, with a node on a second machine, and the tiny models as downloads."""
 
     desk: Machine
     gpu_box: Machine
     models: Path
-    ids: list[str] = field(default_factory=list)
+    node_id: str = ""
+    tunnel: str = ""
+    """Its near end, as the broadcaster's list has it."""
     jobs: list[str] = field(default_factory=list)
     """The lines that sent a job."""
 
@@ -107,14 +114,13 @@ class Reader:
     def _way(self, line: str) -> Callable[[str], object]:
         """How a line is executed."""
         ways = {
-            r"make demo$": self._demo,
-            r"make test$": self._named,
+            r"make (demo|test)$": self._named,
             POOL.pattern: self._pool,
             r"\.venv/bin/orchestrator id ": self._id,
             r"\.venv/bin/orchestrator doctor ": self._doctor,
-            r"\.venv/bin/orchestrator serve ": self._serve_nodes,
+            r"\.venv/bin/orchestrator serve ": self._serve_node,
             r"\.venv/bin/broadcaster serve ": self._serve,
-            r"ssh ": self.desk.start,
+            r"ssh ": self._open_tunnel,
             r"curl -s http://127\.0\.0\.1:9935/models\b": self._models,
             r"curl ": self._ask,
         }
@@ -122,71 +128,59 @@ class Reader:
         assert found, f"README has a line that this test cannot run: {line}"
         return found[0]
 
-    def _machines(self) -> tuple[Machine, Machine]:
-        """Those with a GPU, in the order in which the broadcaster's list has them."""
-        return self.desk, self.gpu_box
-
     def _named(self, line: str) -> None:
-        """`make test` cannot be run inside itself: that its target is there has to do."""
-        assert "scripts/test" in self.desk.run(line.replace("make ", "make -n ", 1))
-
-    def _demo(self, line: str) -> None:
-        self._link_models(self.desk.clone / "out" / "demo" / "models")
-        assert "demo finished" in self.desk.run(line)
-        made = {file.name for file in (self.desk.clone / "out" / "demo").iterdir()}
-        assert {"text-to-image-7.png", "image-to-video-7.mp4", "models", "state"} <= made
+        """What runs as long as all of this is not run here: the target is there, and it runs the script of its name."""
+        assert f"scripts/{line.split()[1]}" in self.desk.run(line.replace("make ", "make -n ", 1))
 
     def _pool(self, line: str) -> None:
-        self._link_models(self.desk.clone / "out" / "pool" / "models")
+        """The tiny models are made already."""
+        folder = self.desk.clone / "out" / "pool"
+        folder.mkdir(parents=True)
+        (folder / "models").symlink_to(self.models)
         self.desk.start(line).wait_until_it_says("Ctrl-C stops everything.")
 
-    def _link_models(self, folder: Path) -> None:
-        """The tiny models are made already."""
-        folder.parent.mkdir(parents=True)
-        folder.symlink_to(self.models)
-
     def _id(self, line: str) -> None:
-        self.ids = [one.run(line).strip() for one in self._machines()]
-        assert all(NODE_ID.fullmatch(found) for found in self.ids)
+        self.node_id = self.gpu_box.run(line).strip()
+        assert NODE_ID.fullmatch(self.node_id)
 
     def _doctor(self, line: str) -> None:
         """It finds nothing that keeps the node from working: no GPU is a warning."""
-        assert re.search(r"\d+ PASS, \d+ WARN, 0 FAIL", self.desk.run(line))
+        assert re.search(r"\d+ PASS, \d+ WARN, 0 FAIL", self.gpu_box.run(line))
 
-    def _serve_nodes(self, line: str) -> None:
-        for service in [one.start(line) for one in self._machines()]:
-            service.wait_until_it_says("node serves")
+    def _serve_node(self, line: str) -> None:
+        self.gpu_box.start(line).wait_until_it_says("node serves")
 
     def _serve(self, line: str) -> None:
         self.desk.start(line).wait_until_it_says("broadcaster serves")
 
     def _write_orchestrator(self, text: str) -> None:
-        for one in self._machines():
-            (one.clone / "orchestrator.yaml").write_text(text, "utf-8")
-            for entry in yaml.safe_load(text)["models"]:
-                folder = one.home / ".local" / "share" / "reelnet" / "models" / entry["model"]
-                folder.parent.mkdir(parents=True, exist_ok=True)
-                folder.symlink_to(self.models / STAND_INS[next(iter(entry["pipelines"]))])
+        (self.gpu_box.clone / "orchestrator.yaml").write_text(text, "utf-8")
+        for entry in yaml.safe_load(text)["models"]:
+            folder = self.gpu_box.home / ".local" / "share" / "reelnet" / "models" / entry["model"]
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.symlink_to(self.models / STAND_INS[next(iter(entry["pipelines"]))])
 
     def _write_broadcaster(self, text: str) -> None:
-        """The ids in README are of nobody: a reader puts those of the nodes in their places."""
-        places = NODE_ID.findall(text)
-        for place, node_id in zip(places, self.ids, strict=True):
-            text = text.replace(place, node_id)
-        (self.desk.clone / "broadcaster.yaml").write_text(text, "utf-8")
+        """The ids in README are nobody's: a reader puts the node's in the place of that behind the tunnel."""
+        addresses = yaml.safe_load(text)["orchestrators"]
+        place = next(NODE_ID.findall(address)[0] for address in addresses if self.tunnel in address)
+        (self.desk.clone / "broadcaster.yaml").write_text(text.replace(place, self.node_id), "utf-8")
+
+    def _open_tunnel(self, line: str) -> None:
+        self.tunnel = re.findall(r"-L (\S+?:\d+):", line)[0]
+        self.desk.start(line)
 
     def _models(self, line: str) -> None:
-        """Every node is listed, up or with the reason; in the end all are up and serve."""
+        """Each node is up, or there is why not: here nothing serves at the desk. The other one serves in the end."""
         deadline = time.monotonic() + PATIENCE_S
-        while True:
-            nodes = answered(self.desk.run(line))["nodes"]
-            assert len(nodes) == len(self.ids)
-            assert all(node["up"] or node["reason"] for node in nodes)
-            if all(node["up"] and node["serves"] for node in nodes):
-                break
-            assert time.monotonic() < deadline, nodes
+        while not (answer := answered(self.desk.run(line)))["offers"]:
+            assert time.monotonic() < deadline, answer
             time.sleep(0.2)
-        assert {node["node"] for node in nodes} == set(self.ids)
+        nodes = answer["nodes"]
+        down, up = sorted(nodes, key=lambda node: bool(node["up"]))
+        assert (up["node"], up["address"], up["up"]) == (self.node_id, self.tunnel, True)
+        assert not down["up"]
+        assert "Connection refused" in down["reason"]
 
     def _ask(self, line: str) -> None:
         """A line that sends a job: 200, and behind its link what was asked for."""
