@@ -74,6 +74,7 @@ async def run_attempt(
         record.client.generate(signed, inputs, job.request.left_s()) as attempt,
     ):
         await _receive(attempt, delivery, job, listener, context.limits.silence_s)
+        job.delivered = True
         await delivery.check(ticket)
         withheld = delivery.unsafe and job.request.params.safety == "refuse"
         results = [] if withheld else await delivery.keep()

@@ -158,10 +158,11 @@ class Gateway:
         return job
 
     def _missed_deadline(self, job: JobProgress, error: DeadlineError) -> None:
-        """A node that took a job says by this that it can be done in time: it is blamed when it was not."""
+        """A node that took a job says by this that it can be done in time: it is blamed when it did not deliver."""
         if job.state is JobState.QUEUED:
             return
-        self._p.scores.failed(job.node_id, FailureClass.NODE)
+        if not job.delivered:
+            self._p.scores.failed(job.node_id, FailureClass.NODE)
         self._p.recorder.attempt_ended(job, job.node_id, error)
 
     async def _finish(self, job: JobProgress, error: ReelnetError | None) -> None:

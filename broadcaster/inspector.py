@@ -91,8 +91,10 @@ class _Line(asyncio.Protocol):
     def send(self, *parts: bytes) -> None:
         """Sends a request; `answer` is the one to it."""
         assert self._transport
-        if not self._transport.is_closing():
-            self.answer = asyncio.get_running_loop().create_future()
+        self.answer = asyncio.get_running_loop().create_future()  # also where none will come: an old one is no answer
+        if self._transport.is_closing():
+            self.give_up()
+        else:
             self._transport.writelines(parts)
 
     def give_up(self) -> None:
@@ -122,23 +124,30 @@ class _Child:
 
     @classmethod
     async def spawn(cls, settings: InspectionSettings) -> _Child:
-        """A child that is only starting: wait until it is `ready`."""
-        limits = json.dumps(asdict(settings.worker_limits()))
-        ours, theirs = socket.socketpair()
-        box = os.memfd_create("box")
-        command = (sys.executable, "-P", "-m", _WORKER, limits, str(box))
-        loop = asyncio.get_running_loop()
+        """A child that is only starting: wait until it is `ready`. Raises StartError."""
         try:
-            _, line = await loop.create_unix_connection(_Line, sock=ours)
+            with contextlib.ExitStack() as undone:
+                child = await cls._spawn(settings, undone)
+                undone.pop_all()
+                return child
+        except OSError as error:  # this process has no descriptor, or the machine no memory, for another one
+            raise StartError(f"a file inspection worker cannot be started: {error.strerror}") from None
+
+    @classmethod
+    async def _spawn(cls, settings: InspectionSettings, undone: contextlib.ExitStack) -> _Child:
+        ours, theirs = socket.socketpair()
+        undone.callback(ours.close)
+        with theirs:
+            box = os.memfd_create("box")
+            undone.callback(os.close, box)
+            _, line = await asyncio.get_running_loop().create_unix_connection(_Line, sock=ours)
+            undone.callback(line.close)
+            limits = json.dumps(asdict(settings.worker_limits()))
+            command = (sys.executable, "-P", "-m", _WORKER, limits, str(box))
+            end = theirs.fileno()
             process = await asyncio.create_subprocess_exec(
-                *command, stdin=theirs.fileno(), stdout=theirs.fileno(), env=_environment(), pass_fds=(box,)
+                *command, stdin=end, stdout=end, env=_environment(), pass_fds=(box,)
             )
-        except BaseException:
-            ours.close()
-            os.close(box)
-            raise
-        finally:
-            theirs.close()
         return cls(process, line, box, settings.requests_per_worker)
 
     async def ready(self) -> None:

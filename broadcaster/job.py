@@ -94,6 +94,8 @@ class JobProgress:
     facts: dict[str, str] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
     withheld: bool = False
+    delivered: bool = False
+    """Whether the attempt's node has delivered everything: what takes time from then on is not its fault."""
 
     def to(self, state: JobState) -> None:
         """Moves the job; the table refuses what is not allowed."""
@@ -103,6 +105,7 @@ class JobProgress:
     def begin_attempt(self, node_id: str) -> None:
         """Another node is tried."""
         self.attempts += 1
+        self.delivered = False
         self.node_id = node_id
         self.attempt_started_ms = now_ms()
 

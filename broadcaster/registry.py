@@ -73,6 +73,7 @@ class Registry:
         self._rng = rng
         self._clock = clock
         self._records = [NodeRecord(a, OrchestratorClient(a, limits, own_id)) for a in addresses]
+        self._named = frozenset(address.node_id for address in addresses if address.node_id)
         self._by_id: dict[str, NodeRecord] = {}
         self._index: dict[Offer, NodeIndex] = {}
         self._traits: dict[Offer, Counter[tuple[Trait, str]]] = {}
@@ -140,7 +141,8 @@ class Registry:
 
     def refused_as_busy(self, node_id: str, offer: Offer) -> None:
         """The node has no place for the offer, whatever its last report says: others go first for a while."""
-        self._by_id[node_id].busy_at[offer] = self._clock()
+        if record := self._by_id.get(node_id):
+            record.busy_at[offer] = self._clock()
 
     def changed(self) -> asyncio.Event:
         """Set when a node comes, goes or changes what it serves; take it before looking."""
@@ -207,13 +209,12 @@ class Registry:
         self._notify()
 
     def _check_twin(self, record: NodeRecord, description: Description) -> None:
-        """One id is one node. The address that names the id is right; of others, the one that is up."""
+        """One id is one node: the one whose address names it, up or down; of others, the one that is up."""
+        if description.node_id in self._named and not record.address.node_id:
+            raise RefusedError("another address names this id, and is its node", code="twin")
         twin = self._by_id.get(description.node_id)
-        if twin is None or twin is record or not twin.up:
-            return
-        if twin.address.node_id or not record.address.node_id:
+        if twin is not None and twin is not record and twin.up and twin.node_id == description.node_id:
             raise RefusedError(f"the node at {twin.address.target} has the same id", code="twin")
-        self._withdraw(twin, f"the node at {record.address.target} has the same id, and its address names it")
 
     def _lost(self, record: NodeRecord, error: ReelnetError) -> None:
         if record.up or record.reason != error.message:

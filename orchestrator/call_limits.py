@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
-from reelnet.errors import BusyError
-from reelnet.rpc import SERVICE, RpcLimits, abort
+from reelnet.errors import BusyError, ReelnetError, UserError
+from reelnet.rpc import SERVICE, MessageBudget, RpcLimits, abort
 
 RETRY_AFTER_S = 5.0
+GENERATE = f"/{SERVICE}/Generate"
 UNOPENED = "unopened"
 """The calls of Generate whose ticket has not come, as a method of their own."""
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -38,9 +39,9 @@ class CallLimits:
     def __init__(self, limits: RpcLimits) -> None:
         self._other = Bound(limits.other_calls, limits.connection_other_calls)
         self._bounds = {
-            f"/{SERVICE}/Generate": Bound(limits.concurrent_calls, limits.connection_calls),
+            GENERATE: Bound(limits.concurrent_calls, limits.connection_calls),
             f"/{SERVICE}/Watch": Bound(limits.watches, limits.connection_watches),
-            UNOPENED: Bound(limits.concurrent_calls, limits.unopened_calls),
+            UNOPENED: Bound(max(1, limits.concurrent_calls // 4), limits.unopened_calls),
         }
         self._calls: Counter[str] = Counter()
         self._of_connection: Counter[tuple[str, str]] = Counter()
@@ -65,7 +66,7 @@ class CallLimits:
 
 
 class BoundedHandler(grpc.GenericRpcHandler):
-    """The methods of other handlers, each call of which takes a place first."""
+    """The methods of other handlers, each call of which takes a place first; `GENERATE` takes its own."""
 
     def __init__(self, inner: Sequence[grpc.GenericRpcHandler], limits: CallLimits) -> None:
         self._inner = inner
@@ -79,7 +80,8 @@ class BoundedHandler(grpc.GenericRpcHandler):
             return self._known[method]
         for handler in self._inner:
             if found := handler.service(handler_call_details):
-                self._known[method] = bounded = _bounded(found, method, self._limits)
+                bounded = found if method == GENERATE else _bounded(found, method, self._limits)
+                self._known[method] = bounded
                 return bounded
         return None
 
@@ -95,6 +97,14 @@ def _arity(streaming: bool) -> str:
     return "stream" if streaming else "unary"
 
 
+async def counted(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """The requests of a stream, which has so many as a job's has at the most. Raises UserError."""
+    budget = MessageBudget(UserError)
+    async for request in requests:
+        budget.take(0)
+        yield request
+
+
 def _call(inner: Handler, method: str, limits: CallLimits) -> Handler:
     """`inner` with a place around it."""
 
@@ -103,9 +113,9 @@ def _call(inner: Handler, method: str, limits: CallLimits) -> Handler:
             with limits.place(method, context.peer()):
                 if not inspect.isasyncgenfunction(inner):
                     return await inner(request, context)
-                async for message in inner(request, context):
+                async for message in inner(counted(request), context):
                     await context.write(message)
-        except BusyError as error:
+        except ReelnetError as error:
             await abort(context, error)
 
     return answer

@@ -18,7 +18,7 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
-from orchestrator.call_limits import UNOPENED, BoundedHandler, CallLimits
+from orchestrator.call_limits import GENERATE, UNOPENED, BoundedHandler, CallLimits
 from orchestrator.conversation import converse
 from orchestrator.node import Node
 from reelnet import codec
@@ -73,9 +73,15 @@ class OrchestratorService:
         async def send(values: Sequence[FrameValue]) -> None:
             await context.write(codec.frames_to_bytes(values))
 
-        with ExitStack() as unopened:
-            unopened.enter_context(self._limits.place(UNOPENED, context.peer()))
-            await converse(self._node, _Frames(context, unopened.close), send)
+        connection = context.peer()
+        with ExitStack() as place:
+
+            def opened() -> None:
+                place.close()
+                place.enter_context(self._limits.place(GENERATE, connection))
+
+            place.enter_context(self._limits.place(UNOPENED, connection))
+            await converse(self._node, _Frames(context, opened), send)
 
 
 def _typed(call: Callable[[Any, Context], Awaitable[Any]]) -> Callable[[Any, Context], Awaitable[Any]]:
@@ -98,7 +104,7 @@ class _Frames:
 
     def __init__(self, context: Context, opened: Callable[[], None]) -> None:
         self._context = context
-        self._opened = opened
+        self._opened: Callable[[], None] | None = opened
         self._values: deque[FrameValue] = deque()
         self._budget = MessageBudget(UserError)
 
@@ -110,7 +116,9 @@ class _Frames:
             message = await self._context.read()
             if not isinstance(message, bytes):
                 raise StopAsyncIteration
-            self._opened()
+            if opened := self._opened:
+                self._opened = None
+                opened()
             self._budget.take(len(message))
             self._values += codec.frames_from_bytes(message, UserError)
         return self._values.popleft()

@@ -8,7 +8,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import structlog
@@ -32,9 +32,10 @@ from orchestrator.stalls import Stalls
 from orchestrator.supervisor import Supervisor, Surroundings
 from reelnet.codec import TicketFrame
 from reelnet.errors import BusyError, NodeError, ReelnetError, RefusedError, UnsupportedError
-from reelnet.estimates import Estimates
+from reelnet.estimates import Estimate, Estimates
 from reelnet.identity import Identity, Signed
 from reelnet.jobs import Challenge, Load, ModelLoad, NodeId, Progress, Ticket
+from reelnet.pipelines import pipeline_of
 from reelnet.proof import sign_proof
 from reelnet.ticket import open_ticket, sign_receipt
 
@@ -211,7 +212,7 @@ class Node:
 
     def _admit(self, ticket: Ticket, signed: Signed) -> Attempt:
         key, now = (ticket.pipeline, ticket.model), time.monotonic()
-        estimate = partial(self._estimates.estimate, key, ticket.work.pixel_steps)
+        estimate = partial(self._expected, key, ticket)
         expected = estimate()
         try:
             quote = admit(ticket, self._snapshot(ticket, expected.least_s, self._refused.for_s(key, now)))
@@ -222,6 +223,14 @@ class Node:
         reservation = self.table.reserve(ticket.model, expected.seconds, expected.least_s, estimate)
         self._refused.clear(key)
         return Attempt(ticket, signed.payload, reservation, quote, self._site)
+
+    def _expected(self, key: Key, ticket: Ticket) -> Estimate:
+        """What a ticket's job takes. Work that its broadcaster only claims is no larger than what was seen here."""
+        capability, units = self.offers.by_key.get(key), ticket.work.pixel_steps
+        if capability is None or not pipeline_of(capability.schema).sized_by_input:
+            return self._estimates.estimate(key, units)
+        seen = self._estimates.estimate(key, min(units, self._estimates.largest(key)))
+        return replace(seen, least_s=0.0)
 
     def _snapshot(self, ticket: Ticket, least_s: float, refused_s: float) -> Snapshot:
         """The node as a ticket finds it, for a job that takes `least_s` at the least."""

@@ -25,8 +25,8 @@ MAX_PIPELINES = 64
 MAX_LORAS = 1000
 MAX_FEATURES = 64
 MAX_BYTES = 2**63 - 1
-MAX_DESCRIBED_BYTES = 256 * 1024
-"""Most bytes of a node's description that one model may take: a message has 1 MiB, and a node several models."""
+MAX_DESCRIBED_BYTES = 768 * 1024
+"""Most bytes of a node's description that one model may take: a message has 1 MiB."""
 FIELD_BYTES, CAPABILITY_BYTES = 8, 64
 """More than a text, and a capability, takes in a message beside its content."""
 REASON_CHARS = 300

@@ -230,8 +230,8 @@ class SlotTable:
         return len({slot.device for slot in self._open() if slot.model == model})
 
     def idle(self, model: str) -> bool:
-        """Whether a new job of a model could begin at this moment."""
-        return not self._queues[model].length and self.free(model) > 0
+        """Whether a new job of a model could begin at this moment: one whose input is on its way holds nobody up."""
+        return self.free(model) > 0 and not any(job.complete for job in self.waiting(model))
 
     def wait_s(self, model: str, by: _By = EXPECTED) -> float:
         """Estimated queue time of a new job: when a device of this model is done with the work before it.

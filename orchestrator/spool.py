@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import tempfile
@@ -13,6 +14,7 @@ from pathlib import Path
 from reelnet.errors import BusyError, CanceledError, NodeError, ReelnetError
 from reelnet.rpc import CHUNK_BYTES
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 MEMORY_BYTES = 1024 * 1024
 MAX_PIECES = 64
 """More pieces in memory are joined: small ones would cost many times their bytes."""
@@ -151,6 +153,8 @@ class SpooledFile:
         try:
             await asyncio.shield(spilling)
         except OSError as error:
+            if error.errno in FULL:
+                raise BusyError("the disk of this node's spool is full", code="disk_full", retry_after_s=10) from None
             raise NodeError(f"the node's spool cannot be written: {error.strerror}", code="disk") from None
 
     def _spill(self, data: bytes, path: Path | None) -> Path:

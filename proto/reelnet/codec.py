@@ -45,6 +45,7 @@ from reelnet.v1 import types_pb2 as pb
 MAX_NAME_CHARS = 256
 MAX_CAPABILITIES = 1000
 MAX_ITEMS = 64
+MAX_LORAS = 1000
 MAX_BATCH = 256
 """Frames of one batch."""
 MAX_PARAMS_BYTES = 128 * 1024
@@ -249,7 +250,7 @@ def _capability_from_message(m: pb.Capability) -> Capability:
         model_digest=_name(m.model_digest),
         rates=rates_from_message(m.rates),
         licence=Licence(_name(m.licence.id), _name(m.licence.commercial)),
-        loras={_name(lora): _name(m.lora_digests.get(lora, "")) for lora in m.loras[:MAX_ITEMS]},
+        loras={_name(lora): _name(m.lora_digests.get(lora, "")) for lora in m.loras[:MAX_LORAS]},
         features=tuple(_name(feature) for feature in m.features[:MAX_ITEMS]),
         slots=max(1, m.slots),
         queue_limit=m.queue_limit,
@@ -298,6 +299,7 @@ def receipt_to_bytes(r: Receipt) -> bytes:
         outputs=r.outputs,
         price=format_money(r.price_nano),
         model_digest=r.model_digest,
+        ticket=r.ticket,
     ).SerializeToString(deterministic=True)
 
 

@@ -107,6 +107,11 @@ class RunTimes:
         units = _bounded(units)
         return Estimate(line.seconds(units), line.least_s(units))
 
+    @property
+    def largest(self) -> int:
+        """The units of the largest job that is kept; 0 without one."""
+        return max((units for units, _ in self._jobs), default=0)
+
     def _fitted(self) -> Line | None:
         """A line through the jobs that are here now; None where there are none."""
         self._line, self._unread = fit(sorted(self._jobs)) if self._jobs else None, 0
@@ -131,6 +136,10 @@ class Estimates(Generic[Kind]):
     def seconds(self, kind: Kind, units: int) -> float | None:
         """The middle of what a job takes; None where nothing is known."""
         return times.seconds(units) if (times := self._kinds.get(kind)) else None
+
+    def largest(self, kind: Kind) -> int:
+        """The units of the largest job that is known; 0 without one."""
+        return times.largest if (times := self._kinds.get(kind)) else 0
 
     def estimate(self, kind: Kind, units: int) -> Estimate:
         """What a job takes."""

@@ -85,6 +85,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """The request is complete."""
         self._loose_bytes = 0
         self._in_body = False
+        self._stop_waiting()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:

@@ -77,9 +77,15 @@ def _read(path: Path) -> bytes:
     return raw
 
 
-@lru_cache(maxsize=KNOWN_KEYS)
 def id_of(public: bytes) -> str:
-    """The id of a public key (32 bytes): 52 characters of lower-case base32."""
+    """The id of a public key: 52 characters of lower-case base32. Raises RefusedError unless it has 32 bytes."""
+    if len(public) != KEY_BYTES:
+        raise RefusedError(f"a key has {KEY_BYTES} bytes", code="signature")
+    return _id_of(public)
+
+
+@lru_cache(maxsize=KNOWN_KEYS)
+def _id_of(public: bytes) -> str:
     return base64.b32encode(public).decode().rstrip("=").lower()
 
 
@@ -87,7 +93,7 @@ def valid_id(text: str) -> bool:
     """Whether `text` has the form of an id."""
     try:
         return len(text) == ID_CHARS and id_of(base64.b32decode(text.upper() + "====")) == text
-    except ValueError:
+    except (ValueError, RefusedError):
         return False
 
 

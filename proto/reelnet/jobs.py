@@ -177,7 +177,10 @@ class Challenge:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a node says that it has delivered for a ticket. `outputs` are sha256 (hex) in order; money nano-dollars."""
+    """What a node says that it has delivered for a ticket; money nano-dollars.
+
+    `outputs` are sha256 (hex) in order, `ticket` that of the ticket's bytes.
+    """
 
     job_id: JobId
     attempt: int
@@ -186,6 +189,7 @@ class Receipt:
     outputs: tuple[str, ...]
     price_nano: int
     model_digest: str
+    ticket: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ class RpcLimits(Section):
     connection_other_calls: int = Field(16, ge=1, description="Of these, those of one connection.")
     keepalive_s: float = Field(30, ge=1, description="Seconds between two signs of life on a quiet connection.")
     challenge_s: float = Field(
-        300, ge=10, le=600, description="Seconds that a node has to prove its id; clocks may differ by so much."
+        300, ge=10, le=300, description="Seconds that a node has to prove its id; clocks may differ by so much."
     )
 
 

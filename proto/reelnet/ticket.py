@@ -3,17 +3,19 @@
 A **ticket** is signed by a broadcaster and covers the whole attempt: job, attempt number, node id and epoch, model
 digest, complete parameters, digest and size of each input, rates, ceiling, deadline, expiry. A **description** is
 signed by a node and covers its identity, epoch and sequence, and its capabilities with their rates. A **receipt** is
-signed by a node and covers what it has delivered for a ticket: the digest of each output, the price, the model.
+signed by a node and covers what it has delivered: the ticket's digest, that of each output, the price, the model.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 from reelnet import codec
 from reelnet.errors import NodeError, RefusedError
 from reelnet.identity import Identity, Signed, id_of, verify
 from reelnet.jobs import Description, Done, Receipt, Ticket
+from reelnet.pricing import price
 
 TICKET_CONTEXT = "reelnet ticket v1"
 DESCRIPTION_CONTEXT = "reelnet description v1"
@@ -60,7 +62,9 @@ def sign_receipt(identity: Identity, ticket: Ticket, outputs: Sequence[str], pri
 
 
 def check_receipt(ticket: Ticket, outputs: Sequence[str], done: Done) -> None:
-    """Raises NodeError unless the ticket's node has signed that it delivered just these outputs."""
+    """Raises NodeError unless the ticket's node has signed that it delivered these outputs, at the ticket's price."""
+    if done.price_nano != price(ticket.work, ticket.rates):
+        raise NodeError("the node asks for another price than the ticket's", code="price")
     if done.receipt is None:
         raise NodeError("the node has not signed what it delivered", code="receipt")
     try:
@@ -73,4 +77,5 @@ def check_receipt(ticket: Ticket, outputs: Sequence[str], done: Done) -> None:
 
 def _receipt(t: Ticket, outputs: Sequence[str], price_nano: int) -> bytes:
     names = t.job_id, t.attempt, t.broadcaster_id, t.node_id
-    return codec.receipt_to_bytes(Receipt(*names, tuple(outputs), price_nano, t.model_digest))
+    digest = hashlib.sha256(codec.ticket_to_bytes(t)).hexdigest()
+    return codec.receipt_to_bytes(Receipt(*names, tuple(outputs), price_nano, t.model_digest, digest))

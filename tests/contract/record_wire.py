@@ -120,7 +120,7 @@ CHALLENGED_MS = 1_800_000_000_000
 """When the node answers it."""
 RECEIPT = Receipt(
     TICKET.job_id, TICKET.attempt, TICKET.broadcaster_id, TICKET.node_id, ("b8" * 32, "c9" * 32), 930_000,
-    TICKET.model_digest,
+    TICKET.model_digest, "e4" * 32,
 )  # fmt: skip
 DONE = Done({"denoise": 9.5, "decode": 1.25}, 930_000, "d1" * 32, {"class": "H200", "torch": "2.14.1"})
 

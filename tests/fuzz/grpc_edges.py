@@ -29,7 +29,7 @@ from broadcaster.settings import Limits
 from reelnet import codec
 from reelnet.client import Address
 from reelnet.codec import FrameValue, InputChunk, TicketFrame, WatchAnswer
-from reelnet.errors import ReelnetError
+from reelnet.errors import ReelnetError, UserError
 from reelnet.identity import Identity
 from reelnet.jobs import (
     BroadcasterId,
@@ -49,7 +49,7 @@ from reelnet.pipelines import PIPELINES, Work
 from reelnet.pricing import Rates
 from reelnet.proof import sign_proof
 from reelnet.rpc import SERVICE, RpcLimits
-from reelnet.ticket import DESCRIPTION_CONTEXT, TICKET_CONTEXT
+from reelnet.ticket import DESCRIPTION_CONTEXT, TICKET_CONTEXT, open_ticket
 from reelnet.v1 import orchestrator_pb2, types_pb2
 from tests.fakes.lying_node import capability, delivery, png, signed_for, whole
 from tests.fakes.pool import InProcessEngine, PoolPlan, node_settings, running_node, until
@@ -126,8 +126,14 @@ def _look(registry: Registry, rng: random.Random) -> None:
 @asynccontextmanager
 async def job(folder: Path) -> AsyncIterator[Case]:
     """What a node says of a job: through the client and the checks to the results and the events of the app."""
-    node, frames = Identity.generate(), list[bytes]()
-    raw = RawNode(lambda request: [introduction(node, capability(), request)], lambda ticket: frames)
+    node, chance = Identity.generate(), random.Random()
+
+    def answer(first: bytes) -> list[bytes]:
+        (frame, *_) = codec.frames_from_bytes(first, UserError)
+        assert isinstance(frame, TicketFrame)
+        return _stream(chance, node, open_ticket(frame.ticket))
+
+    raw = RawNode(lambda request: [introduction(node, capability(), request)], answer)
     media = MediaStore(folder / "media")
     await media.start()
     async with running_raw(raw) as target, Inspector() as inspector:
@@ -143,7 +149,7 @@ async def job(folder: Path) -> AsyncIterator[Case]:
             progress = JobProgress(request)
             progress.begin_attempt(node.id)
             gate = PreviewGate(request, News().hear, 0, lambda what: None)
-            frames[:] = _stream(rng, node, _ticket_of(me, node, request))
+            chance.seed(rng.random())
             try:
                 await run_attempt(context, record, candidate, progress, gate)
             except ReelnetError:
@@ -159,15 +165,6 @@ def _request(rng: random.Random) -> JobRequest:
     pipeline = PIPELINES["text-to-image"]
     params = pipeline.parse({**SMALL, "num_images_per_prompt": rng.choice((1, 1, 2)), "preview_steps": 1})
     return JobRequest(new_job_id(), pipeline, "synthetic/bars", params, (), now_ms() + 60_000, None)
-
-
-def _ticket_of(me: Identity, node: Identity, request: JobRequest) -> Ticket:
-    """The ticket that the attempt will write, as far as a receipt names it."""
-    c = capability()
-    return Ticket(
-        request.id, 1, BroadcasterId(me.id), NodeId(node.id), "epoch", c.pipeline, c.schema, c.model, c.model_digest,
-        b"", (), request.work, c.rates, 0, 0, 0,
-    )  # fmt: skip
 
 
 def _stream(rng: random.Random, node: Identity, ticket: Ticket) -> list[bytes]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from broadcaster.attempt import Delivery
 from orchestrator.supervisor import Supervisor
 from reelnet.errors import OutOfMemoryError
 from tests.fakes.pool import InProcessEngine, Pool, PoolPlan, running_pool, until
@@ -161,6 +162,20 @@ async def test_a_job_ends_at_its_deadline(tmp_path: Path) -> None:
         assert answer.json()["error"]["class"] == "deadline"
         assert reputations(pool)[0] < 1, "who takes a job says that it can be done in time"
         await until(lambda: not pool.slot().holder, "the slot is free")
+
+
+async def test_a_slow_check_of_ours_is_no_fault_of_the_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node has delivered in time, and the deadline passes while this broadcaster still checks: 504, no blame."""
+
+    async def for_ever(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Delivery, "check", for_ever)
+    the_plan = plan(tmp_path, nodes=1)
+    the_plan.broadcaster = {"limits": {"deadline_s": {"text-to-image": 2.0}}}
+    async with running_pool(the_plan) as pool:
+        assert (await draw(pool, "boat")).status_code == 504
+        assert reputations(pool)[0] == 1
 
 
 async def test_after_a_fault_the_slot_serves_again(tmp_path: Path) -> None:

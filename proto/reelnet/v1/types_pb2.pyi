@@ -125,6 +125,7 @@ class Receipt(_message.Message):
     OUTPUTS_FIELD_NUMBER: _builtins.int
     PRICE_FIELD_NUMBER: _builtins.int
     MODEL_DIGEST_FIELD_NUMBER: _builtins.int
+    TICKET_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     attempt: _builtins.int
     broadcaster_id: _builtins.str
@@ -132,6 +133,8 @@ class Receipt(_message.Message):
     price: _builtins.str
     """decimal dollars"""
     model_digest: _builtins.str
+    ticket: _builtins.str
+    """sha256 of the ticket's bytes, hex"""
     @_builtins.property
     def outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """sha256 of each output in order, hex"""
@@ -146,10 +149,11 @@ class Receipt(_message.Message):
         outputs: _abc.Iterable[_builtins.str] | None = ...,
         price: _builtins.str = ...,
         model_digest: _builtins.str = ...,
+        ticket: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "broadcaster_id", b"broadcaster_id", "job_id", b"job_id", "model_digest", b"model_digest", "node_id", b"node_id", "outputs", b"outputs", "price", b"price"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "broadcaster_id", b"broadcaster_id", "job_id", b"job_id", "model_digest", b"model_digest", "node_id", b"node_id", "outputs", b"outputs", "price", b"price", "ticket", b"ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

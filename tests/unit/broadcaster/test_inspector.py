@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -366,3 +367,30 @@ async def test_a_clip_that_hangs_its_child_is_over_the_limits(tmp_path: Path) ->
             await inspector.clip(given, stripped_to=kept)
     assert caught.value.code == "over_limits"
     assert not kept.exists()
+
+
+async def test_a_process_without_descriptors_checks_nothing_and_lives(
+    png: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No other child can be started for now: the check is this broadcaster's own failure, and the next one works."""
+    async with Inspector(InspectionSettings(requests_per_worker=1)) as inspector:
+        assert (await inspector.picture(png)).width == 64
+
+        def none_left(*_: object) -> int:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        with monkeypatch.context() as short:
+            short.setattr(os, "memfd_create", none_left)
+            with pytest.raises(TransientError, match="Too many open files"):
+                await inspector.picture(png)
+        assert (await inspector.picture(png)).width == 64
+
+
+async def test_a_closed_line_gives_no_earlier_answer(png: Path) -> None:
+    """A child whose connection has ended, and that is not known to have ended, vouches for nothing."""
+    async with Inspector(InspectionSettings(workers=1)) as inspector:
+        assert (await inspector.output(PNG_BYTES, "image/png", STILL, 10**6)).width == 64
+        (child,) = inspector._children
+        child._line.close()
+        with pytest.raises(NodeError):
+            await inspector.output(b"no picture at all", "image/png", STILL, 10**6)

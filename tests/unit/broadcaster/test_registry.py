@@ -192,3 +192,30 @@ async def test_a_node_that_said_busy_is_taken_for_full(registry: Registry) -> No
     registry.refused_as_busy("node-0", OFFER)
     now[0] += BUSY_S
     assert full() == [False]
+
+
+async def test_nodes_that_change_addresses_are_both_up(registry: Registry) -> None:
+    """Two nodes without named ids come up at each other's address: neither is taken for the other's twin."""
+    first, second = registry.nodes()[:2]
+    x, y = (Description(NodeId(name), "e", 1, 1, 1, (capability(),)) for name in ("x", "y"))
+    registry._take(first, Update(x, Load()))
+    registry._take(second, Update(y, Load()))
+    for record in (first, second):
+        registry._lost(record, TransientError("gone"))
+    registry._take(first, Update(replace(y, epoch="f"), Load()))
+    registry._take(second, Update(replace(x, epoch="f"), Load()))
+    assert [record.up for record in (first, second)] == [True, True]
+
+
+async def test_an_id_that_an_address_names_is_nobody_elses() -> None:
+    """Also while its own node is down: who relays its proofs from an address without an id gets none of its jobs."""
+    addresses = [Address("127.0.0.1:1"), Address("127.0.0.1:2", "x")]
+    made = Registry(addresses, RpcLimits(), Scores(), random.Random(5))
+    relay, node = made.nodes()
+    told_by = Update(Description(NodeId("x"), "e", 1, 1, 1, (capability(),)), Load())
+    with pytest.raises(RefusedError, match="another address names this id"):
+        made._take(relay, told_by)
+    made._take(node, told_by)
+    assert made.record("x") is node
+    for record in made.nodes():
+        await record.client.close()

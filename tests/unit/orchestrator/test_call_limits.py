@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import AsyncIterator
 
 import pytest
 
-from orchestrator.call_limits import UNOPENED, CallLimits
-from reelnet.errors import BusyError
+from orchestrator.call_limits import GENERATE, UNOPENED, CallLimits, counted
+from reelnet.errors import BusyError, UserError
 from reelnet.rpc import SERVICE, RpcLimits
 
 LIMITS = RpcLimits(
-    concurrent_calls=5, connection_calls=3, unopened_calls=2, watches=3, connection_watches=2,
+    concurrent_calls=8, connection_calls=3, unopened_calls=2, watches=3, connection_watches=2,
     other_calls=3, connection_other_calls=2,
 )  # fmt: skip
-GENERATE, WATCH, HEALTH = f"/{SERVICE}/Generate", f"/{SERVICE}/Watch", "/grpc.health.v1.Health/Watch"
+WATCH, HEALTH = f"/{SERVICE}/Watch", "/grpc.health.v1.Health/Watch"
 
 
 @pytest.mark.parametrize(
-    ("method", "total", "connection"), [(GENERATE, 5, 3), (WATCH, 3, 2), (HEALTH, 3, 2), (UNOPENED, 5, 2)]
+    ("method", "total", "connection"), [(GENERATE, 8, 3), (WATCH, 3, 2), (HEALTH, 3, 2), (UNOPENED, 2, 2)]
 )
 def test_each_method_and_each_connection_has_a_bound(method: str, total: int, connection: int) -> None:
     """One connection gets its share, all together the method's, and a refusal says when to ask again."""
@@ -49,3 +50,16 @@ def test_an_ended_call_gives_its_place_back() -> None:
         with pytest.raises(ZeroDivisionError), limits.place(WATCH, "a"):
             raise ZeroDivisionError
     assert not limits._of_connection
+
+
+async def test_a_stream_of_requests_has_an_end() -> None:
+    """A tool that asks for reflection on and on in one stream is refused at last."""
+
+    async def endless() -> AsyncIterator[int]:
+        for number in range(10_000):
+            yield number
+
+    with pytest.raises(UserError) as flood:
+        async for _ in counted(endless()):
+            pass
+    assert flood.value.code == "flood"

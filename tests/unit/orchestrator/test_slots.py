@@ -361,3 +361,12 @@ async def _hold(table: SlotTable, reservation: Reservation) -> None:
         await asyncio.Event().wait()
     finally:
         table.withdraw(reservation)
+
+
+async def test_a_job_without_its_input_makes_no_device_busy() -> None:
+    """A node is idle while all that waits is on its way: a ticket whose input never comes refuses nobody."""
+    t = table(("m", "a"))
+    waits = t.reserve("m", 1e6, 1e6)
+    assert t.idle("m")
+    t.input_complete(waits)
+    assert not t.idle("m")

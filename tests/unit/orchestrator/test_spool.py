@@ -200,8 +200,9 @@ async def test_what_a_full_disk_took_is_given_back(spool: Spool, monkeypatch: py
         return inner(path, mode, *more)
 
     monkeypatch.setattr(Path, "open", full)
-    with pytest.raises(NodeError, match="No space left"):
+    with pytest.raises(BusyError) as full_disk:  # which costs the node no reputation
         await written(spool, NOISE)
+    assert full_disk.value.code == "disk_full"
     assert files(spool) == []
 
 

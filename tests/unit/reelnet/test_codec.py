@@ -203,7 +203,7 @@ def test_a_peers_seconds_are_tamed(sent: float, taken: float) -> None:
 def test_hostile_lengths_are_cut() -> None:
     """Names, lists and maps of a peer are bounded before anything else sees them, and nothing in them hides."""
     long = "\x1b[2J\u202e" + "a" * 5000
-    many = [f"{i:04}{long}" for i in range(80)]
+    many = [f"{i:04}{long}" for i in range(codec.MAX_LORAS + 1)]
     offer = pb.Capability(pipeline=long, model=long, loras=many, licence=pb.Licence(id=long, commercial=long))
     offers = [offer, *(pb.Capability() for _ in range(codec.MAX_CAPABILITIES))]
     description = codec.description_from_bytes(
@@ -211,7 +211,7 @@ def test_hostile_lengths_are_cut() -> None:
     )
     assert len(description.capabilities) == codec.MAX_CAPABILITIES
     first = description.capabilities[0]
-    assert len(first.loras) == codec.MAX_ITEMS
+    assert len(first.loras) == codec.MAX_LORAS
     seen = (description.node_id, description.software, first.pipeline, first.model, first.licence.id, *first.loras)
     assert all(len(text) == codec.MAX_NAME_CHARS and text.isprintable() for text in seen)
 

@@ -12,7 +12,7 @@ from reelnet.errors import NodeError, RefusedError
 from reelnet.identity import Identity, Signed
 from reelnet.jobs import BroadcasterId, Capability, Description, Done, InputRef, JobId, NodeId, Ticket
 from reelnet.pipelines import Work
-from reelnet.pricing import Rates
+from reelnet.pricing import Rates, price
 from reelnet.ticket import (
     DESCRIPTION_CONTEXT,
     TICKET_CONTEXT,
@@ -126,26 +126,28 @@ def test_signed_rubbish_is_refused() -> None:
 
 
 DIGESTS = ["a" * 64, "b" * 64]
-DONE = Done({}, 930, "d" * 64)
+QUOTE = price(TICKET.work, TICKET.rates)
+DONE = Done({}, QUOTE, "d" * 64)
 
 
 def test_a_receipt_names_what_was_delivered() -> None:
     """The ticket's node has signed for these outputs, in this order, at this price."""
-    check_receipt(TICKET, DIGESTS, dataclasses.replace(DONE, receipt=sign_receipt(NODE, TICKET, DIGESTS, 930)))
+    check_receipt(TICKET, DIGESTS, dataclasses.replace(DONE, receipt=sign_receipt(NODE, TICKET, DIGESTS, QUOTE)))
 
 
 @pytest.mark.parametrize(
     "receipt",
     [
         None,
-        sign_receipt(STRANGER, TICKET, DIGESTS, 930),
-        sign_receipt(NODE, TICKET, DIGESTS[::-1], 930),
-        sign_receipt(NODE, TICKET, DIGESTS[:1], 930),
-        sign_receipt(NODE, TICKET, DIGESTS, 931),
-        sign_receipt(NODE, dataclasses.replace(TICKET, attempt=3), DIGESTS, 930),
-        sign_receipt(NODE, dataclasses.replace(TICKET, job_id=JobId("job-2")), DIGESTS, 930),
-        sign_receipt(NODE, dataclasses.replace(TICKET, broadcaster_id=BroadcasterId(STRANGER.id)), DIGESTS, 930),
-        sign_receipt(NODE, dataclasses.replace(TICKET, model_digest="e" * 64), DIGESTS, 930),
+        sign_receipt(STRANGER, TICKET, DIGESTS, QUOTE),
+        sign_receipt(NODE, TICKET, DIGESTS[::-1], QUOTE),
+        sign_receipt(NODE, TICKET, DIGESTS[:1], QUOTE),
+        sign_receipt(NODE, TICKET, DIGESTS, QUOTE + 1),
+        sign_receipt(NODE, dataclasses.replace(TICKET, attempt=3), DIGESTS, QUOTE),
+        sign_receipt(NODE, dataclasses.replace(TICKET, params=b'{"seed": 2}'), DIGESTS, QUOTE),
+        sign_receipt(NODE, dataclasses.replace(TICKET, job_id=JobId("job-2")), DIGESTS, QUOTE),
+        sign_receipt(NODE, dataclasses.replace(TICKET, broadcaster_id=BroadcasterId(STRANGER.id)), DIGESTS, QUOTE),
+        sign_receipt(NODE, dataclasses.replace(TICKET, model_digest="e" * 64), DIGESTS, QUOTE),
         Signed(b"", b"", b""),
     ],
 )
@@ -154,3 +156,19 @@ def test_another_receipt_is_refused(receipt: Signed | None) -> None:
     with pytest.raises(NodeError) as refused:
         check_receipt(TICKET, DIGESTS, dataclasses.replace(DONE, receipt=receipt))
     assert refused.value.code == "receipt"
+
+
+def test_a_price_is_the_tickets() -> None:
+    """A node that signs for more than the ticket's work and rates make is not paid by its own word."""
+    dear = dataclasses.replace(DONE, price_nano=10**12, receipt=sign_receipt(NODE, TICKET, DIGESTS, 10**12))
+    with pytest.raises(NodeError) as refused:
+        check_receipt(TICKET, DIGESTS, dear)
+    assert refused.value.code == "price"
+
+
+@pytest.mark.parametrize("size", [0, 31, 33, 2**20])
+def test_a_key_of_another_length_is_none(size: int) -> None:
+    """Whatever a stranger sends as a key costs nothing, and is not kept."""
+    for opening in (open_ticket, lambda signed: open_description(signed, None)):
+        with pytest.raises(RefusedError, match="32 bytes"):
+            opening(Signed(b"", b"k" * size, b"s" * 64))
