@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from orchestrator.app import RunningNode
-from orchestrator.engine import RunnerExit, RunnerHandle, RunnerSpec
-from reelnet.pipelines import PIPELINES
 from tests.fakes.pool import (
     PATIENCE_S,
-    InProcessEngine,
     PoolPlan,
     broadcaster_settings,
     node_settings,
@@ -27,63 +21,9 @@ from tests.fakes.pool import (
     running_node,
     until,
 )
+from tests.fakes.raw_runner import BAD, GOOD, HEALTH, MODELS, OK, QUICK, SAID, STARTED, RawEngine, said
 
 SMALL = {"prompt": "boat", "width": 64, "height": 64, "num_inference_steps": 1, "seed": 1}
-GOOD, BAD = "synthetic/bars", "synthetic/bad"
-MODELS = [{"model": name, "backend": {"synthetic": {"unit_s": 0}}} for name in (GOOD, BAD)]
-QUICK = {"limits": {"restart_backoff_s": 0.01, "restart_backoff_max_s": 0.05, "cancel_s": 0.5}}
-OK = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n"
-HEALTH = OK + b'{"state":"READY"}'
-SAID: dict[str, Any] = {
-    "digest": "d" * 64,
-    "licence": {"id": "MIT", "commercial": "yes"},
-    "pipelines": [{"pipeline": "text-to-image", "schema": PIPELINES["text-to-image"].schema}],
-}
-STARTED = OK + b'{"event":"started"}\n'
-
-
-def said(**other: Any) -> bytes:
-    return OK + json.dumps(SAID | other).encode()
-
-
-@dataclass
-class RawEngine(InProcessEngine):
-    """Runs the bad model's runner as a socket that answers each path with the same bytes, and others truly."""
-
-    answers: dict[bytes, bytes] = field(default_factory=dict)
-    lives: int = 0
-    servers: dict[str, asyncio.Server] = field(default_factory=dict)
-    ended: dict[str, asyncio.Event] = field(default_factory=dict)
-
-    async def start(self, spec: RunnerSpec) -> RunnerHandle:
-        if spec.model_id != BAD:
-            return await super().start(spec)
-        self.lives += 1
-        ref, socket = f"bad-{self.lives}", spec.folder / "runner.sock"
-        socket.unlink(missing_ok=True)
-        self.servers[ref] = await asyncio.start_unix_server(self._answer, socket)
-        self.ended[ref] = asyncio.Event()
-        return RunnerHandle("raw", spec.slot, ref, socket, spec.fingerprint)
-
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            path = (await reader.readuntil(b"\r\n\r\n")).split(b" ", 2)[1]
-            writer.write(self.answers.get(path, HEALTH))
-            await writer.drain()
-        writer.close()
-
-    async def wait(self, handle: RunnerHandle) -> RunnerExit:
-        if handle.ref in self.ended:
-            await self.ended[handle.ref].wait()
-            return RunnerExit(0)
-        return await super().wait(handle)
-
-    async def stop(self, handle: RunnerHandle, grace_s: float) -> None:
-        if server := self.servers.pop(handle.ref, None):
-            server.close()
-            self.ended[handle.ref].set()
-        else:
-            await super().stop(handle, grace_s)
 
 
 @dataclass
@@ -101,7 +41,8 @@ class Site:
 @contextlib.asynccontextmanager
 async def beside_an_honest_one(home: Path, models: int, **answers: bytes) -> AsyncIterator[Site]:
     """The site once so many models are offered; at its end the honest runner still works."""
-    engine = RawEngine(answers={f"/{path}".encode(): answer for path, answer in answers.items()})
+    by_path = {f"/{path}".encode(): answer for path, answer in answers.items()}
+    engine = RawEngine(answer=lambda path: by_path.get(path, HEALTH))
     plan = PoolPlan(home, [engine], MODELS, node=QUICK)
     async with contextlib.AsyncExitStack() as stack:
         node = await stack.enter_async_context(running_node(node_settings(plan, 0), engine))
