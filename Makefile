@@ -33,13 +33,14 @@ check: ## Format, lint, types, import contracts, drift of generated files
 	@scripts/bootstrap codegen
 	@scripts/check
 
-bench: ## What the control plane costs, beside two floors; a soak under faults; whether a node's ETAs are true; what media costs; fuzzers
+bench: ## What the control plane costs, beside two floors; a soak under faults; whether a node's ETAs are true; what media costs; fuzzers; what hostile peers cost
 	@scripts/bootstrap full
 	@$(PY) -m benchmark.overhead --profile
 	@$(PY) -m benchmark.soak
 	@$(PY) -m benchmark.eta
 	@$(PY) -m runner.bench
 	@$(PY) -m tests.fuzz --seconds 20
+	@$(PY) -m tests.hostile
 
 soak: ## 1,000 jobs under faults: make soak JOBS=1000 ENGINE=process|docker SEED=1
 	@scripts/bootstrap full

@@ -169,7 +169,7 @@ class LocalPool:
         settings = {
             "http": {"port": self._plan.broadcaster_port},
             "metrics": {"port": 0},
-            "orchestrators": addresses,
+            "orchestrators": [*addresses, *self._plan.strangers],
             "limits": {"drain_s": DRAIN_S},
         }
         return await self._start_component("broadcaster", "broadcaster", settings)
@@ -177,7 +177,8 @@ class LocalPool:
     async def _start_component(self, component: str, name: str, settings: Mapping[str, Any]) -> Child:
         config = self._plan.home / f"{name}.yaml"
         config.write_text(yaml.safe_dump(dict(settings), sort_keys=False), "utf-8")
-        environ = environment(REELNET_HOME=self._plan.home.resolve(), REELNET_MODELS=self._plan.models.resolve())
+        folders = {"REELNET_HOME": self._plan.home.resolve(), "REELNET_MODELS": self._plan.models.resolve()}
+        environ = environment(**folders, **self._plan.environ)
         command = [f"{component}.cli", "serve", "--config", str(config)]
         if self._plan.profiles:
             command = ["benchmark.profiled", str(self._plan.profiles), name, *command]

@@ -43,7 +43,8 @@ class PoolPlan:
     is the size of a synthetic picture that is made once. Each node has `replicas` runners of a model, on `devices`
     (empty: those that it finds), and `queue` places for jobs that wait. `flags` are settings of its runners, `node`
     settings of the node itself, over those that a pool has. With `profiles`, a folder, components and
-    runners are started under `benchmark.profiled`. With `image`, runners are containers of it, in the
+    runners are started under `benchmark.profiled`. `strangers` are addresses of further nodes, which somebody else
+    runs; `environ` is added to the components' environment. With `image`, runners are containers of it, in the
     Docker engine at `docker_socket`.
     """
 
@@ -63,6 +64,8 @@ class PoolPlan:
     flags: Mapping[str, str] = field(default_factory=dict)
     node: Mapping[str, Any] = field(default_factory=dict)
     profiles: Path | None = None
+    strangers: tuple[str, ...] = ()
+    environ: Mapping[str, str] = field(default_factory=dict)
     image: str | None = None
     docker_socket: Path = Path("/var/run/docker.sock")
     start_timeout_s: float = 180.0

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -16,12 +13,9 @@ import pytest_asyncio
 
 from orchestrator import supervisor
 from orchestrator.app import RunningNode
-from orchestrator.engine import RunnerExit, RunnerHandle, RunnerSpec
 from orchestrator.supervisor import Supervisor
-from reelnet.pipelines import PIPELINES
 from tests.fakes.pool import (
     PATIENCE_S,
-    InProcessEngine,
     PoolPlan,
     broadcaster_settings,
     node_settings,
@@ -29,64 +23,10 @@ from tests.fakes.pool import (
     running_node,
     until,
 )
+from tests.fakes.raw_runner import BAD, GOOD, HEALTH, MODELS, OK, QUICK, STARTED, RawEngine, said
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 SMALL = {"prompt": "boat", "width": 64, "height": 64, "num_inference_steps": 1, "seed": 1}
-GOOD, BAD = "synthetic/bars", "synthetic/bad"
-MODELS = [{"model": name, "backend": {"synthetic": {"unit_s": 0}}} for name in (GOOD, BAD)]
-QUICK = {"limits": {"restart_backoff_s": 0.01, "restart_backoff_max_s": 0.05, "cancel_s": 0.5}}
-OK = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n"
-HEALTH = OK + b'{"state":"READY"}'
-SAID: dict[str, Any] = {
-    "digest": "d" * 64,
-    "licence": {"id": "MIT", "commercial": "yes"},
-    "pipelines": [{"pipeline": "text-to-image", "schema": PIPELINES["text-to-image"].schema}],
-}
-STARTED = OK + b'{"event":"started"}\n'
-
-
-def said(**other: Any) -> bytes:
-    return OK + json.dumps(SAID | other).encode()
-
-
-@dataclass
-class RawEngine(InProcessEngine):
-    """Runs the bad model's runner as a socket that answers each path with the same bytes, and others truly."""
-
-    answers: dict[bytes, bytes] = field(default_factory=dict)
-    lives: int = 0
-    servers: dict[str, asyncio.Server] = field(default_factory=dict)
-    ended: dict[str, asyncio.Event] = field(default_factory=dict)
-
-    async def start(self, spec: RunnerSpec) -> RunnerHandle:
-        if spec.model_id != BAD:
-            return await super().start(spec)
-        self.lives += 1
-        ref, socket = f"bad-{self.lives}", spec.folder / "runner.sock"
-        socket.unlink(missing_ok=True)
-        self.servers[ref] = await asyncio.start_unix_server(self._answer, socket)
-        self.ended[ref] = asyncio.Event()
-        return RunnerHandle("raw", spec.slot, ref, socket, spec.fingerprint)
-
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            path = (await reader.readuntil(b"\r\n\r\n")).split(b" ", 2)[1]
-            writer.write(self.answers.get(path, HEALTH))
-            await writer.drain()
-        writer.close()
-
-    async def wait(self, handle: RunnerHandle) -> RunnerExit:
-        if handle.ref in self.ended:
-            await self.ended[handle.ref].wait()
-            return RunnerExit(0)
-        return await super().wait(handle)
-
-    async def stop(self, handle: RunnerHandle, grace_s: float) -> None:
-        if server := self.servers.pop(handle.ref, None):
-            server.close()
-            self.ended[handle.ref].set()
-        else:
-            await super().stop(handle, grace_s)
 
 
 @dataclass
@@ -94,6 +34,7 @@ class Site:
     """One node with both runners, and a broadcaster."""
 
     engine: RawEngine
+    answers: dict[bytes, bytes]
     node: RunningNode
     http: httpx.AsyncClient
 
@@ -114,14 +55,15 @@ class Site:
 @contextlib.asynccontextmanager
 async def beside_an_honest_one(home: Path, **answers: bytes) -> AsyncIterator[Site]:
     """The site, with a bad runner that gives these answers, and whose end nobody waits for: it says nothing of it."""
-    engine = RawEngine(answers={f"/{path}".encode(): answer for path, answer in answers.items()})
+    by_path = {f"/{path}".encode(): answer for path, answer in answers.items()}
+    engine = RawEngine(answer=lambda path: by_path.get(path, HEALTH))
     plan = PoolPlan(home, [engine], MODELS, node=QUICK)
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(pytest.MonkeyPatch.context()).setattr(supervisor, "LAST_WORD_S", 0.01)
         node = await stack.enter_async_context(running_node(node_settings(plan, 0), engine))
         broadcaster = await stack.enter_async_context(running_broadcaster(broadcaster_settings(home, [node.address])))
         http = httpx.AsyncClient(base_url=broadcaster.url, timeout=PATIENCE_S)
-        yield Site(engine, node, await stack.enter_async_context(http))
+        yield Site(engine, by_path, node, await stack.enter_async_context(http))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -139,7 +81,7 @@ async def site(shared: Site) -> AsyncIterator[Site]:
     await until(lambda: shared.bad.slot.ready, "the bad runner is ready")
     yield shared
     assert (await shared.draw(GOOD)).status_code == 200
-    shared.engine.answers = {b"/info": said()}
+    shared.answers = {b"/info": said()}
     await until(lambda: shared.bad.slot.ready, "the bad runner is taken as soon as it makes sense")
 
 
@@ -153,7 +95,7 @@ async def site(shared: Site) -> AsyncIterator[Site]:
 )  # fmt: skip
 async def test_an_info_that_is_none_costs_a_restart(site: Site, info: bytes) -> None:
     """The bad runner is started again and again, and is never ready; the honest one goes on."""
-    site.engine.answers = {b"/info": info}
+    site.answers = {b"/info": info}
     site.bad.restart("the test wants another answer")
     await site.lives(3)
     assert not site.bad.slot.ready
@@ -169,7 +111,7 @@ async def test_an_info_that_is_none_costs_a_restart(site: Site, info: bytes) -> 
 )  # fmt: skip
 async def test_a_stream_that_breaks_the_contract_costs_its_job(site: Site, stream: bytes) -> None:
     """The job fails as the node's, the runner is started anew, and the honest one's jobs go on."""
-    site.engine.answers[b"/jobs"] = stream
+    site.answers[b"/jobs"] = stream
     before = site.engine.lives
     assert (await site.draw(BAD)).status_code == 500
     await until(lambda: site.engine.lives > before, "the bad runner is started anew")
