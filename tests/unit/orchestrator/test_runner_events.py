@@ -163,6 +163,8 @@ def test_a_field_has_to_be_what_the_contract_says(event: str, field: str, values
         (STARTED + STARTED, "started twice"),
         (line("progress"), "before it has started"),
         (line("done"), "before it has started"),
+        (OUTPUT, "before it has started"),
+        (line("preview") + b"x", "before it has started"),
         (STARTED + b'{"event":"chunk","size":1}\nx', "bytes of no output"),
         (STARTED + END, "not open"),
         (STARTED + OUTPUT + OUTPUT, "within another"),
