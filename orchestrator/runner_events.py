@@ -219,7 +219,7 @@ class _Order:
     def finish(self) -> None:
         """The job's end, all delivered."""
         self.work()
-        _require(self._size is None and self._ended == self._outputs, "done without all of its outputs")
+        _require(self._ended == self._outputs, "done without all of its outputs")
 
 
 def _require(so: bool, otherwise: str) -> None:

@@ -62,7 +62,7 @@ class Line(asyncio.Protocol):
     async def post(self, target: bytes, body: bytes) -> int:
         """Sends JSON; the answer's status."""
         assert self._transport
-        self._whole, self._status, self._bare = False, 0, 0
+        self._whole, self._status = False, 0
         self._waits_since = self._loop.time()
         self._transport.write(_HEAD % (target, len(body)) + body)
         self._timer = self._loop.call_later(self._silence_s, self._look)

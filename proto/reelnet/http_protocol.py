@@ -50,7 +50,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._loose_bytes > self.limits.head_bytes:
             self._too_large = True
             self.send_400_response("")
-        elif self._idle and self.timeout_keep_alive_task is None and self._patience is None:
+        elif self._idle and self._patience is None:
             self._wait()
 
     def on_message_begin(self) -> None:

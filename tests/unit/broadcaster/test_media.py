@@ -350,6 +350,8 @@ async def test_what_all_jobs_receive_is_bounded(tmp_path: Path) -> None:
     await first.close()
     async with store.receive("c", 0, "image/png") as third:
         await third.write(b"1234567890")
+        with pytest.raises(LocalError):
+            await third.write(b"1")
 
 
 async def test_a_swept_result_leaves_memory_too(behind: MediaStore, tmp_path: Path) -> None:

@@ -106,6 +106,7 @@ def test_a_field_that_is_not_what_it_should_be_is_named(field: str, values: list
         with pytest.raises(AnswerError, match=f"^/info: {field}") as caught:
             read_info(info(**{field: value}))
         assert len(str(caught.value)) < 400
+        assert str(caught.value).isprintable()
     text = info().replace(b'"vram_bytes": 8', b'"vram_bytes": 1e999')
     with pytest.raises(AnswerError, match="vram_bytes"):
         read_info(text)
@@ -133,6 +134,7 @@ def test_what_is_known_can_be_described() -> None:
         ({"state": "READY"}, Health("READY")),
         ({"state": "READY", "reason": None, "memory_bytes": None, "later": 1}, Health("READY")),
         ({"state": "DEFUNCT", "reason": "a\nb", "memory_bytes": 5}, Health("DEFUNCT", "a b", 5)),
+        ({"state": "X\n" * 50, "reason": "y" * 999}, Health("X " * 15 + "X…", "y" * 299 + "…")),
     ],
 )
 def test_a_state_is_read(said: dict[str, Any], health: Health) -> None:
@@ -165,6 +167,12 @@ def test_a_refusal_is_what_it_says() -> None:
     assert (type(read_refusal(422, rows)), read_refusal(422, rows).message) == (UnsupportedError, "bad")
     assert type(read_refusal(400, b"{}")) is UserError
     assert (type(read_refusal(409, body)), read_refusal(409, body).code) == (NodeError, "runner_409")
+    for rows_of, told in ((["x" * 90] * 9, "; ".join(["x" * 90] * 5)), (["x" * 300, "y\n"], "x" * 199 + "…; y ")):
+        many = {"detail": [{"msg": text} for text in rows_of]}
+        assert read_refusal(422, json.dumps(many).encode()).message == told
+    for bad in ({"detail": {"msg": "m", "code": "a\nb"}}, {"detail": {"msg": "m", "code": "x" * 257}}):
+        assert read_refusal(422, json.dumps(bad).encode()).code == "runner_refused"
+    assert read_refusal(422, b'{"detail": {"msg": "m"}, "class": "a\\nb"}').message == "HTTP 422"
     for text in (*NOT_JSON, b'{"detail": []}', b'{"detail": 3}', b'{"detail": {"msg": 3}}'):
         assert read_refusal(500, text).code == "runner_500"
         assert read_refusal(422, text).code == "runner_refused"

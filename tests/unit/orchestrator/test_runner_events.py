@@ -148,6 +148,7 @@ def test_what_cannot_be_read_is_the_runners_fault(broken: bytes) -> None:
         ("done", "class", ["\x1b[31m", 5]),
         ("error", "class", [None, 3, "x" * 257]),
         ("error", "message", [None, 3]),
+        ("error", "code", ["x" * 257, "a\nb", 3]),
     ],
 )
 def test_a_field_has_to_be_what_the_contract_says(event: str, field: str, values: list[Any]) -> None:
@@ -163,6 +164,8 @@ def test_a_field_has_to_be_what_the_contract_says(event: str, field: str, values
         (STARTED + STARTED, "started twice"),
         (line("progress"), "before it has started"),
         (line("done"), "before it has started"),
+        (OUTPUT, "before it has started"),
+        (line("preview") + b"x", "before it has started"),
         (STARTED + b'{"event":"chunk","size":1}\nx', "bytes of no output"),
         (STARTED + END, "not open"),
         (STARTED + OUTPUT + OUTPUT, "within another"),

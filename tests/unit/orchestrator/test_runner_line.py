@@ -107,8 +107,15 @@ async def test_silence_is_not_what_nobody_waits_for() -> None:
     line, wire, asking = await asked()
     line.data_received(HEAD)
     assert await asking == 200
+    line._waits_since -= 100
     line._look()  # what the timer does; nobody waits
     assert not wire.closed
+    reading = asyncio.create_task(line.readany())
+    await asyncio.sleep(0)
+    line._look()  # somebody waits, but only since now
+    assert not wire.closed
+    line.data_received(chunk(b"first"))
+    assert await reading == b"first"
     line.data_received(chunk(b"late") + LAST)
     assert await body(line) == b"late"
 
@@ -121,8 +128,12 @@ async def test_more_than_a_reader_takes_is_left_in_the_socket() -> None:
     line.data_received(chunk(b"more"))
     assert not wire.reads
     assert await asking == 200
-    assert len(await line.readany()) == UNREAD_BYTES + 4
-    assert wire.reads
+    for _ in range(2):
+        assert len(await line.readany()) == UNREAD_BYTES + 4
+        assert wire.reads
+        line.data_received(chunk(bytes(UNREAD_BYTES)))
+        line.data_received(chunk(b"more"))
+        assert not wire.reads
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
+from reelnet.http_protocol import BoundedProtocol
 from reelnet.http_server import bind, serve_http, serve_on
 from reelnet.settings import HttpLimits, HttpListener, Listener
 
@@ -26,19 +27,21 @@ class Echo:
 
     def __init__(self) -> None:
         self.scopes: list[Scope] = []
+        self.read = 0
+        """Bytes of the newest body."""
         self.left = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scopes.append(scope)
-        size, more = 0, scope["path"] != "/early"
+        self.read, more = 0, scope["path"] != "/early"
         while more:
             message: Message = await receive()
             if message["type"] == "http.disconnect":
                 self.left.set()
                 return
-            size += len(message["body"])
+            self.read += len(message["body"])
             more = message["more_body"]
-        body = str(size).encode()
+        body = str(self.read).encode()
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
         await send({"type": "http.response.body", "body": body})
 
@@ -68,6 +71,14 @@ class Line:
                 return await self._reader.read()
             except ConnectionResetError:
                 return b""
+
+    async def quiet(self) -> bool:
+        """Whether the server says nothing for a moment."""
+        try:
+            async with asyncio.timeout(0.05):
+                return await self._reader.read(1) == b"never"
+        except TimeoutError:
+            return True
 
     async def flood(self, piece: bytes, most: int) -> int:
         """Sends a piece again and again until the server closes; the bytes that were sent, which `most` bounds."""
@@ -173,12 +184,60 @@ async def test_what_makes_no_request_is_not_kept(start: bytes, piece: bytes) -> 
         await line.end()
 
 
+async def until(so: Callable[[], bool]) -> None:
+    """Until the application has come so far."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not so():  # what is waited for has no event of its own
+            await asyncio.sleep(0.002)
+
+
 async def test_a_small_piece_has_as_much_around_it_as_it_needs() -> None:
     """A body in pieces of a byte is six times as long as it says, all of it together far over a head's bound."""
-    async with served(Echo(), head_bytes=1024) as connect:
+    app = Echo()
+    async with served(app, head_bytes=1024) as connect:
         line = await connect()
-        await line.send(POST + CHUNKED + b"1\r\nx\r\n" * 20_000 + b"0\r\n\r\n")
+        await line.send(POST + CHUNKED + b"1\r\nx\r\n" * 10_000)
+        await until(lambda: app.read == 10_000)
+        await line.send(b"1\r\nx\r\n" * 10_000 + b"0\r\n\r\n")
         assert await line.answer() == (200, b"20000")
+
+
+async def test_what_stands_around_a_body_is_bounded_by_itself() -> None:
+    """A head with what is behind its body, what is around a piece, and the next head: each may have all of it."""
+    app, much = Echo(), b"x" * 600
+    async with served(app, head_bytes=1024) as connect:
+        line = await connect()
+        await line.send(POST + b"a: " + much + b"\r\n" + CHUNKED)
+        await until(lambda: len(app.scopes) == 1)
+        await line.send(b"1;a=" + much)
+        await line.send(b"\r\nx\r\n")
+        await until(lambda: app.read == 1)
+        await line.send(b"0\r\na: " + much[:300] + b"\r\n\r\n")
+        assert await line.answer() == (200, b"1")
+        await line.send(GET + b"a: " + much + much[:200])
+        assert await line.quiet()
+        await line.send(b"\r\n\r\n")
+        assert await line.answer() == (200, b"0")
+
+
+async def test_a_connection_leaves_no_timer_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that ends before its head is complete is not looked at again."""
+    lost, ended = BoundedProtocol.connection_lost, asyncio.Event()
+    left: list[BoundedProtocol] = []
+
+    def losing(self: BoundedProtocol, error: Exception | None) -> None:
+        lost(self, error)
+        left.append(self)
+        ended.set()
+
+    monkeypatch.setattr(BoundedProtocol, "connection_lost", losing)
+    async with served(Echo()) as connect:
+        line = await connect()
+        await line.send(GET)
+        line.close()
+        async with asyncio.timeout(PATIENCE_S):
+            await ended.wait()
+    assert [protocol._patience for protocol in left] == [None]
 
 
 async def test_a_header_behind_the_body_is_dropped() -> None:
@@ -229,13 +288,14 @@ async def test_a_used_connection_may_rest_and_a_slow_body_come() -> None:
         assert await line.answer() == (200, b"0")
 
 
-async def test_a_body_that_nobody_reads_ends_in_time() -> None:
-    """An answer that came before the body was whole must not leave a connection for ever."""
+@pytest.mark.parametrize("more", [b"2", b""])
+async def test_a_body_that_nobody_reads_ends_in_time(more: bytes) -> None:
+    """An answer that came before the body was whole leaves no connection for long, whether more comes or not."""
     async with served(Echo(), head_s=0.3) as connect:
         line = await connect()
         await line.send(b"POST /early HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n1")
         assert await line.answer() == (200, b"0")
-        await line.send(b"2")
+        await line.send(more)
         assert await line.end() == b""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import struct
 
 import pytest
 from hypothesis import given
@@ -134,6 +135,14 @@ def test_every_cut_is_noticed(name: str) -> None:
     for end in range(16, len(data)):
         with pytest.raises(BrokenPictureError):
             dissect(data[:end], FILES[name][1])
+
+
+def test_a_chunk_that_is_longer_than_its_file_is_noticed() -> None:
+    """A WebP's last chunk may not claim bytes behind the end of the RIFF file."""
+    chunk = b"VP8L" + struct.pack("<I", 100) + b"\x2f" + bytes(9)
+    data = b"RIFF" + struct.pack("<I", 4 + len(chunk)) + b"WEBP" + chunk
+    with pytest.raises(BrokenPictureError, match="longer than the file"):
+        dissect(data, WEBP)
 
 
 def test_a_wrong_checksum_is_noticed() -> None:
