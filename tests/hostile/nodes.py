@@ -118,6 +118,7 @@ class HostileNodes:
 
     nodes: list[HostileNode]
     addresses: list[str]
+    servers: contextlib.AsyncExitStack
 
     @contextlib.asynccontextmanager
     async def at_work(self, target: str = "") -> AsyncIterator[Harm]:
@@ -132,12 +133,20 @@ class HostileNodes:
         finally:
             for node in self.nodes:
                 node.awake.clear()
+            await self._hang_up()
+
+    async def _hang_up(self) -> None:
+        """Ends every watch at once: what was sent and not read yet would go on to be read for long."""
+        await self.servers.aclose()
+        for node, address in zip(self.nodes, self.addresses, strict=True):
+            port = int(address.partition("#")[0].rpartition(":")[2])
+            await self.servers.enter_async_context(running_raw(node, port))
 
 
 @contextlib.asynccontextmanager
 async def hostile_nodes(count: int = NODES) -> AsyncIterator[HostileNodes]:
     """So many, asleep. Each begins with another answer to a job."""
     nodes = [HostileNode(turn=number) for number in range(count)]
-    async with contextlib.AsyncExitStack() as stack:
-        targets = [await stack.enter_async_context(running_raw(node)) for node in nodes]
-        yield HostileNodes(nodes, [f"{t}#{n.identity.id}" for t, n in zip(targets, nodes, strict=True)])
+    async with contextlib.AsyncExitStack() as servers:
+        targets = [await servers.enter_async_context(running_raw(node)) for node in nodes]
+        yield HostileNodes(nodes, [f"{t}#{n.identity.id}" for t, n in zip(targets, nodes, strict=True)], servers)

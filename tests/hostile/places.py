@@ -69,7 +69,7 @@ class Place:
                 await self._forgotten()
 
     async def _forgotten(self) -> None:
-        """Until the broadcaster has read what hostile nodes sent before, and gives them no job any more."""
+        """Until the broadcaster has noticed that hostile nodes hung up, and gives them no job any more."""
         hostile = {address.partition("#")[2] for address in self.peers.facts["nodes"]}
         offer = JOB.pipeline, JOB.model
         async with BroadcasterClient(self.url) as client, asyncio.timeout(ANSWER_S):
