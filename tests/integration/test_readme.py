@@ -231,6 +231,7 @@ def reader(tiny_models: Path) -> Iterator[Reader]:
         yield Reader(stack.enter_context(machine(Path(folder) / "desk", hosts)), gpu_box, tiny_models)
 
 
+@pytest.mark.timeout(2 * PATIENCE_S)
 @pytest.mark.parametrize("walk", list(walks()))
 def test_the_lines_of_a_section_work_in_their_order(walk: list[Block], reader: Reader) -> None:
     """Every line does what README says, on a fresh pool, and again when the pool has done many tiny jobs."""
