@@ -20,7 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "out" / "pool"
 ID_CHARS = 10
 TEXT_TO_IMAGE = '{"prompt": "a lighthouse at dawn", "width": 512, "height": 512, "num_inference_steps": 20, "seed": 1}'
-IMAGE_TO_VIDEO = "-F width=256 -F height=256 -F num_inference_steps=4 -F seed=1 -F image=@examples/rocket.jpg"
+IMAGE_TO_VIDEO = (
+    "-F width=256 -F height=256 -F num_frames=6 -F num_inference_steps=4 -F seed=1 -F image=@examples/rocket.jpg"
+)
 
 
 class DiedError(Exception):

@@ -36,7 +36,7 @@ from reelnet.ticket import open_description
 
 ACKNOWLEDGE_TIMEOUT_S = 2.0
 WATCH_REST = 40
-"""After an update, no other one is read for so many times what its reading took: a flood of them stalls nobody."""
+"""After an update, no other one is read for so many times the CPU seconds of its reading: a flood stalls nobody."""
 CALL_ENDED = (asyncio.InvalidStateError, grpc.aio.UsageError, grpc.aio.AioRpcError)
 """What a write raises when the call has ended: its status tells the reader why."""
 
@@ -118,11 +118,11 @@ class OrchestratorClient:
         call = self._watch(codec.watch_request_to_bytes(challenge))
         try:
             async for data in call:
-                began = time.monotonic()
+                began = time.thread_time()
                 answer = codec.watch_answer_from_bytes(data)
                 node_id = node_id or check_proof(answer.proof, challenge, self.address.node_id)
                 description = open_description(answer.description, node_id) if answer.description else None
-                rest_s = WATCH_REST * (time.monotonic() - began)
+                rest_s = WATCH_REST * (time.thread_time() - began)
                 yield Update(description, answer.load)
                 await asyncio.sleep(rest_s)
         except grpc.aio.AioRpcError as error:

@@ -43,6 +43,11 @@ class Site:
         """Who keeps the bad runner."""
         return next(s for s in self.node.node.supervisors.values() if s.slot.model == BAD)
 
+    def plays(self, answers: dict[bytes, bytes]) -> None:
+        """What the bad runner answers from now on, by path."""
+        self.answers.clear()
+        self.answers.update(answers)
+
     async def draw(self, model: str) -> httpx.Response:
         return await self.http.post("/text-to-image", json=SMALL | {"model_id": model})
 
@@ -81,7 +86,7 @@ async def site(shared: Site) -> AsyncIterator[Site]:
     await until(lambda: shared.bad.slot.ready, "the bad runner is ready")
     yield shared
     assert (await shared.draw(GOOD)).status_code == 200
-    shared.answers = {b"/info": said()}
+    shared.plays({b"/info": said()})
     await until(lambda: shared.bad.slot.ready, "the bad runner is taken as soon as it makes sense")
 
 
@@ -95,7 +100,7 @@ async def site(shared: Site) -> AsyncIterator[Site]:
 )  # fmt: skip
 async def test_an_info_that_is_none_costs_a_restart(site: Site, info: bytes) -> None:
     """The bad runner is started again and again, and is never ready; the honest one goes on."""
-    site.answers = {b"/info": info}
+    site.plays({b"/info": info})
     site.bad.restart("the test wants another answer")
     await site.lives(3)
     assert not site.bad.slot.ready

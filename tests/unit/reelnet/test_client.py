@@ -99,7 +99,7 @@ async def test_updates_do_not_come_more_often_than_they_can_be_read(
     async def rest(seconds: float) -> None:
         rests.append(seconds)
 
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=clock))
+    monkeypatch.setattr(module, "time", SimpleNamespace(thread_time=clock))
     monkeypatch.setattr(module, "asyncio", SimpleNamespace(sleep=rest))
     monkeypatch.setattr(module, "codec", SimpleNamespace(**vars(codec) | {"watch_answer_from_bytes": read}))
     client._watch = lambda request: Call(*[introduction(own, capability(), request)] * 3)
