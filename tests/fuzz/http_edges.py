@@ -137,8 +137,10 @@ async def _refused(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
     try:
         async with asyncio.timeout(10):
             return b" 431 " in await reader.read(64) or reader.at_eof()
-    except (TimeoutError, OSError) as error:
-        return isinstance(error, OSError)
+    except TimeoutError:
+        return False  # which is an OSError too
+    except OSError:
+        return True
 
 
 async def _unfinished_bodies(url: str, rng: random.Random) -> None:
