@@ -26,10 +26,12 @@ ASK: dict[str, Any] = {
     "guidance_scale": 1.0, "num_images_per_prompt": 1, "model_id": "synthetic/bars", "loras": {},
 }  # fmt: skip
 SIZE = ("width", "height", "num_inference_steps", "seed")
-ANSWER_BYTES = 64 * 1024
+ANSWER_BYTES = 20 * 1024
 """No refusal is longer; a good answer is shorter too."""
 HEAD_BYTES = 2**20
 """So much of a head is never taken without a refusal."""
+REFUSED_S = 5.0
+"""Half of the time after which a connection without a whole head is closed, however small that is."""
 BODIES_BYTES = 4 * 2**20
 JSON_BYTES = 2**17
 LIMITS = {
@@ -135,7 +137,7 @@ async def _raw(url: str, rng: random.Random) -> None:
 async def _refused(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
     """Whether the other side has answered 431, or closed."""
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(REFUSED_S):
             return b" 431 " in await reader.read(64) or reader.at_eof()
     except TimeoutError:
         return False  # which is an OSError too

@@ -156,7 +156,7 @@ def _changed_object(rng: random.Random, value: dict[str, Any]) -> dict[str, Any]
     if way < 0.1:
         return rest
     if way < 0.2:
-        return value | {f"{rng.choice(TEXTS)}{i}": i for i in range(rng.choice((1, 30, 2000, 20_000)))}
+        return value | {f"{rng.choice(TEXTS)}{i}": i for i in range(rng.choice((1, 50, 800, 20_000)))}
     return rest | {key: _changed(rng, value[key])}
 
 

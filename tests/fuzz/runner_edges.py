@@ -47,6 +47,8 @@ FACTS = {"source": "s", "info": {"digest": "d" * 64, "schemas": {"text-to-image"
          "need_bytes": 2**30, "load_s": 2.5}  # fmt: skip
 MOST_MESSAGE_BYTES = 2**20
 PIECE_BYTES = 65_536
+MOST_REPEATED_BYTES = 2**21
+"""What takes long for its length alone is no finding."""
 
 
 class RawRunner:
@@ -225,19 +227,27 @@ def _lines(rng: random.Random) -> bytes:
     lines = [(json.dumps(event).encode(), behind.get(event["event"], b"")) for event in events]
     for _ in range(rng.randint(0, 3)):
         at = rng.randrange(len(lines))
-        match rng.randrange(6):
+        match rng.randrange(7):
             case 0:
                 del lines[at]
             case 1:
-                lines[at:at] = [lines[at]] * rng.choice((1, 2, 2000))
+                lines[at:at] = _repeated(lines[at : at + 1], rng.choice((1, 2, 2000)))
             case 2:
                 lines.insert(rng.randrange(len(lines)), lines[at])
+            case 3:
+                lines[at:at] = _repeated(lines[at : at + rng.randint(2, 4)], rng.choice((1, 2, 300)))
             case _:
                 with contextlib.suppress(ValueError, RecursionError):
                     lines[at] = mutation.document(rng, json.loads(lines[at][0])), lines[at][1]
         if not lines:
             break
     return b"".join(line + b"\n" + more for line, more in lines)
+
+
+def _repeated(lines: list[tuple[bytes, bytes]], count: int) -> list[tuple[bytes, bytes]]:
+    """The lines so many times, as far as that is not more than MOST_REPEATED_BYTES."""
+    size = sum(len(line) + len(more) for line, more in lines)
+    return lines * min(count, MOST_REPEATED_BYTES // max(1, size))
 
 
 @asynccontextmanager

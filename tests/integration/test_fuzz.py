@@ -10,7 +10,7 @@ from tests.fuzz.edges import EDGES
 from tests.fuzz.engine import fuzz
 
 CASES = {
-    "watch": 120, "job": 60, "ticket": 80, "calls": 4, "reports": 60, "stream": 80, "book": 30, "requests": 30,
+    "watch": 120, "job": 40, "ticket": 80, "calls": 4, "reports": 60, "stream": 80, "book": 30, "requests": 20,
     "orders": 40, "files": 20,
 }  # fmt: skip
 """So many take about a second each."""
