@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -90,7 +91,6 @@ async def watch(folder: Path) -> AsyncIterator[Case]:
         address = Address.parse(f"{target}#{node.id}")
         registry = Registry([address], RpcLimits(), Scores(), random.Random(1), "me")
         record = registry.nodes()[0]
-        reelnet.client.WATCH_REST = 0
 
         async def case(rng: random.Random) -> None:
             messages[:] = [_update(rng, node) for _ in range(rng.randint(1, 3))]
@@ -103,7 +103,8 @@ async def watch(folder: Path) -> AsyncIterator[Case]:
                 registry._lost(record, error)
             require(len(to_json(pool_body(registry))) < 2**21, "the pool's list is longer than what the node may say")
 
-        yield case
+        with patch.object(reelnet.client, "WATCH_REST", 0):
+            yield case
         await record.client.close()
 
 
