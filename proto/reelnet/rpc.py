@@ -47,7 +47,7 @@ class RpcLimits(Section):
     metadata_bytes: int = Field(16 * 1024, ge=4096, description="Bytes of one call's metadata.")
     concurrent_calls: int = Field(1000, ge=1, description="Jobs that a server takes calls for at once.")
     connection_calls: int = Field(500, ge=1, description="Of these, those of one connection.")
-    unopened_calls: int = Field(32, ge=1, description="Calls of one connection that have not sent their ticket.")
+    unopened_calls: int = Field(200, ge=1, description="Calls of one connection that have not sent their ticket.")
     watches: int = Field(250, ge=1, description="Watches that a server answers at once.")
     connection_watches: int = Field(4, ge=1, description="Of these, those of one connection.")
     other_calls: int = Field(64, ge=1, description="Calls of any other method that a server answers at once.")

@@ -16,9 +16,8 @@ import pytest
 
 from orchestrator.engine import EngineError, Resources, RunnerEngine, RunnerHandle, RunnerSpec
 from orchestrator.runner_client import JobStream, RunnerClient, RunnerJob
-from orchestrator.runner_events import RunnerDone
+from orchestrator.runner_events import RunnerDone, RunnerStarted
 from reelnet.errors import PoisonError
-from reelnet.jobs import Started
 from reelnet.parameters import TextToImage
 from reelnet.pipelines import PIPELINES
 from tests.fakes.pool import PATIENCE_S
@@ -94,7 +93,7 @@ async def test_a_started_runner_does_jobs(engine: RunnerEngine, spec: MakeSpec) 
     assert set(info.schemas) == set(PIPELINES)
     async with client.run(job(), stuck) as stream:
         events = await whole(stream)
-    assert isinstance(events[0], Started)
+    assert isinstance(events[0], RunnerStarted)
     assert isinstance(events[-1], RunnerDone)
     assert events[-1].model_digest == info.digest
     await client.close()
@@ -167,7 +166,7 @@ async def test_leaving_a_job_stops_it(engine: RunnerEngine, spec: MakeSpec) -> N
     client = await ready(await engine.start(spec()))
     async with client.run(job("boat !slow 300", "left"), stuck) as stream:
         async for event in stream:
-            if isinstance(event, Started):
+            if isinstance(event, RunnerStarted):
                 break
     async with client.run(job("boat", "next"), stuck) as stream:
         assert isinstance((await whole(stream))[-1], RunnerDone)

@@ -13,13 +13,14 @@ from pathlib import Path
 import structlog
 
 from tests.fuzz.edges import EDGES
-from tests.fuzz.engine import Result, fuzz
+from tests.fuzz.engine import FINDINGS, Result, fuzz
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("edges", nargs="*", choices=[[], *EDGES], help="default: all of them")
     parser.add_argument("--seconds", type=float, default=20, help="for each edge")
+    parser.add_argument("--findings", type=int, default=FINDINGS, help="an edge is left after so many")
     parser.add_argument("--seed", default=str(time.time_ns()), help="the same seed makes the same cases")
     asked = parser.parse_args()
     logging.disable()
@@ -32,7 +33,7 @@ def main() -> int:
 
 async def _run(name: str, asked: argparse.Namespace) -> Result:
     with tempfile.TemporaryDirectory() as folder:
-        return await fuzz(EDGES[name], Path(folder), asked.seed, seconds=asked.seconds)
+        return await fuzz(EDGES[name], Path(folder), asked.seed, seconds=asked.seconds, findings=asked.findings)
 
 
 def _report(name: str, result: Result) -> Result:

@@ -13,7 +13,7 @@ from pathlib import Path
 CPU_S = 1.5
 """A case that takes more of this process's CPU has found unbounded work: an honest one takes milliseconds."""
 FINDINGS = 3
-"""An edge is left after so many."""
+"""An edge is left after so many, where nobody asks for another number."""
 
 Case = Callable[[random.Random], Awaitable[None]]
 """One case: makes input by chance and gives it to the edge. Any exception that it raises is a finding."""
@@ -34,14 +34,16 @@ class Result:
     found: list[str] = field(default_factory=list)
 
 
-async def fuzz(edge: Edge, folder: Path, seed: str, *, cases: int = 2**62, seconds: float = 1e9) -> Result:
+async def fuzz(
+    edge: Edge, folder: Path, seed: str, *, cases: int = 2**62, seconds: float = 1e9, findings: int = FINDINGS
+) -> Result:
     """So many cases, or for so long; the same seed makes the same cases."""
     result, began = Result(), time.monotonic()
     async with edge(folder) as case:
-        while result.cases < cases and result.seconds < seconds and len(result.found) < FINDINGS:
+        while result.cases < cases and result.seconds < seconds and len(result.found) < findings:
             name = f"{seed}:{result.cases}"
             if found := await _try(case, name):
-                result.found.append(f"case {name}: {found}")
+                result.found.append(f"case {name}, after {time.monotonic() - began:.1f} s: {found}")
             result.cases += 1
             result.seconds = time.monotonic() - began
     return result

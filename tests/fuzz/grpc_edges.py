@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+import struct
 import time
+import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -36,6 +41,7 @@ from reelnet.jobs import (
     Capability,
     Description,
     Done,
+    Event,
     JobId,
     Load,
     ModelLoad,
@@ -55,6 +61,7 @@ from tests.fakes.lying_node import capability, delivery, png, signed_for, whole
 from tests.fakes.pool import InProcessEngine, PoolPlan, node_settings, running_node, until
 from tests.fakes.raw_node import RawNode, introduction, running_raw
 from tests.fuzz import mutation
+from tests.fuzz.bounds import require_bounded
 from tests.fuzz.engine import Case, require
 
 OFFER = Capability(
@@ -70,6 +77,9 @@ STATUSES = frozenset(
 """How a node may end a stranger's call: every other status is a fault of its own."""
 OURS = "Internal error from Core"
 """What gRPC says where a call ended while this side was writing to it: the node's own word is lost then."""
+MOST_PICTURE_BYTES = 2**17
+"""More than a picture of 64 × 64 takes without any compression."""
+MOST_PARAMS_BYTES = 2**17
 
 
 @asynccontextmanager
@@ -81,30 +91,37 @@ async def watch(folder: Path) -> AsyncIterator[Case]:
         address = Address.parse(f"{target}#{node.id}")
         registry = Registry([address], RpcLimits(), Scores(), random.Random(1), "me")
         record = registry.nodes()[0]
-        reelnet.client.WATCH_REST = 0
 
         async def case(rng: random.Random) -> None:
             messages[:] = [_update(rng, node) for _ in range(rng.randint(1, 3))]
             try:
                 async for update in record.client.watch():
+                    require_bounded(update, where="update")
                     registry._take(record, update)
                     _look(registry, rng)
             except ReelnetError as error:
                 registry._lost(record, error)
             require(len(to_json(pool_body(registry))) < 2**21, "the pool's list is longer than what the node may say")
 
-        yield case
+        with patch.object(reelnet.client, "WATCH_REST", 0):
+            yield case
         await record.client.close()
 
 
 def _update(rng: random.Random, node: Identity) -> bytes:
-    """An update whose description is signed by the node, whatever it says; its proof is put in later."""
+    """An update whose description is signed by the node, whatever it says; its proof is put in later.
+
+    Of some the description is good: a client believes nothing of what comes beside a wrong one.
+    """
+    way = rng.random()
     told = Description(NodeId(node.id), str(rng.randrange(4)), rng.randrange(9), 1, 1, (OFFER,) * rng.randint(1, 2))
     good = types_pb2.Description.FromString(codec.description_to_bytes(told))
-    payload = mutation.message(rng, good) if rng.random() < 0.7 else good.SerializeToString()
+    payload = mutation.message(rng, good) if way < 0.6 else good.SerializeToString()
     signed = node.sign(DESCRIPTION_CONTEXT, payload)
     answer = orchestrator_pb2.WatchResponse.FromString(codec.watch_answer_to_bytes(WatchAnswer(signed, LOAD)))
-    return mutation.message(rng, answer) if rng.random() < 0.4 else answer.SerializeToString()
+    for _ in range(rng.randint(1, 4) if way > 0.7 else 0):
+        mutation.change(rng, answer.load)
+    return mutation.message(rng, answer) if 0.4 < way < 0.8 else answer.SerializeToString()
 
 
 def _proven(message: bytes, node: Identity, request: bytes) -> bytes:
@@ -148,12 +165,33 @@ async def job(folder: Path) -> AsyncIterator[Case]:
             request = _request(rng)
             progress = JobProgress(request)
             progress.begin_attempt(node.id)
+<<<<<<< HEAD
             gate = PreviewGate(request, News().hear, 0, lambda what: None)
             chance.seed(rng.random())
+=======
+            gate, heard, began = (
+                PreviewGate(request, News().hear, 0, lambda what: None),
+                list[Event](),
+                time.monotonic(),
+            )
+            frames[:] = _stream(rng, node, _ticket_of(me, node, request))
+
+            def listen(event: Event) -> None:
+                require_bounded(event, where=type(event).__name__)
+                heard.append(event)
+                gate(event)
+
+>>>>>>> h8
             try:
-                await run_attempt(context, record, candidate, progress, gate)
+                await run_attempt(context, record, candidate, progress, listen)
             except ReelnetError:
                 require(not progress.results, "a failed attempt left results")
+            require_bounded((progress.timings_s, progress.facts), where="done")
+            sizes = [result.media.size for result in progress.results]
+            require(max(sizes, default=0) <= MOST_PICTURE_BYTES, f"pictures of 64 × 64 in {sizes} bytes were kept")
+            if not any(_kind(frame) == "batch" for frame in set(frames)):
+                most = 1000 + 100 * (time.monotonic() - began) + sum(map(len, frames)) / 1024
+                require(len(heard) <= most, f"{len(heard)} messages of one job were heard")
             left = list((folder / "media/incoming").iterdir())
             require(not left, f"{len(left)} files of outputs that nobody keeps")
 
@@ -169,7 +207,8 @@ def _request(rng: random.Random) -> JobRequest:
 
 def _stream(rng: random.Random, node: Identity, ticket: Ticket) -> list[bytes]:
     """An honest job's frames, some of them changed, doubled, dropped or moved."""
-    outputs = [frame for i in range(rng.choice((1, 1, 2))) for frame in delivery(png(), index=i)]
+    data = _padded(png(), rng.choice((60_000, 200_000))) if rng.random() < 0.1 else png()
+    outputs = [frame for i in range(rng.choice((1, 1, 2))) for frame in delivery(data, index=i)]
     values = signed_for(node, ticket, whole(ticket, *outputs))
     extra: list[FrameValue] = [Progress("denoise", 1, 2), Queued(1, 2.0), Preview(b"\xff\xd8\xff", 0, 1, 2)]
     for value in extra:
@@ -189,6 +228,19 @@ def _stream(rng: random.Random, node: Identity, ticket: Ticket) -> list[bytes]:
         if not messages:
             break
     return messages
+
+
+def _padded(picture: bytes, size: int) -> bytes:
+    """The PNG with so many bytes more, which are no pixels."""
+    body = b"teXt" + bytes(size)
+    return picture[:-12] + struct.pack(">I", size) + body + struct.pack(">I", zlib.crc32(body)) + picture[-12:]
+
+
+def _kind(data: bytes) -> str | None:
+    try:
+        return types_pb2.Frame.FromString(data).WhichOneof("body")
+    except DecodeError:
+        return None
 
 
 def _mutated_frame(rng: random.Random, data: bytes) -> bytes:
@@ -222,9 +274,12 @@ async def ticket(folder: Path) -> AsyncIterator[Case]:
             nonlocal count
             count += 1
             if count % 50 == 1:
-                await _honest(channel, me, running)
+                await honest_job(channel, me, running)
             if rng.random() < 0.15:
                 await _other_call(rng, channel)
+                return
+            if rng.random() < 0.03:
+                await _too_long(channel, me, running)
                 return
             good = _node_ticket(me, running)
             payload = codec.ticket_to_bytes(good)
@@ -267,7 +322,8 @@ def ticket_for(me: Identity, node: Any, epoch: str, offer: Capability, ask: dict
     )  # fmt: skip
 
 
-async def _honest(channel: grpc.aio.Channel, me: Identity, running: Any) -> None:
+async def honest_job(channel: grpc.aio.Channel, me: Identity, running: Any) -> None:
+    """A job from its ticket to the acknowledgement. Raises AssertionError when it is not done."""
     ticket = _node_ticket(me, running)
     first = TicketFrame(me.sign(TICKET_CONTEXT, codec.ticket_to_bytes(ticket)), batches=True)
     call: Any = channel.stream_stream(f"/{SERVICE}/Generate")(timeout=20)
@@ -277,6 +333,17 @@ async def _honest(channel: grpc.aio.Channel, me: Identity, running: Any) -> None
             await call.write(codec.frames_to_bytes([codec.Acknowledge()]))
             return
     raise AssertionError(f"an honest job is not done any more: {await call.code()} {await call.details()}")
+
+
+async def _too_long(channel: grpc.aio.Channel, me: Identity, running: Any) -> None:
+    """A good ticket, but that its parameters are longer than any job's gets no place."""
+    good = _node_ticket(me, running)
+    long = replace(good, params=good.params + b" " * MOST_PARAMS_BYTES)
+    call: Any = channel.stream_stream(f"/{SERVICE}/Generate")(timeout=5)
+    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
+        await call.write(codec.frames_to_bytes([TicketFrame(me.sign(TICKET_CONTEXT, codec.ticket_to_bytes(long)))]))
+        require(not isinstance(await call.read(), bytes), f"{len(long.params)} bytes of parameters were accepted")
+    call.cancel()
 
 
 async def _said(channel: grpc.aio.Channel, messages: Sequence[bytes]) -> None:

@@ -25,12 +25,18 @@ ASK: dict[str, Any] = {
     "prompt": "boat", "negative_prompt": "", "width": 64, "height": 64, "num_inference_steps": 1, "seed": 1,
     "guidance_scale": 1.0, "num_images_per_prompt": 1, "model_id": "synthetic/bars", "loras": {},
 }  # fmt: skip
-ANSWER_BYTES = 64 * 1024
+SIZE = ("width", "height", "num_inference_steps", "seed")
+ANSWER_BYTES = 20 * 1024
 """No refusal is longer; a good answer is shorter too."""
 HEAD_BYTES = 2**20
 """So much of a head is never taken without a refusal."""
+REFUSED_S = 5.0
+"""Half of the time after which a connection without a whole head is closed, however small that is."""
 BODIES_BYTES = 4 * 2**20
-LIMITS = {"bodies_bytes": BODIES_BYTES, "body_stall_s": 1.0, "body_s": 3.0, "body_bytes": 2**20}
+JSON_BYTES = 2**17
+LIMITS = {
+    "bodies_bytes": BODIES_BYTES, "body_stall_s": 1.0, "body_s": 3.0, "body_bytes": 2**20, "json_bytes": JSON_BYTES,
+}  # fmt: skip
 
 
 @asynccontextmanager
@@ -46,7 +52,9 @@ async def requests(folder: Path) -> AsyncIterator[Case]:
                 answer = await pool.http.post("/text-to-image", json={"prompt": "b", "width": 64, "height": 64})
                 require(answer.status_code == 200, f"a good job fails: {answer.text[:300]}")
             way = rng.random()
-            if way < 0.55:
+            if way < 0.05:
+                await _cut_off(pool.http, rng)
+            elif way < 0.55:
                 await _post(pool.http, rng, {"content-type": "application/json"}, mutation.document(rng, ASK))
             elif way < 0.85:
                 boundary, body = _form(rng)
@@ -65,6 +73,18 @@ async def _post(http: httpx.AsyncClient, rng: random.Random, headers: dict[str, 
         return  # it closed the connection in the middle of a body that it had refused
     require(answer.status_code < 500 or answer.status_code == 503, f"HTTP {answer.status_code}: {answer.text[:300]}")
     require(len(answer.content) <= ANSWER_BYTES, f"an answer of {len(answer.content)} bytes")
+    if len(body) > JSON_BYTES and headers["content-type"] == "application/json":
+        require(answer.status_code == 413, f"{len(body)} bytes of JSON: HTTP {answer.status_code}")
+
+
+async def _cut_off(http: httpx.AsyncClient, rng: random.Random) -> None:
+    """A good form without some of its end is no job, whatever of it came."""
+    parts = [f'--b\r\ncontent-disposition: form-data; name="{k}"\r\n\r\n{ASK[k]}\r\n' for k in ("prompt", *SIZE)]
+    body = "".join([*parts, "--b--"]).encode()
+    cut = body[: rng.choice((rng.randrange(len(body)), len(body) - 2 - rng.randrange(20)))]
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    answer = await http.post("/text-to-image", headers=headers, content=cut)
+    require(400 <= answer.status_code < 500, f"HTTP {answer.status_code} for {cut[-40:]!r}")
 
 
 def _form(rng: random.Random) -> tuple[str, bytes]:
@@ -117,10 +137,12 @@ async def _raw(url: str, rng: random.Random) -> None:
 async def _refused(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
     """Whether the other side has answered 431, or closed."""
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(REFUSED_S):
             return b" 431 " in await reader.read(64) or reader.at_eof()
-    except (TimeoutError, OSError) as error:
-        return isinstance(error, OSError)
+    except TimeoutError:
+        return False  # which is an OSError too
+    except OSError:
+        return True
 
 
 async def _unfinished_bodies(url: str, rng: random.Random) -> None:
@@ -150,7 +172,7 @@ async def _status(reader: asyncio.StreamReader) -> bytes:
 async def orders(folder: Path) -> AsyncIterator[Case]:
     """A node's orders to a runner, nearly good."""
     async with AsyncExitStack() as stack:
-        settings = runners.settings()
+        settings = runners.settings(max_json_bytes=JSON_BYTES)
         client = await stack.enter_async_context(runners.serving(build(settings, make_backend(settings)), folder))
         while client.app.state.worker.info is None:
             await asyncio.sleep(0.01)
@@ -161,6 +183,8 @@ async def orders(folder: Path) -> AsyncIterator[Case]:
             body = mutation.document(rng, good)
             answer = await client.http.post("/jobs", headers={"content-type": "application/json"}, content=body)
             require(answer.status_code < 500, f"HTTP {answer.status_code}: {answer.text[:300]}")
+            if len(body) > JSON_BYTES:
+                require(answer.status_code == 413, f"{len(body)} bytes of JSON: HTTP {answer.status_code}")
             if answer.status_code != 200:
                 require(len(answer.content) <= ANSWER_BYTES, f"an answer of {len(answer.content)} bytes")
 

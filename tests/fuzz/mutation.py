@@ -17,7 +17,7 @@ TEXTS = ("", "\0", "a\x1b]0;b", "\u202e", "²", "٣", "9" * 400, "../../x", "tex
 LONG = ("y" * 20_000, "😀" * 5000, "z" * 200_000)
 MOST_REPEATS = 2000
 SHORT = 400
-"""Only what is written in fewer characters is repeated so often."""
+"""Only what is written in fewer characters, or bytes, is repeated so often."""
 BROKEN_JSON = (
     b"[" * 100_000,
     b'{"a":' * 50_000,
@@ -101,7 +101,7 @@ def _change_list(rng: random.Random, items: Any, field: FieldDescriptor) -> None
         del items[:]
     elif field.message_type:
         change(rng, rng.choice(items))
-        items.extend([items[0]] * min(count, 20))
+        items.extend([items[0]] * (count if items[0].ByteSize() < SHORT else min(count, 20)))
     else:
         items[rng.randrange(len(items))] = _scalar(rng, field)
 
@@ -134,10 +134,19 @@ def _changed(rng: random.Random, value: Any) -> Any:
         return _changed_object(rng, value)
     if isinstance(value, list) and value and rng.random() < 0.7:
         at = rng.randrange(len(value))
-        other = _changed(rng, value[at])
-        count = rng.choice((0, 1, 1, 2, MOST_REPEATS if len(repr(other)) < SHORT else 3))
-        return [*value[:at], *[other] * count, *value[at + 1 :]]
+        other = value[at] if rng.random() < 0.3 else _changed(rng, value[at])
+        count = rng.choice((0, 1, 1, 2, *((300, MOST_REPEATS) if len(repr(other)) < SHORT else (3,))))
+        return [*value[:at], *_repeated(rng, other, count), *value[at + 1 :]]
     return _hostile(rng)
+
+
+def _repeated(rng: random.Random, value: Any, count: int) -> list[Any]:
+    """Equal values, or objects that differ in one text: a name may be what they are kept by."""
+    texts = sorted(key for key, text in value.items() if isinstance(text, str)) if isinstance(value, dict) else []
+    if not texts or rng.random() < 0.3:
+        return [value] * count
+    key = rng.choice(texts)
+    return [value | {key: f"{value[key]}{i}"} for i in range(count)]
 
 
 def _changed_object(rng: random.Random, value: dict[str, Any]) -> dict[str, Any]:
@@ -147,7 +156,7 @@ def _changed_object(rng: random.Random, value: dict[str, Any]) -> dict[str, Any]
     if way < 0.1:
         return rest
     if way < 0.2:
-        return value | {f"{rng.choice(TEXTS)}{i}": i for i in range(rng.choice((1, 30, 20_000)))}
+        return value | {f"{rng.choice(TEXTS)}{i}": i for i in range(rng.choice((1, 50, 800, 20_000)))}
     return rest | {key: _changed(rng, value[key])}
 
 

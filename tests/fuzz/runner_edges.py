@@ -8,7 +8,7 @@ import hashlib
 import json
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,19 @@ from typing import Any
 from orchestrator.attempts import Attempt, Site, SlotRunner
 from orchestrator.model_facts import FactBook, load_estimate_s, need_bytes
 from orchestrator.offers import Offers
-from orchestrator.runner_client import NO_ANSWER, RunnerClient
+from orchestrator.runner_client import NO_ANSWER, JobStream, RunnerClient, RunnerJob
+from orchestrator.runner_events import RunnerEvent
 from orchestrator.settings import Limits, ModelSettings
 from orchestrator.slots import Slot, SlotTable
 from orchestrator.spool import Spool
 from reelnet import codec
 from reelnet.errors import ReelnetError
 from reelnet.identity import Identity
-from reelnet.jobs import Done, Event
+from reelnet.jobs import Done, Event, Output, Started
 from reelnet.ticket import open_description, sign_receipt
 from tests.fakes.lying_node import capability, png
 from tests.fuzz import mutation
+from tests.fuzz.bounds import require_bounded
 from tests.fuzz.engine import Case, require
 from tests.fuzz.grpc_edges import SMALL, ticket_for
 
@@ -44,6 +46,9 @@ FACTS = {"source": "s", "info": {"digest": "d" * 64, "schemas": {"text-to-image"
          {"id": "MIT", "commercial": "yes"}, "loras": {}, "memory_bytes": 8, "features": {"text-to-image": ["safety"]}},
          "need_bytes": 2**30, "load_s": 2.5}  # fmt: skip
 MOST_MESSAGE_BYTES = 2**20
+PIECE_BYTES = 65_536
+MOST_REPEATED_BYTES = 2**21
+"""What takes long for its length alone is no finding."""
 
 
 class RawRunner:
@@ -51,6 +56,8 @@ class RawRunner:
 
     def __init__(self) -> None:
         self.answer = self.more = b""
+        self.read_whole = False
+        """Whether all of an endless answer was taken: 4 MiB of it."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
@@ -60,7 +67,25 @@ class RawRunner:
                 writer.write(self.more)
                 await writer.drain()
             await writer.drain()
+            self.read_whole = len(self.more) == PIECE_BYTES
         writer.close()
+
+
+class _Watched(RunnerClient):
+    """Looks at every event that a runner's stream gives."""
+
+    @asynccontextmanager
+    async def run(self, job: RunnerJob, on_stuck: Callable[[str], None]) -> AsyncIterator[JobStream]:
+        async with super().run(job, on_stuck) as stream:
+            told = stream.told
+
+            def looked_at() -> Iterator[RunnerEvent]:
+                for event in told():
+                    require_bounded(event, where=type(event).__name__)
+                    yield event
+
+            stream.told = looked_at  # type: ignore[method-assign]
+            yield stream
 
 
 def _http(rng: random.Random, body: bytes) -> bytes:
@@ -77,7 +102,7 @@ def _http(rng: random.Random, body: bytes) -> bytes:
 async def _raw(folder: Path) -> AsyncIterator[tuple[RawRunner, RunnerClient]]:
     runner, socket = RawRunner(), folder / "r.sock"
     server = await asyncio.start_unix_server(runner.serve, socket)
-    client = RunnerClient(socket, cancel_s=0.05)
+    client = _Watched(socket, cancel_s=0.05)
     try:
         yield runner, client
     finally:
@@ -92,7 +117,7 @@ async def reports(folder: Path) -> AsyncIterator[Case]:
     async with _raw(folder) as (runner, client):
 
         async def case(rng: random.Random) -> None:
-            runner.more = b"x" * 65_536 if rng.random() < 0.03 else b""
+            runner.more, runner.read_whole = b"x" * PIECE_BYTES if rng.random() < 0.03 else b"", False
             health = rng.random() < 0.3
             runner.answer = _http(rng, mutation.document(rng, HEALTH if health else INFO))
             try:
@@ -104,7 +129,10 @@ async def reports(folder: Path) -> AsyncIterator[Case]:
                     return
                 info = await client.info()
             except NO_ANSWER:
+                require(not runner.read_whole, "all of an answer without an end was read")
                 return
+            require_bounded(info)
+            require(max(len(info.schemas), len(info.features)) <= 64, f"{len(info.schemas)} pipelines")
             offers = Offers(identity, "epoch", time.monotonic, lambda: None, 1)
             offers.learn(MODEL, info)
             require(len(offers.description.payload) < MOST_MESSAGE_BYTES - 4096, "a description that no message holds")
@@ -121,9 +149,11 @@ async def stream(folder: Path) -> AsyncIterator[Case]:
     async with _raw(folder) as (runner, client):
 
         async def case(rng: random.Random) -> None:
-            runner.answer, runner.more = _http(rng, _lines(rng)), b""
+            runner.answer, runner.more, runner.read_whole = _http(rng, _lines(rng)), b"", False
             if rng.random() < 0.05:
-                runner.more = rng.choice((b'{"event":"tick","idle_s":0}\n', b'{"event":"started"}\n', b" " * 65_536))
+                runner.more = rng.choice(
+                    (b'{"event":"tick","idle_s":0}\n', b'{"event":"started"}\n', b" " * PIECE_BYTES)
+                )
             attempt = _attempt(client, identity, spool)
             heard: list[Event] = []
 
@@ -138,6 +168,10 @@ async def stream(folder: Path) -> AsyncIterator[Case]:
                 follower.result() or any(isinstance(event, Done) for event in heard), "neither an end nor a failure"
             )
             attempt.erase()
+            require(not runner.read_whole, "all of an answer without an end was read")
+            require(sum(isinstance(event, Started) for event in heard) <= 1, "started more than once")
+            outputs = [event.index for event in heard if isinstance(event, Output)]
+            require(outputs in ([], [0]), f"outputs {outputs[:5]} of a job that asks for one")
             require(spool.used_bytes == 0, "bytes of a job that is over")
             require(len(heard) < 10_000, "endless events")
 
@@ -193,19 +227,27 @@ def _lines(rng: random.Random) -> bytes:
     lines = [(json.dumps(event).encode(), behind.get(event["event"], b"")) for event in events]
     for _ in range(rng.randint(0, 3)):
         at = rng.randrange(len(lines))
-        match rng.randrange(6):
+        match rng.randrange(7):
             case 0:
                 del lines[at]
             case 1:
-                lines[at:at] = [lines[at]] * rng.choice((1, 2, 2000))
+                lines[at:at] = _repeated(lines[at : at + 1], rng.choice((1, 2, 2000)))
             case 2:
                 lines.insert(rng.randrange(len(lines)), lines[at])
+            case 3:
+                lines[at:at] = _repeated(lines[at : at + rng.randint(2, 4)], rng.choice((1, 2, 300)))
             case _:
-                with contextlib.suppress(ValueError):
+                with contextlib.suppress(ValueError, RecursionError):
                     lines[at] = mutation.document(rng, json.loads(lines[at][0])), lines[at][1]
         if not lines:
             break
     return b"".join(line + b"\n" + more for line, more in lines)
+
+
+def _repeated(lines: list[tuple[bytes, bytes]], count: int) -> list[tuple[bytes, bytes]]:
+    """The lines so many times, as far as that is not more than MOST_REPEATED_BYTES."""
+    size = sum(len(line) + len(more) for line, more in lines)
+    return lines * min(count, MOST_REPEATED_BYTES // max(1, size))
 
 
 @asynccontextmanager

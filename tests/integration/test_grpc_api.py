@@ -85,7 +85,7 @@ async def test_one_connection_does_not_take_every_place(node: RunningNode, chann
     health = health_pb2_grpc.HealthStub(channel)
     watches: list[Any] = [watch(b"") for _ in range(1000)]
     checks: list[Any] = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(200)]
-    unopened: list[Any] = [generate() for _ in range(200)]
+    unopened: list[Any] = [generate() for _ in range(400)]
     for calls, allowed in (
         (watches, limits.connection_watches),
         (checks, limits.connection_other_calls),

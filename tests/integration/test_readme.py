@@ -31,7 +31,7 @@ TINY_JOBS, AT_ONCE = 40, 4
 TINY = (
     (r"\b(width|height)(\W+)\d+", r"\1\g<2>64"),
     (r"\b(num_inference_steps)(\W+)\d+", r"\1\g<2>1"),
-    (r"/image-to-video ", r"\g<0>-F num_frames=2 "),
+    (r"\bnum_frames=\d+", "num_frames=2"),
 )
 """What makes a line's job as small as can be: patterns, and what is put in their places."""
 STAND_INS = {"text-to-image": SD, "image-to-video": SVD}

@@ -100,7 +100,7 @@ DAMAGED = [
             {"info": asdict(INFO) | {"licence": {"id": "a\nb", "commercial": ""}}},
             {"info": asdict(INFO) | {"schemas": dict.fromkeys(map(str, range(65)), "")}},
             {"info": asdict(INFO) | {"features": {str(i): [] for i in range(65)}}},
-            {"info": asdict(INFO) | {"loras": MANY, "schemas": dict.fromkeys("abcd", "")}},
+            {"info": asdict(INFO) | {"loras": MANY, "schemas": dict.fromkeys("abcdefgh", "")}},
             {"need_bytes": -1}, {"need_bytes": 1.5}, {"need_bytes": 2**63}, {"need_bytes": "5"},
             {"load_s": -1}, {"load_s": float("nan")}, {"load_s": 1e308}, {"load_s": "2"},
         )
