@@ -20,7 +20,7 @@ from reelnet.codec import Acknowledge, FrameValue, TicketFrame
 from reelnet.identity import Identity, Signed
 from reelnet.jobs import Accepted, BroadcasterId, Chunk, Done, Event, JobId, NodeId, Output, Started, Ticket
 from reelnet.parameters import Params
-from reelnet.pipelines import PIPELINES, MediaSpec
+from reelnet.pipelines import PIPELINES, MediaSpec, Work
 from reelnet.pricing import Rates, format_money, price
 from reelnet.rpc import CHUNK_BYTES
 from reelnet.ticket import sign_receipt, sign_ticket
@@ -71,7 +71,8 @@ class Script:
 
         Of a stage's steps in one moment only the last is said.
         """
-        yield _line(event="started")
+        work = _work(len(self.payload))
+        yield _line(event="started", pixel_steps=work.pixel_steps, output_pixels=work.output_pixels)
         for stage in ("denoise", "decode", "encode"):
             yield _line(event="progress", stage=stage, step=1, total=1)
         yield _line(event="output", index=0, media_type=MEDIA_TYPE, seed=REQUEST["seed"], nsfw=None)
@@ -91,6 +92,12 @@ def request(size: int) -> dict[str, Any]:
     sides = range(REQUEST["width"], 4096, 8)
     side = next(side for side in sides if MediaSpec("image", side, side).most_bytes >= size)
     return {**REQUEST, "width": side, "height": side}
+
+
+@cache
+def _work(size: int) -> Work:
+    """The work units of a job whose result has `size` bytes."""
+    return PIPELINES[PIPELINE].work(PIPELINES[PIPELINE].parse(request(size)), None)
 
 
 def payload(size: int) -> bytes:
