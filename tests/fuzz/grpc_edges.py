@@ -143,12 +143,13 @@ def _look(registry: Registry, rng: random.Random) -> None:
 @asynccontextmanager
 async def job(folder: Path) -> AsyncIterator[Case]:
     """What a node says of a job: through the client and the checks to the results and the events of the app."""
-    node, chance = Identity.generate(), random.Random()
+    node, chance, frames = Identity.generate(), random.Random(), list[bytes]()
 
     def answer(first: bytes) -> list[bytes]:
         (frame, *_) = codec.frames_from_bytes(first, UserError)
         assert isinstance(frame, TicketFrame)
-        return _stream(chance, node, open_ticket(frame.ticket))
+        frames[:] = _stream(chance, node, open_ticket(frame.ticket))
+        return frames
 
     raw = RawNode(lambda request: [introduction(node, capability(), request)], answer)
     media = MediaStore(folder / "media")
@@ -165,23 +166,15 @@ async def job(folder: Path) -> AsyncIterator[Case]:
             request = _request(rng)
             progress = JobProgress(request)
             progress.begin_attempt(node.id)
-<<<<<<< HEAD
             gate = PreviewGate(request, News().hear, 0, lambda what: None)
+            heard, began = list[Event](), time.monotonic()
             chance.seed(rng.random())
-=======
-            gate, heard, began = (
-                PreviewGate(request, News().hear, 0, lambda what: None),
-                list[Event](),
-                time.monotonic(),
-            )
-            frames[:] = _stream(rng, node, _ticket_of(me, node, request))
 
             def listen(event: Event) -> None:
                 require_bounded(event, where=type(event).__name__)
                 heard.append(event)
                 gate(event)
 
->>>>>>> h8
             try:
                 await run_attempt(context, record, candidate, progress, listen)
             except ReelnetError:
