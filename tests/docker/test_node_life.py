@@ -110,7 +110,7 @@ async def test_a_runner_that_is_killed_or_hangs_is_replaced(
         assert second.values() != first.values()
 
         answer = await app.draw("boat !hang")
-        assert (answer.status_code, answer.json()["error"]["class"]) == (500, "node"), answer.text
+        assert (answer.status_code, answer.json()["error"]["class"]) == (503, "busy"), answer.text
         assert "hung" in answer.text
         paused = await n.until(lambda s: slot_of(s).state == "backoff", "it rests")
         assert slot_of(paused).reason
@@ -186,8 +186,8 @@ async def test_a_full_disk_takes_no_node_down(
         await n.until_ready()
         ballast = fill(tiny)
         answer = await app.draw(**large)
-        assert (answer.status_code, answer.json()["error"]["class"]) == (500, "node"), answer.text
-        assert "No space left" in answer.text
+        assert (answer.status_code, answer.json()["error"]["class"]) == (503, "busy"), answer.text
+        assert "spool is full" in answer.text
         assert list(tiny.glob("orchestrator/*/spool/*")) == [], "what was begun takes no room"
         n.configure(models=[*models, bars("synthetic/new")])
         assert "models: synthetic/new is new" in await asyncio.to_thread(n.control.reload)
