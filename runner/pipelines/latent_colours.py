@@ -57,7 +57,7 @@ def fit_colours(vae: Any, device: torch.device) -> LatentColours | None:
     """The map of a VAE; None for one that cannot encode, or not in numbers. It takes no noise and changes no weight."""
     began = time.monotonic()
     of_clips = any(isinstance(part, torch.nn.Conv3d) for part in getattr(vae, "encoder", torch.nn.Module()).modules())
-    with torch.inference_mode(), _full_precision(vae) as dtype:
+    with torch.inference_mode(), _full_precision(vae, device) as dtype:
         pairs = [
             (found, picture)
             for picture in sample_pictures()
@@ -93,11 +93,16 @@ def _enlarged(small: npt.NDArray[np.float64], smooth: bool = False) -> Floats:
 
 
 @contextlib.contextmanager
-def _full_precision(vae: Any) -> Iterator[torch.dtype]:
-    """Float32 while it lasts, for a VAE whose numbers leave float16's range; its weights come back to the bit."""
+def _full_precision(vae: Any, device: torch.device) -> Iterator[torch.dtype]:
+    """Float32 while it lasts, where 16 bits do not do; the weights come back to the bit.
+
+    Float16 is too narrow for some VAEs. A CPU without instructions for 16 bits takes a minute for what takes a second.
+    """
     own = vae.dtype
     here = not any(weights.is_meta for weights in vae.parameters())  # else an offload brings them layer by layer
-    if not (own == torch.float16 and vae.config.get("force_upcast") and here):
+    narrow = own == torch.float16 and vae.config.get("force_upcast")
+    slow = own in (torch.float16, torch.bfloat16) and device.type == "cpu"
+    if not ((narrow or slow) and here):
         yield own
         return
     vae.to(torch.float32)

@@ -110,7 +110,7 @@ async def test_a_runner_that_is_killed_or_hangs_is_replaced(
         assert second.values() != first.values()
 
         answer = await app.draw("boat !hang")
-        assert (answer.status_code, answer.json()["error"]["class"]) == (503, "busy"), answer.text
+        assert (answer.status_code, answer.json()["error"]["class"]) == (500, "node"), answer.text
         assert "hung" in answer.text
         paused = await n.until(lambda s: slot_of(s).state == "backoff", "it rests")
         assert slot_of(paused).reason

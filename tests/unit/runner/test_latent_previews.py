@@ -74,13 +74,18 @@ def test_a_fit_takes_no_chance_and_changes_nothing() -> None:
     assert np.array_equal(first.weights, second.weights)
 
 
-def test_a_vae_that_is_too_wide_for_sixteen_bits_is_fitted_in_more() -> None:
-    """It has its own numbers again afterwards, to the bit."""
-    vae = LinearVae(4, force_upcast=True).half()
+@pytest.mark.parametrize(
+    ("vae", "own"),
+    [(LinearVae(4, force_upcast=True), torch.float16), (LinearVae(4), torch.bfloat16)],
+    ids=["too wide for float16", "bfloat16 on a CPU"],
+)
+def test_a_vae_that_sixteen_bits_do_not_suit_is_fitted_in_more(vae: LinearVae, own: torch.dtype) -> None:
+    """A CPU has no sixteen bits worth a name. It has its own numbers again afterwards, to the bit."""
+    vae = vae.to(own)
     weights = copy.deepcopy(vae.state_dict())
     assert fit_colours(vae, CPU) is not None
     assert set(vae.kinds) == {torch.float32}
-    assert vae.dtype == torch.float16
+    assert vae.dtype == own
     assert all(torch.equal(kept, weights[name]) for name, kept in vae.state_dict().items())
 
 

@@ -16,6 +16,8 @@ from reelnet.clips import inspect_clip, probe_clip
 from reelnet.errors import CanceledError, NodeError, UserError
 from runner.backend import ClipFile, InputClip, Pixels
 from runner.video_codecs import ClipOutput
+from runner.video_file import Mp4
+from runner.video_reader import Frame
 from runner.video_stream import Window, remade
 from tests.fakes.media import Clip
 
@@ -60,10 +62,28 @@ def test_a_long_clip_never_holds_more_frames_than_its_window() -> None:
     assert 1 <= window.most <= OUTPUT.window + 2
 
 
-def test_a_slow_encoder_holds_the_model_up() -> None:
+def test_a_slow_encoder_holds_the_model_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """The function waits for the encoder: frames do not pile up where encoding is what takes long."""
-    window, slow = Window(), replace(OUTPUT, preset="slow")
-    remade(opened(Clip(64, 64, frames=40)), lambda p: p.repeat(12, 0).repeat(12, 1), 12, slow, lambda _: None, window)
+    window, frames, add = Window(), 40, Mp4.add
+    made, encoded, moved = 0, 0, threading.Condition()
+
+    def slow(clip: Mp4, frame: Frame) -> None:
+        """Encodes a frame when the model is as far ahead as it may be: the window, and a frame on each side of it."""
+        nonlocal encoded
+        with moved:
+            assert moved.wait_for(lambda: made >= min(frames, encoded + OUTPUT.window + 2), timeout=30)
+        add(clip, frame)
+        encoded += 1
+
+    def change(pixels: Pixels) -> Pixels:
+        nonlocal made
+        with moved:
+            made += 1
+            moved.notify_all()
+        return pixels
+
+    monkeypatch.setattr(Mp4, "add", slow)
+    remade(opened(Clip(64, 64, frames=frames)), change, 1, OUTPUT, lambda _: None, window)
     assert OUTPUT.window <= window.most <= OUTPUT.window + 2
 
 
