@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from orchestrator import grpc_api
 from orchestrator.compiled_code import CompiledCode
-from orchestrator.control import serve_control
+from orchestrator.control import control_routes
 from orchestrator.devices import Device, inventory, needs_gpus
 from orchestrator.engine import RunnerEngine
 from orchestrator.engines import choose_engine
@@ -43,6 +43,7 @@ from reelnet.http_server import serve_http
 from reelnet.identity import Identity
 from reelnet.lifecycle import ready_file
 from reelnet.metrics import metrics_app, new_registry
+from reelnet.operating.control_server import serve_control
 
 SOCKET_PATH_LIMIT = 90
 """A Unix socket's path has 108 bytes at most; the runner's file name needs the rest."""
@@ -105,7 +106,7 @@ async def serve(
                 control = Operation(node, engine, facts.name, address, reread or (lambda: node.settings), readings)
                 watching = tasks.create_task(watch.run(), name="gpus") if watch else None
                 running = RunningNode(node, address, metrics_port, control)
-                async with serve_control(control, folder, settings.limits.control_s):
+                async with serve_control(control_routes(control), folder, settings.limits.control_s):
                     with ready_file(folder, {"address": address, "metrics_port": metrics_port}):
                         log.info("node serves", address=address, metrics_port=metrics_port, engine=facts.name)
                         await node.run(stopping, lambda: started(running))

@@ -1,31 +1,24 @@
-"""What a reload changes: of two configurations, which differences apply at once and which need a restart."""
+"""What a reload of a node changes; models are told apart by their names."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from orchestrator.settings import ModelSettings, OrchestratorSettings
+from reelnet.operating import changes as reload
+from reelnet.operating.changes import differences, plain, taken_over
 
 LIVE = ("models", "broadcasters", "limits", "image")
 """What a running node takes over. The rest belongs to things that are made at the start."""
-NEEDS_RESTART = "needs a restart"
-Tree = dict[str, Any]
 
 
 def checked(before: OrchestratorSettings, wanted: OrchestratorSettings) -> OrchestratorSettings:
-    """The settings that a running node goes on with: those of `before`, with what applies at once from `wanted`."""
-    return before.model_copy(update={name: getattr(wanted, name) for name in LIVE})
+    """The settings that a running node goes on with."""
+    return taken_over(before, wanted, LIVE)
 
 
 def changes(before: OrchestratorSettings, wanted: OrchestratorSettings) -> tuple[str, ...]:
     """What differs, a line each, by its place in the file."""
     lines = _models(before.models, wanted.models)
-    for name in type(before).model_fields:
-        if name != "models":
-            old, new = _plain(getattr(before, name)), _plain(getattr(wanted, name))
-            mark = "" if name in LIVE else f" ({NEEDS_RESTART})"
-            lines += [f"{line}{mark}" for line in _differences(name, old, new)]
-    return tuple(lines)
+    return (*lines, *reload.changes(before, wanted, LIVE, besides=("models",)))
 
 
 def _models(before: tuple[ModelSettings, ...], wanted: tuple[ModelSettings, ...]) -> list[str]:
@@ -33,28 +26,5 @@ def _models(before: tuple[ModelSettings, ...], wanted: tuple[ModelSettings, ...]
     lines = [f"models: {name} is not served any more" for name in old.keys() - new.keys()]
     lines += [f"models: {name} is new" for name in new.keys() - old.keys()]
     for name in old.keys() & new.keys():
-        lines += _differences(f"models: {name}", _plain(old[name]), _plain(new[name]))
+        lines += differences(f"models: {name}", plain(old[name]), plain(new[name]), " ")
     return sorted(lines)
-
-
-def _differences(where: str, old: Any, new: Any) -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        join = " " if where.startswith("models: ") else "."
-        return [
-            line
-            for key in dict.fromkeys([*old, *new])
-            for line in _differences(f"{where}{join}{key}", old.get(key), new.get(key))
-        ]
-    return [] if old == new else [f"{where}: {_shown(old)} → {_shown(new)}"]
-
-
-def _plain(value: Any) -> Any:
-    return value.model_dump(mode="json") if hasattr(value, "model_dump") else _listed(value)
-
-
-def _listed(value: Any) -> Any:
-    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
-
-
-def _shown(value: Any) -> str:
-    return "none" if value is None or value == {} or value == [] else str(value)

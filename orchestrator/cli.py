@@ -9,12 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator.commands import checking, setup, steering, watching
-from orchestrator.commands.options import Config, Name, exit_codes, settings_of
-from orchestrator.hangup import hangups
+from orchestrator.commands.options import settings_of
 from reelnet import telemetry
 from reelnet.home import instance_dir
 from reelnet.identity import Identity
 from reelnet.lifecycle import run
+from reelnet.operating.hangup import hangups
+from reelnet.operating.options import Config, Name, exit_codes
 from reelnet.settings import load
 
 cli = typer.Typer(

@@ -11,11 +11,11 @@ from typing import Any
 from urllib.parse import quote
 
 from orchestrator.devices import CPU, inventory, needs_gpus
-from orchestrator.doctor import Finding, bad, good, poor
 from orchestrator.gpus import DriverError, DriverFacts
 from orchestrator.host import DockerAnswerError, DriverView, Host
 from orchestrator.settings import SyntheticOptions
 from reelnet.errors import ConfigError, printable
+from reelnet.operating.doctor import Finding, bad, good, poor
 
 GIB = 2**30
 OLDEST_API = (1, 41)

@@ -8,9 +8,8 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from orchestrator.doctor import Check, Finding, bad, good, poor
 from orchestrator.doctor_checks_engine import docker, driver, image, toolkit
-from orchestrator.doctor_checks_host import clock, key, memory, ports, python, state
+from orchestrator.doctor_checks_host import memory
 from orchestrator.engine import EngineError, Resources, RunnerEngine, RunnerHandle, RunnerSpec
 from orchestrator.engines import choose_engine
 from orchestrator.host import Host
@@ -19,6 +18,8 @@ from orchestrator.runner_client import NO_ANSWER, RunnerClient, RunnerJob
 from orchestrator.settings import ModelSettings
 from reelnet.errors import ReelnetError
 from reelnet.jobs import Chunk
+from reelnet.operating.doctor import Check, Finding, bad, good, poor
+from reelnet.operating.machine_checks import clock, key, ports, python, state
 from reelnet.pipelines import pipeline_named
 
 GIB = 2**30

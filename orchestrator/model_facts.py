@@ -19,7 +19,7 @@ from pydantic import Field, TypeAdapter
 
 from orchestrator.runner_answers import ByteCount, Describable, RunnerInfo, Text, read_json
 from orchestrator.settings import ModelSettings, SyntheticOptions
-from orchestrator.state_files import put_aside, read_bounded
+from reelnet.operating.state_files import put_aside, read_bounded
 
 GUESSED_OVERHEAD_BYTES = 2**30
 GUESSED_FACTOR = 1.3

@@ -11,9 +11,9 @@ from typing import BinaryIO
 from pydantic_core import from_json
 
 from orchestrator.settings import ModelSettings, OrchestratorSettings, SyntheticOptions
-from orchestrator.state_files import read_bounded
 from orchestrator.status import ModelStatus
 from reelnet.home import model_dir, models_home
+from reelnet.operating.state_files import read_bounded
 
 INDEX, CONFIG = "model_index.json", "config.json"
 UPSCALER = "Spandrel"

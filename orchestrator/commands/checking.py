@@ -9,11 +9,13 @@ import typer
 import yaml
 from rich.text import Text
 
-from orchestrator.commands.options import Config, Json, Name, exit_codes, print_json, settings_of, to_terminal
+from orchestrator.commands.options import settings_of
 from orchestrator.models_on_disk import SAFE, folder_of, look_at
 from orchestrator.settings import ModelSettings, OrchestratorSettings, SyntheticOptions
 from reelnet.errors import ConfigError
 from reelnet.home import models_home, state_home
+from reelnet.operating.console import print_json, to_terminal
+from reelnet.operating.options import Config, Json, Name, exit_codes
 
 config = typer.Typer(
     help="Looks at configuration files.\n\nExample: orchestrator config check orchestrator.yaml", no_args_is_help=True

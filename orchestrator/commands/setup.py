@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
-from orchestrator.commands.options import Config, Json, Name, exit_codes, print_json, settings_of, to_terminal
+from orchestrator.commands.options import settings_of
 from orchestrator.devices import Device, inventory
-from orchestrator.doctor import Line, bad, document, examine, healthy, shown
 from orchestrator.draft import Draft, draft_text
 from orchestrator.gpus import DriverError
 from orchestrator.host import Host, this_host
@@ -24,7 +22,8 @@ from reelnet import telemetry
 from reelnet.errors import ConfigError
 from reelnet.home import instance_dir, models_home
 from reelnet.identity import Identity
-from reelnet.lifecycle import EXIT_FAILED
+from reelnet.operating.doctor import Line, bad, examine, show_findings
+from reelnet.operating.options import Config, Json, Limit, Name, exit_codes
 from reelnet.settings import load
 
 DEFAULT_FILE = Path("orchestrator.yaml")
@@ -61,7 +60,7 @@ def init(
 def doctor(
     config: Config = None,
     name: Name = None,
-    limit: Annotated[float | None, typer.Option(help="Seconds for each check.", min=0.1, max=3600)] = None,
+    limit: Limit = None,
     as_json: Json = False,
 ) -> None:
     """Look at this machine, and say how to mend what keeps a node from working.
@@ -75,18 +74,8 @@ def doctor(
     telemetry.configure("orchestrator", "warning")
     settings, faults = _settings_or_fault(config, name)
     with exit_codes():
-        host = this_host(settings)
-    lines = []
-    for line in chain(faults, examine(host, CHECKS, limit)):
-        lines.append(line)
-        if not as_json:
-            to_terminal().print(shown(line), soft_wrap=True)
-    if as_json:
-        print_json(document(settings.name, lines))
-    else:
-        to_terminal().print(_summary(lines))
-    if not healthy(lines):
-        raise typer.Exit(EXIT_FAILED)
+        lines = chain(faults, examine(this_host(settings), CHECKS, limit))
+        show_findings("node", settings.name, lines, as_json=as_json)
 
 
 def _settings_or_fault(config: Path | None, name: str | None) -> tuple[OrchestratorSettings, list[Line]]:
@@ -99,13 +88,6 @@ def _settings_or_fault(config: Path | None, name: str | None) -> tuple[Orchestra
             for fault in str(error).splitlines()
         ]
         return OrchestratorSettings(), faults
-
-
-def _summary(lines: list[Line]) -> Text:
-    counts = [
-        f"{sum(line.finding.verdict == verdict for line in lines)} {verdict}" for verdict in ("PASS", "WARN", "FAIL")
-    ]
-    return Text(", ".join(counts), "bold")
 
 
 def _draft(settings: OrchestratorSettings, synthetic: bool) -> Draft:

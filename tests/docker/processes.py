@@ -17,10 +17,10 @@ import httpx
 import yaml
 
 from broadcaster.app import RunningBroadcaster
-from orchestrator.control_client import ControlClient
-from orchestrator.control_socket import SOCKET_NAME
+from orchestrator.control_client import NodeClient
 from orchestrator.docker_container import NODE_LABEL, SLOT_LABEL
 from orchestrator.status import NodeStatus, SlotStatus
+from reelnet.operating.control_socket import SOCKET_NAME
 from tests.docker.engines import ROOT, TestEngine
 from tests.fakes.exposition import Exposition, scrape
 from tests.fakes.pool import broadcaster_settings, running_broadcaster, until
@@ -95,10 +95,10 @@ class NodeProcess:
         return await asyncio.to_thread(self.control.status)
 
     @property
-    def control(self) -> ControlClient:
+    def control(self) -> NodeClient:
         """Its operator's commands; they block."""
         assert (self.folder / SOCKET_NAME).exists()
-        return ControlClient(self.name, self._state)
+        return NodeClient(self.name, self._state)
 
     async def until(self, so: Callable[[NodeStatus], Any], what: str) -> NodeStatus:
         """The first status of which that is true."""

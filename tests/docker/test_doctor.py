@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.doctor import Line, Verdict, examine
 from orchestrator.doctor_checks_models import CHECKS
 from orchestrator.host import this_host
 from orchestrator.settings import OrchestratorSettings
+from reelnet.operating.doctor import Line, Verdict, examine
 from tests.docker.engines import TestEngine
 from tests.fakes.docker_proxy import docker_proxy
 

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from orchestrator.control import serve_control
+from orchestrator.control import control_routes
 from orchestrator.status import DeviceStatus, ModelStatus, NodeStatus, SlotStatus
+from reelnet.operating.control_server import serve_control
 
 GIB = 2**30
 ID = "khcz5zguzkmg2wfq66e2zlyc2peetw4beaidmciz5m4g5ar5uhcq"
@@ -82,7 +83,7 @@ def served(node: ScriptedNode, folder: Path, limit_s: float = 5) -> Iterator[Scr
     failed: list[BaseException] = []
 
     async def main() -> None:
-        async with serve_control(node, folder, limit_s):
+        async with serve_control(control_routes(node), folder, limit_s):
             ready.set()
             await done.wait()
         await asyncio.sleep(0)  # connections that the server closed are gone one turn later

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.gpus import DriverFacts, Gpu
-from orchestrator.host import ClockFacts, DockerAnswerError, Host
+from orchestrator.host import DockerAnswerError, Host
 from orchestrator.settings import OrchestratorSettings
+from reelnet.operating.machine import ClockFacts
 
 GIB = 2**30
 IMAGE = "reelnet-runner@sha256:" + "a" * 64

@@ -20,7 +20,8 @@ import httpx
 import pytest
 import yaml
 
-from orchestrator.control_client import ControlClient, ControlError
+from orchestrator.control_client import NodeClient
+from reelnet.operating.control_client import ControlError
 from tests.fakes.pool import broadcaster_settings, ready, running_broadcaster, until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,7 +101,7 @@ class Operator:
     def _has_runner(self, name: str) -> bool:
         """Asked as the commands do it, without a process for each question."""
         try:
-            status = ControlClient(name, self.folder / "home", timeout_s=5).status()
+            status = NodeClient(name, self.folder / "home", timeout_s=5).status()
         except ControlError:
             return False
         return bool(status.slots) and all(slot.state == "ready" for slot in status.slots)
@@ -199,7 +200,7 @@ async def test_drain_and_resume(operator: Operator, tmp_path: Path) -> None:
     file = operator.write(models=[slow])
     await operator.serve(file)
     address = (await operator.status(file))["address"]
-    node = ControlClient("default", operator.folder / "home")
+    node = NodeClient("default", operator.folder / "home")
     async with customer(tmp_path / "broadcaster", address) as http:
         job = asyncio.create_task(http.post("/text-to-image", json=SMALL))
         async with asyncio.timeout(PATIENCE_S):

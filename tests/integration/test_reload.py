@@ -19,7 +19,7 @@ import yaml
 
 from orchestrator.app import RunningNode
 from orchestrator.app import serve as serve_node
-from orchestrator.control_client import ControlClient
+from orchestrator.control_client import NodeClient
 from orchestrator.settings import OrchestratorSettings
 from reelnet.client import Address, OrchestratorClient
 from reelnet.errors import ConfigError, RefusedError
@@ -64,8 +64,8 @@ class Served:
         self.config.write_text(yaml.safe_dump(self.values))
 
     @property
-    def control(self) -> ControlClient:
-        return ControlClient(str(self.values["name"]), Path(self.values["home"]))
+    def control(self) -> NodeClient:
+        return NodeClient(str(self.values["name"]), Path(self.values["home"]))
 
     async def hang_up(self) -> None:
         """SIGHUP, until the node has acted on it."""

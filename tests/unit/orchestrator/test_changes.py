@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.changes import LIVE, NEEDS_RESTART, changes, checked
+from orchestrator.changes import LIVE, changes, checked
 from orchestrator.settings import OrchestratorSettings
+from reelnet.operating.changes import NEEDS_RESTART
 
 ID = "khcz5zguzkmg2wfq66e2zlyc2peetw4beaidmciz5m4g5ar5uhcq"
 

@@ -122,7 +122,7 @@ def test_watching_a_node_that_goes_away(home: Path) -> None:
     with served(Failing(), home / "orchestrator" / "default"):
         got = run("status", "0.2", "--watch")
     assert (got.exit_code, failed) == (0, 1)
-    assert "error: a fault of the node's own; its log has the details; asking again every 0.2 s" in " ".join(
+    assert "error: a fault of the program's own; its log has the details; asking again every 0.2 s" in " ".join(
         got.stdout.split()
     )
     assert got.stdout.count("up 1 d 02 h") >= 1
@@ -130,7 +130,7 @@ def test_watching_a_node_that_goes_away(home: Path) -> None:
 
 def test_following_a_log_until_ctrl_c(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is new is printed once, as it comes."""
-    monkeypatch.setattr("orchestrator.commands.watching.FOLLOW_S", 0.01)
+    monkeypatch.setattr("reelnet.operating.watching.FOLLOW_S", 0.01)
 
     class Growing(Interrupting):
         async def logs(self, slot: str, lines: int) -> str:

@@ -16,11 +16,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator.control import Controlled, serve_control
-from orchestrator.control_client import ControlClient, ControlError
-from orchestrator.control_socket import SOCKET_NAME, connect, listening
+from orchestrator.control import Controlled, control_routes
+from orchestrator.control_client import NodeClient
 from orchestrator.status import NodeStatus, from_document, to_document
 from reelnet.errors import ConfigError, StartError
+from reelnet.operating.control_client import ControlError
+from reelnet.operating.control_server import serve_control
+from reelnet.operating.control_socket import SOCKET_NAME, connect, listening
 from tests.fakes.controlled import STATUS, ScriptedNode
 from tests.fakes.controlled import served as serving
 
@@ -33,8 +35,8 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def client(tmp_path: Path, name: str = "a") -> ControlClient:
-    return ControlClient(name, tmp_path, timeout_s=5)
+def client(tmp_path: Path, name: str = "a") -> NodeClient:
+    return NodeClient(name, tmp_path, timeout_s=5)
 
 
 def raw(folder: Path, method: str, path: str, body: bytes = b"") -> tuple[int, dict[str, Any]]:
@@ -105,7 +107,7 @@ def test_a_bad_file_is_a_configuration_error(tmp_path: Path, folder: Path) -> No
 def test_a_fault_of_the_node_is_no_traceback(tmp_path: Path, folder: Path) -> None:
     """Its text stays in the node's log; the next request is served."""
     with serving(ScriptedNode(reload_error=RuntimeError("secret")), folder):
-        with pytest.raises(ControlError, match=r"^a fault of the node's own; its log has the details$"):
+        with pytest.raises(ControlError, match=r"^a fault of the program's own; its log has the details$"):
             client(tmp_path).reload()
         assert client(tmp_path).status() == STATUS
 
@@ -186,7 +188,7 @@ def test_what_a_killed_node_left_is_replaced(tmp_path: Path, folder: Path) -> No
 def test_a_live_socket_is_never_replaced(tmp_path: Path, folder: Path) -> None:
     """The second node does not start, and the first one answers on."""
     with serving(ScriptedNode(), folder):
-        with pytest.raises(StartError, match="another node listens there"), listening(folder):
+        with pytest.raises(StartError, match="another one listens there"), listening(folder):
             pass
         assert client(tmp_path).status() == STATUS
 
@@ -212,7 +214,7 @@ def test_a_long_path_is_no_obstacle(tmp_path: Path) -> None:
     """Longer than a socket's address can be."""
     home = tmp_path / ("d" * 120) / ("e" * 120)
     with serving(ScriptedNode(), home / "orchestrator" / "a"):
-        assert ControlClient("a", home, 5).status() == STATUS
+        assert NodeClient("a", home, 5).status() == STATUS
 
 
 def test_no_node_runs(tmp_path: Path, folder: Path) -> None:
@@ -229,7 +231,7 @@ def test_another_user_is_told_whom_to_become(tmp_path: Path, folder: Path, monke
     def forbidden(folder: Path, timeout_s: float) -> socket.socket:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("orchestrator.control_client.connect", forbidden)
+    monkeypatch.setattr("reelnet.operating.control_client.connect", forbidden)
     said = f"permission denied; run this command as the user that runs the node .user {os.getuid()}; .*sudo -u"
     with pytest.raises(ControlError, match=said):
         client(tmp_path).status()
@@ -267,12 +269,12 @@ def test_a_node_that_answers_nonsense(tmp_path: Path, folder: Path, answer: byte
 async def test_a_node_that_says_nothing(tmp_path: Path, folder: Path) -> None:
     """The client waits no longer than its limit."""
     with listening(folder), pytest.raises(ControlError, match="no sensible answer"):
-        await asyncio.to_thread(ControlClient("a", tmp_path, 0.05).status)
+        await asyncio.to_thread(NodeClient("a", tmp_path, 0.05).status)
 
 
 async def test_the_socket_goes_with_the_node(folder: Path) -> None:
     """After the block nothing is left."""
-    async with serve_control(ScriptedNode(), folder):
+    async with serve_control(control_routes(ScriptedNode()), folder):
         assert (folder / SOCKET_NAME).exists()
     assert list(folder.iterdir()) == []
 

@@ -14,24 +14,17 @@ from typing import Any
 
 import pytest
 
-from orchestrator.doctor import Check, Finding, Verdict, bad, document, examine, good, healthy, poor, shown
 from orchestrator.doctor_checks_engine import docker, driver, image, toolkit
-from orchestrator.doctor_checks_host import clock, key, memory, ports, python, state
+from orchestrator.doctor_checks_host import memory
 from orchestrator.doctor_checks_models import CHECKS, weights
 from orchestrator.engine import EngineError
 from orchestrator.gpus import DriverError, Gpu
-from orchestrator.host import (
-    ClockFacts,
-    DockerAnswerError,
-    Host,
-    PortUser,
-    kernel_clock,
-    this_host,
-    try_port,
-    user_of_port,
-)
+from orchestrator.host import DockerAnswerError, Host, this_host
 from orchestrator.process_engine import ProcessEngine
 from reelnet.identity import Identity
+from reelnet.operating.doctor import Check, Finding, Verdict, bad, document, examine, good, healthy, poor, shown
+from reelnet.operating.machine import ClockFacts, PortUser, kernel_clock, try_port, user_of_port
+from reelnet.operating.machine_checks import clock, key, ports, python, state
 from reelnet.settings import Listener
 from tests.fakes.controlled import ScriptedNode, served
 from tests.fakes.host import CARD, GIB, IMAGE, ScriptedDocker, ScriptedDriver, settings, sound_host
@@ -351,7 +344,7 @@ def test_the_document(tmp_path: Path) -> None:
     """Its shape is what programs rely on; nothing in it controls a terminal."""
     checks = [Check("one", lambda host: [good("fine"), poor("\x1b[31mred", "do\nthis")], 5)]
     lines = list(examine(sound_host(tmp_path), checks))
-    got = document("a", lines)
+    got = document("node", "a", lines)
     assert set(got) == {"node", "ok", "checks"}
     assert (got["node"], got["ok"]) == ("a", True)
     assert [set(row) for row in got["checks"]] == [{"check", "verdict", "text", "fix", "seconds"}] * 2
@@ -360,7 +353,9 @@ def test_the_document(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert "\x1b" not in shown(lines[1]).plain
     assert (
-        document("a", [*lines, *examine(sound_host(tmp_path), [Check("x", lambda host: [bad("b", "f")], 5)])])["ok"]
+        document("node", "a", [*lines, *examine(sound_host(tmp_path), [Check("x", lambda host: [bad("b", "f")], 5)])])[
+            "ok"
+        ]
         is False
     )
 

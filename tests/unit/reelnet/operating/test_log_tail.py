@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.log_tail import GAP, LogTail, fresh_lines
+from reelnet.operating.log_tail import GAP, LogTail, fresh_lines
 
 
 @pytest.mark.parametrize(

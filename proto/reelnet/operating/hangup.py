@@ -1,4 +1,4 @@
-"""SIGHUP: a node reads its configuration again."""
+"""SIGHUP: a component reads its configuration again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = structlog.get_logger()
 class Hangups:
     """Counts SIGHUPs from the start of the process on, so that none ends it, and reloads once it can.
 
-    `follow` is given the node's reload when the node serves; a signal that came earlier is acted on then.
+    `follow` is given the component's reload when it serves; a signal that came earlier is acted on then.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Hangups:
                 log.info("configuration reloaded", changed=await reload())
             except ConfigError as error:
                 log.warning("configuration not reloaded: nothing is changed", reason=str(error))
-            except Exception:  # outermost: a signal must not take the node down
+            except Exception:  # outermost: a signal must not take the component down
                 log.exception("the reload failed by a fault of this program")
             finally:
                 notify.ready()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.hangup import hangups
 from reelnet.errors import ConfigError
+from reelnet.operating.hangup import hangups
 from tests.fakes.pool import until
 
 

@@ -1,6 +1,6 @@
-"""`orchestrator doctor`: looks at a machine, check by check, and says in one line how to mend what it finds.
+"""`doctor`: looks at a machine, check by check, and says in one line how to mend what it finds.
 
-A check is a function of a Host, so that every fault can be had on a machine that has none. Each is bounded in time, and
+A check is a function of a Machine, so that every fault can be had on one that has none. Each is bounded in time, and
 none stops the next one.
 """
 
@@ -11,14 +11,19 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
+import typer
 from rich.text import Text
 
-from orchestrator.host import Host
 from reelnet.errors import ConfigError, StartError, printable
+from reelnet.lifecycle import EXIT_FAILED
+from reelnet.operating.console import print_json, to_terminal
+from reelnet.operating.machine import Machine
 
 TEXT_CHARS = 600
+M = TypeVar("M", bound=Machine)
+N = TypeVar("N", bound=Machine, contravariant=True)
 
 
 class Verdict(enum.StrEnum):
@@ -39,11 +44,11 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class Check(Generic[N]):
     """A named question to a machine, which may take `limit_s` seconds."""
 
     name: str
-    find: Callable[[Host], Iterable[Finding]]
+    find: Callable[[N], Iterable[Finding]]
     limit_s: float
 
 
@@ -71,11 +76,11 @@ def bad(text: str, fix: str) -> Finding:
     return Finding(Verdict.FAIL, text, fix)
 
 
-def examine(host: Host, checks: Sequence[Check], limit_s: float | None = None) -> Iterator[Line]:
+def examine(machine: M, checks: Sequence[Check[M]], limit_s: float | None = None) -> Iterator[Line]:
     """The findings, check by check, as they come; `limit_s` bounds each check instead of its own limit."""
     for check in checks:
         started = time.monotonic()
-        findings = _bounded(check, host, limit_s or check.limit_s)
+        findings = _bounded(check, machine, limit_s or check.limit_s)
         seconds = time.monotonic() - started
         yield from (Line(check.name, finding, seconds) for finding in findings)
 
@@ -85,7 +90,7 @@ def healthy(lines: Iterable[Line]) -> bool:
     return all(line.finding.verdict is not Verdict.FAIL for line in lines)
 
 
-def document(name: str, lines: Sequence[Line]) -> dict[str, Any]:
+def document(noun: str, name: str, lines: Sequence[Line]) -> dict[str, Any]:
     """The findings as JSON: docs/operate.md describes it."""
     rows = [
         {
@@ -97,7 +102,22 @@ def document(name: str, lines: Sequence[Line]) -> dict[str, Any]:
         }
         for line in lines
     ]
-    return {"node": name, "ok": healthy(lines), "checks": rows}
+    return {noun: name, "ok": healthy(lines), "checks": rows}
+
+
+def show_findings(noun: str, name: str, lines: Iterable[Line], *, as_json: bool) -> None:
+    """Prints the findings as they come, and ends the command with 1 when something keeps the component from working."""
+    found: list[Line] = []
+    for line in lines:
+        found.append(line)
+        if not as_json:
+            to_terminal().print(shown(line), soft_wrap=True)
+    if as_json:
+        print_json(document(noun, name, found))
+    else:
+        to_terminal().print(_summary(found))
+    if not healthy(found):
+        raise typer.Exit(EXIT_FAILED)
 
 
 def shown(line: Line) -> Text:
@@ -111,18 +131,23 @@ def shown(line: Line) -> Text:
     return text
 
 
-def _bounded(check: Check, host: Host, limit_s: float) -> list[Finding]:
+def _summary(lines: Sequence[Line]) -> Text:
+    counts = [f"{sum(line.finding.verdict == verdict for line in lines)} {verdict}" for verdict in Verdict]
+    return Text(", ".join(counts), "bold")
+
+
+def _bounded(check: Check[M], machine: M, limit_s: float) -> list[Finding]:
     """What a check found within its limit. A check that hangs is left behind: it ends with the process."""
     findings: list[Finding] = []
 
     def work() -> None:
         try:
-            findings.extend(check.find(host))
+            findings.extend(check.find(machine))
         except (ConfigError, StartError, OSError) as error:
             findings.append(bad(str(error), "mend what the line says, then run doctor again"))
         except Exception as error:  # noqa: BLE001  (outermost: one check must not stop the others)
             text = f"the check itself failed: {type(error).__name__}: {error}"
-            findings.append(bad(text, "report this with the output of `orchestrator doctor --json`"))
+            findings.append(bad(text, "report this with the output of `doctor --json`"))
 
     thread = threading.Thread(target=work, name=f"doctor:{check.name}", daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""The node's own small files: read up to a bound, and put aside when they are damaged."""
+"""A component's own small files: read up to a bound, and put aside when they are damaged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Unix socket in a node's state folder over which its operator speaks to it.
+"""The Unix socket in a component's state folder over which its operator speaks to it.
 
 A socket's path has 108 bytes at most; a path through an open folder's descriptor is short whatever the folder's own is.
 """
@@ -20,9 +20,9 @@ BACKLOG = 16
 
 @contextmanager
 def listening(folder: Path) -> Iterator[socket.socket]:
-    """A listening socket, mode 0600, for the length of the block; what a killed node left is replaced.
+    """A listening socket, mode 0600, for the length of the block; what a killed process left is replaced.
 
-    Raises StartError when a live node answers there, or when the folder does not take a socket.
+    Raises StartError when somebody answers there, or when the folder does not take a socket.
     """
     path = folder / SOCKET_NAME
     _clear(path)
@@ -41,7 +41,7 @@ def listening(folder: Path) -> Iterator[socket.socket]:
 
 
 def connect(folder: Path, timeout_s: float) -> socket.socket:
-    """A connection to the node of a state folder. Raises OSError: FileNotFoundError, ConnectionRefusedError, …"""
+    """A connection to the component of a state folder. Raises OSError: FileNotFoundError, ConnectionRefusedError, …"""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.settimeout(timeout_s)
@@ -65,8 +65,8 @@ def _clear(path: Path) -> None:
         path.unlink(missing_ok=True)
         return
     except OSError as error:
-        raise StartError(f"{path}: whether a node listens there cannot be told: {error.strerror or error}") from None
-    raise StartError(f"{path}: another node listens there; stop it, or name this one with --name")
+        raise StartError(f"{path}: whether somebody listens there cannot be told: {error.strerror or error}") from None
+    raise StartError(f"{path}: another one listens there; stop it, or name this one with --name")
 
 
 def _remove(path: Path, inode: int) -> None:

@@ -1,0 +1,1 @@
+"""How a running component is operated: its control socket, reloads, and the doctor, the same for each."""
