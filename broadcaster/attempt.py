@@ -10,12 +10,13 @@ from typing import Self
 import structlog
 
 from broadcaster.inspector import Inspector
-from broadcaster.job import JobProgress, JobRequest, Result, now_ms
+from broadcaster.job import JobProgress, JobRequest, Result
 from broadcaster.media import Incoming, MediaStore
 from broadcaster.registry import NodeRecord, short
 from broadcaster.selection import Candidate
 from broadcaster.settings import Limits
 from reelnet.client import AttemptStream
+from reelnet.clocks import now_ms
 from reelnet.errors import NodeError
 from reelnet.identity import Identity
 from reelnet.jobs import (
@@ -109,6 +110,7 @@ def make_ticket(context: AttemptContext, record: NodeRecord, candidate: Candidat
     assert record.description is not None
     work = request.work
     quote = price(work, capability.rates)
+    skew_ms = _skew_ms(record, context)
     return Ticket(
         job_id=request.id,
         attempt=job.attempts,
@@ -124,10 +126,17 @@ def make_ticket(context: AttemptContext, record: NodeRecord, candidate: Candidat
         work=work,
         rates=capability.rates,
         ceiling_nano=quote if request.ceiling_nano is None else request.ceiling_nano,
-        deadline_ms=request.deadline_ms,
-        expires_ms=min(request.deadline_ms, now_ms() + int(context.limits.ticket_s * 1000)),
+        deadline_ms=request.deadline_ms + skew_ms,
+        expires_ms=min(request.deadline_ms, now_ms() + int(context.limits.ticket_s * 1000)) + skew_ms,
         lora_digests={name: capability.loras[name] for name in request.loras},
     )
+
+
+def _skew_ms(record: NodeRecord, context: AttemptContext) -> int:
+    """What makes a time of this machine one of the node's: it judges a ticket by its own clock."""
+    if record.skew_s is None or abs(record.skew_s) < context.limits.skew_s:
+        return 0
+    return int(record.skew_s * 1000)
 
 
 async def _take(event: Event, delivery: Delivery, job: JobProgress, listener: Callable[[Event], None]) -> None:

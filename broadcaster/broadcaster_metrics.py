@@ -10,11 +10,12 @@ from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from broadcaster.inspector import InspectionSettings, Inspector
-from broadcaster.job import JobProgress, now_ms
+from broadcaster.job import JobProgress
 from broadcaster.journal import Journal
 from broadcaster.previews import EARLY, REFUSED, SHOWN
 from broadcaster.registry import NodeRecord
 from reelnet.clips import ClipFacts, ClipLimits
+from reelnet.clocks import now_ms
 from reelnet.errors import ReelnetError
 from reelnet.inspection import InputLimits, OutputFacts, PictureFacts
 from reelnet.metrics import CLASS, OTHER, OUTCOME, PIPELINE, Bounded, Label, counter, ending, gauge, seconds

@@ -41,6 +41,8 @@ from reelnet.identity import Identity
 from reelnet.jobs import Event, JobState
 
 DEFAULT_RETRY_AFTER_S = 5.0
+UNKNOWN_BROADCASTER = "unknown_broadcaster"
+"""With this code a node refuses every ticket of a broadcaster that its operator does not serve."""
 LOST_PAUSE_S = 0.2
 """Before a node whose connection was lost is tried again, its watch has this long to notice."""
 log = structlog.get_logger()
@@ -215,6 +217,8 @@ class Gateway:
         verdict = failover.judge(candidate.node_id, error, candidate.capability.memory_bytes)
         if error.failure is FailureClass.BUSY:
             self._p.registry.refused_as_busy(candidate.node_id, (job.request.pipeline.name, job.request.model))
+        if error.code == UNKNOWN_BROADCASTER:
+            self._p.registry.refused_us(candidate.node_id)
         if blame := failover.blame_now(candidate.node_id, error):
             self._p.scores.failed(blame.node_id, blame.failure)
         self._note(job, candidate, error)

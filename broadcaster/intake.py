@@ -20,11 +20,12 @@ from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 
 from broadcaster.inspector import Inspector
-from broadcaster.job import JobInput, JobRequest, new_job_id, now_ms, used_loras
+from broadcaster.job import JobInput, JobRequest, new_job_id, used_loras
 from broadcaster.local_failure import LocalError
 from broadcaster.registry import Registry
 from broadcaster.settings import BroadcasterSettings
 from reelnet.clips import ClipFacts
+from reelnet.clocks import now_ms
 from reelnet.errors import BusyError, UnsupportedError, UserError, printable
 from reelnet.http_routes import header, read_form, read_json, too_large, whole_body
 from reelnet.inspection import InputLimits, PictureFacts

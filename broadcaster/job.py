@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from broadcaster.media import StoredMedia
 from reelnet.clips import ClipFacts
+from reelnet.clocks import now_ms
 from reelnet.inspection import PictureFacts
 from reelnet.jobs import InputRef, JobId, JobState, advance
 from reelnet.parameters import Params
@@ -119,8 +119,3 @@ def used_loras(params: Params) -> tuple[str, ...]:
 def new_job_id() -> JobId:
     """An unguessable id that sorts by time: milliseconds, then chance."""
     return JobId(f"{now_ms():011x}{os.urandom(JOB_ID_BYTES).hex()}")
-
-
-def now_ms() -> int:
-    """Unix time in milliseconds."""
-    return time.time_ns() // 1_000_000

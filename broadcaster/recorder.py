@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from broadcaster.job import JobProgress, now_ms
+from broadcaster.job import JobProgress
 from broadcaster.journal import AttemptRow, JobRow, Journal, Mode
+from reelnet.clocks import now_ms
 from reelnet.errors import ReelnetError
 from reelnet.jobs import TERMINAL
 

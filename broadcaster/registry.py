@@ -44,6 +44,14 @@ class NodeRecord:
     load: Load = field(default_factory=Load)
     up: bool = False
     reason: str = "not connected yet"
+    since: float = 0.0
+    """When it came up or went down, by the registry's clock."""
+    skew_s: float | None = None
+    """How far its clock is ahead of this machine's; None where it does not say."""
+    refuses: bool = False
+    """Whether it serves other broadcasters only, by its own word."""
+    quiet: asyncio.Event = field(default_factory=lambda: _set_event())
+    """Set while no job of this broadcaster is on the node."""
     own_in_flight: int = 0
     capabilities: dict[Offer, Capability] = field(default_factory=dict)
     loads: dict[Offer, ModelLoad] = field(default_factory=dict)
@@ -72,8 +80,11 @@ class Registry:
         self._scores = scores
         self._rng = rng
         self._clock = clock
-        self._records = [NodeRecord(a, OrchestratorClient(a, limits, own_id)) for a in addresses]
-        self._named = frozenset(address.node_id for address in addresses if address.node_id)
+        self._limits = limits
+        self._own_id = own_id
+        self._watches: asyncio.TaskGroup | None = None
+        self._watching: dict[Address, asyncio.Task[None]] = {}
+        self._records = [self._made(address) for address in addresses]
         self._by_id: dict[str, NodeRecord] = {}
         self._index: dict[Offer, NodeIndex] = {}
         self._traits: dict[Offer, Counter[tuple[Trait, str]]] = {}
@@ -84,12 +95,25 @@ class Registry:
     async def run(self) -> None:
         """Watches every node, reconnecting for ever, until this task is canceled."""
         try:
-            async with asyncio.TaskGroup() as watches:
+            async with asyncio.TaskGroup() as self._watches:
                 for record in self._records:
-                    watches.create_task(self._keep(record), name=f"watch:{record.address.target}")
+                    self._watch(record)
+                await asyncio.Event().wait()
         finally:
+            self._watches = None
             for record in self._records:
                 await record.client.close()
+
+    def apply(self, addresses: list[Address]) -> None:
+        """Watches these nodes from now on. Jobs on one that is gone from the list go on."""
+        known = {record.address: record for record in self._records}
+        gone = [record for address, record in known.items() if address not in addresses]
+        self._records = [known.get(address) or self._made(address) for address in dict.fromkeys(addresses)]
+        for record in gone:
+            self._forget(record)
+        for record in self._records:
+            if self._watches and record.address not in self._watching:
+                self._watch(record)
 
     def nodes(self) -> list[NodeRecord]:
         """Every configured node, up or not."""
@@ -126,6 +150,29 @@ class Registry:
         candidates = (self._candidate(self._by_id[name], offer, wanted.work) for name in names)
         return (candidate for candidate in candidates if suits(candidate, wanted))
 
+    def _made(self, address: Address) -> NodeRecord:
+        return NodeRecord(address, OrchestratorClient(address, self._limits, self._own_id), since=self._clock())
+
+    def _watch(self, record: NodeRecord) -> None:
+        assert self._watches
+        name = f"watch:{record.address.target}"
+        self._watching[record.address] = self._watches.create_task(self._keep(record), name=name)
+
+    def _forget(self, record: NodeRecord) -> None:
+        """Takes a node off the list; its channel is closed when the jobs that are there have ended."""
+        self._withdraw(record, "it is not on the list of nodes any more")
+        if self._by_id.get(record.node_id) is record:
+            del self._by_id[record.node_id]
+        if watch := self._watching.pop(record.address, None):
+            watch.cancel()
+        if self._watches:
+            self._watches.create_task(_close(record), name=f"close:{record.address.target}")
+
+    @property
+    def _named(self) -> frozenset[str]:
+        """The ids that addresses name."""
+        return frozenset(record.address.node_id for record in self._records if record.address.node_id)
+
     def record(self, node_id: str) -> NodeRecord:
         """The node's record. Raises KeyError for one that never answered."""
         return self._by_id[node_id]
@@ -134,15 +181,26 @@ class Registry:
     def in_flight(self, record: NodeRecord) -> Iterator[None]:
         """Counts a job of this broadcaster on a node: reports of load are half a second old."""
         record.own_in_flight += 1
+        record.quiet.clear()
         try:
             yield
         finally:
             record.own_in_flight -= 1
+            if not record.own_in_flight:
+                record.quiet.set()
 
     def refused_as_busy(self, node_id: str, offer: Offer) -> None:
         """The node has no place for the offer, whatever its last report says: others go first for a while."""
         if record := self._by_id.get(node_id):
             record.busy_at[offer] = self._clock()
+
+    def refused_us(self, node_id: str) -> None:
+        """The node takes no ticket of this broadcaster: no job goes there until it says otherwise."""
+        if record := self._by_id.get(node_id):
+            self._withdraw(record, self._not_served())
+
+    def _not_served(self) -> str:
+        return f"it refuses this broadcaster: its operator has to add the id {self._own_id} to `broadcasters`"
 
     def changed(self) -> asyncio.Event:
         """Set when a node comes, goes or changes what it serves; take it before looking."""
@@ -179,12 +237,15 @@ class Registry:
             pause = min(RECONNECT_LONGEST_S, pause * 2)
 
     def _take(self, record: NodeRecord, update: Update) -> None:
+        record.skew_s, record.refuses = update.skew_s, update.refuses
         if update.description:
             self._describe(record, update.description)
         record.load = update.load
         record.busy_at.clear()
         record.loads = {(x.pipeline, x.model): x for x in update.load.models}
-        if update.load.draining:
+        if update.refuses:
+            self._turned_away(record)
+        elif update.load.draining:
             self._withdraw(record, "the node is draining")
         elif not record.up and record.description:  # it drained, and was told to take jobs again
             self._describe(record, record.description)
@@ -198,7 +259,9 @@ class Registry:
         self._check_twin(record, description)
         self._withdraw(record, "")
         record.description = description
-        record.up = True
+        if record.refuses:
+            return
+        record.up, record.since = True, self._clock()
         record.capabilities = {(c.pipeline, c.model): c for c in description.capabilities}
         self._by_id[description.node_id] = record
         for offer, capability in record.capabilities.items():
@@ -216,6 +279,12 @@ class Registry:
         if twin is not None and twin is not record and twin.up and twin.node_id == description.node_id:
             raise RefusedError(f"the node at {twin.address.target} has the same id", code="twin")
 
+    def _turned_away(self, record: NodeRecord) -> None:
+        reason = self._not_served()
+        if record.reason != reason:
+            log.warning("node refuses", node=short(record.node_id), address=record.address.target, reason=reason)
+        self._withdraw(record, reason)
+
     def _lost(self, record: NodeRecord, error: ReelnetError) -> None:
         if record.up or record.reason != error.message:
             log.warning("node down", node=short(record.node_id), address=record.address.target, reason=error.message)
@@ -226,6 +295,7 @@ class Registry:
         was_up, record.up, record.reason = record.up, False, reason
         if not was_up:
             return  # nothing of it is in the index; what is there under its id may be another address's
+        record.since = self._clock()
         for offer, capability in record.capabilities.items():
             if index := self._index.get(offer):
                 index.remove(record.node_id)
@@ -245,6 +315,17 @@ class Registry:
         self._served.clear()
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+async def _close(record: NodeRecord) -> None:
+    await record.quiet.wait()
+    await record.client.close()
+
+
+def _set_event() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
 
 
 def _traits(capability: Capability) -> list[tuple[Trait, str]]:

@@ -91,6 +91,12 @@ class Limits(Section):
     silence_s: float = Field(60, gt=0, description="Seconds without a word after which a node has failed its job.")
     preview_s: float = Field(0.2, ge=0, description="Seconds between two previews of a job; others are dropped.")
     ticket_s: float = Field(60, gt=0, description="Seconds within which a node may begin with a ticket.")
+    skew_s: float = Field(
+        2,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds that a node's clock may differ; more is warned of, and tickets allow for it.",
+    )
     drain_s: float = Field(600, ge=0, description="Seconds that running jobs get when the broadcaster stops.")
     max_pixels: int = Field(50_000_000, gt=0, description="Pixels of an input picture.")
     clip_pixels: int = Field(1920 * 1080, gt=0, description="Pixels of one frame of an input clip.")

@@ -22,8 +22,10 @@ from orchestrator.call_limits import GENERATE, UNOPENED, BoundedHandler, CallLim
 from orchestrator.conversation import converse
 from orchestrator.node import Node
 from reelnet import codec
+from reelnet.clocks import now_ms
 from reelnet.codec import DescribeAnswer, FrameValue, ProbeAnswer, WatchAnswer
 from reelnet.errors import ReelnetError, StartError, UserError
+from reelnet.identity import Signed
 from reelnet.rpc import SERVICE, MessageBudget, abort, server_options
 from reelnet.settings import Listener
 
@@ -51,17 +53,25 @@ class OrchestratorService:
         )
 
     async def describe(self, request: bytes, context: Context) -> bytes:
-        proof = self._node.prove(codec.challenge_from_bytes(request))
+        proof = self._node.prove(codec.watch_request_from_bytes(request).challenge)
         return codec.describe_answer_to_bytes(DescribeAnswer(self._node.description(), proof))
 
     async def watch(self, request: bytes, context: Context) -> None:
-        told, proof = None, self._node.prove(codec.challenge_from_bytes(request))
+        asked = codec.watch_request_from_bytes(request)
+        name, proof = asked.challenge.audience if asked.challenge else "", self._node.prove(asked.challenge)
+        with self._node.watchers.watching(name, asked.now_ms):
+            await self._tell(name, proof, context)
+
+    async def _tell(self, watcher: str, proof: Signed | None, context: Context) -> None:
+        """Each change of the node, until the call ends."""
+        told = None
         while True:
             changed = self._node.changed()
             signed = self._node.description()
             news = signed if signed is not told else None
-            told = signed
-            await context.write(codec.watch_answer_to_bytes(WatchAnswer(news, self._node.load(), proof)))
+            told, refuses = signed, not self._node.serves(watcher)
+            answer = WatchAnswer(news, self._node.load(), proof, now_ms(), refuses)
+            await context.write(codec.watch_answer_to_bytes(answer))
             proof = None
             await asyncio.sleep(self._node.settings.limits.load_interval_s)
             await changed.wait()

@@ -30,6 +30,8 @@ from orchestrator.slots import LEAST, Slot, SlotTable
 from orchestrator.spool import Spool
 from orchestrator.stalls import Stalls
 from orchestrator.supervisor import Supervisor, Surroundings
+from orchestrator.watchers import Watchers
+from reelnet.clocks import now_ms
 from reelnet.codec import TicketFrame
 from reelnet.errors import BusyError, NodeError, ReelnetError, RefusedError, UnsupportedError
 from reelnet.estimates import Estimate, Estimates
@@ -88,6 +90,7 @@ class Node:
         self._around = Surroundings(parts.engine, self.table, settings.limits, parts.rng, self._runner_ready)
         self.keeper = Keeper(self._around, parts.devices, parts.shelf, parts.make_spec, time.monotonic)
         self.histories: dict[str, History] = {}
+        self.watchers = Watchers()
         self._spool = parts.spool
         self._stalls = Stalls()
         self._site = self._make_site()
@@ -117,6 +120,7 @@ class Node:
         self._site = self._make_site()
         self.offers.apply(settings.models, settings.limits.rates_grace_s)
         self._serve(settings.models)
+        self.notify()
 
     def drain(self) -> None:
         """Takes no new job until `resume`; those that are here go on."""
@@ -165,6 +169,10 @@ class Node:
     def prove(self, challenge: Challenge | None) -> Signed | None:
         """The answer to a challenge, where there is one. Raises RefusedError when its time is wrong."""
         return sign_proof(self._identity, challenge) if challenge else None
+
+    def serves(self, broadcaster_id: str) -> bool:
+        """Whether tickets of a broadcaster are taken at all."""
+        return self.settings.broadcasters is None or broadcaster_id in self.settings.broadcasters
 
     def load(self) -> Load:
         """How full the node is now."""
@@ -364,8 +372,3 @@ class Node:
         if self._estimates.observe((ticket.pipeline, ticket.model), ticket.work.pixel_steps, seconds):
             self.table.revise(ticket.model)
         self._metrics.ran(ticket, seconds)
-
-
-def now_ms() -> int:
-    """Unix time in milliseconds."""
-    return time.time_ns() // 1_000_000

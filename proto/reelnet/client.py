@@ -26,6 +26,7 @@ from typing import Any, NoReturn, Self
 import grpc
 
 from reelnet import codec
+from reelnet.clocks import Skew, now_ms
 from reelnet.codec import Acknowledge, Cancel, Failed, FrameValue, InputChunk, TicketFrame
 from reelnet.errors import NodeError, TransientError
 from reelnet.identity import Signed, valid_id
@@ -65,10 +66,15 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What a watched node says: its description when it changed, its load."""
+    """What a watched node says: its description when it changed, its load.
+
+    `skew_s`: how far its clock is ahead of this one, None where it does not say. `refuses`: it serves others only.
+    """
 
     description: Description | None
     load: Load
+    skew_s: float | None = None
+    refuses: bool = False
 
 
 class OrchestratorClient:
@@ -114,16 +120,16 @@ class OrchestratorClient:
 
     async def watch(self) -> AsyncIterator[Update]:
         """The node's updates until the connection ends, which raises. Keepalive notices a dead peer."""
-        challenge, node_id = self._challenge(), None
-        call = self._watch(codec.watch_request_to_bytes(challenge))
+        challenge, node_id, sent_ms = self._challenge(), None, now_ms()
+        call, skew = self._watch(codec.watch_request_to_bytes(challenge, sent_ms)), Skew(sent_ms)
         try:
             async for data in call:
-                began = time.thread_time()
+                began, received_ms = time.thread_time(), now_ms()
                 answer = codec.watch_answer_from_bytes(data)
                 node_id = node_id or check_proof(answer.proof, challenge, self.address.node_id)
                 description = open_description(answer.description, node_id) if answer.description else None
                 rest_s = WATCH_REST * (time.thread_time() - began)
-                yield Update(description, answer.load)
+                yield Update(description, answer.load, skew.seen(answer.now_ms, received_ms), answer.refuses)
                 await asyncio.sleep(rest_s)
         except grpc.aio.AioRpcError as error:
             raise error_from(error) from None

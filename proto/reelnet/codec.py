@@ -51,6 +51,8 @@ MAX_BATCH = 256
 MAX_PARAMS_BYTES = 128 * 1024
 """Bytes of a job's parameters. A prompt has at most 16 KiB."""
 MAX_NONCE_BYTES = 64
+LATEST_MS = 2**48
+"""A clock that shows more (the year 10889) shows nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +105,24 @@ class DescribeAnswer:
 
 @dataclass(frozen=True, slots=True)
 class WatchAnswer:
-    """One update of a node. The first one of a call has a description and a proof."""
+    """One update of a node. The first one of a call has a description and a proof.
+
+    `now_ms` is the node's clock, None where it does not say. `refuses`: it takes no job of who watches.
+    """
 
     description: Signed | None
     load: Load
     proof: Signed | None = None
+    now_ms: int | None = None
+    refuses: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WatchRequest:
+    """What a watcher asks. `now_ms` is its clock, None where it does not say."""
+
+    challenge: Challenge | None
+    now_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,15 +327,20 @@ def describe_request_to_bytes(challenge: Challenge) -> bytes:
     return message.SerializeToString()
 
 
-def watch_request_to_bytes(challenge: Challenge) -> bytes:
-    message = orchestrator.WatchRequest(challenge=challenge_to_message(challenge))
+def watch_request_to_bytes(challenge: Challenge, now_ms: int | None = None) -> bytes:
+    message = orchestrator.WatchRequest(challenge=challenge_to_message(challenge), now_ms=now_ms or 0)
     return message.SerializeToString()
 
 
-def challenge_from_bytes(data: bytes) -> Challenge | None:
-    """The challenge of a DescribeRequest or WatchRequest; None where there is none. Raises UserError."""
+def watch_request_from_bytes(data: bytes) -> WatchRequest:
+    """A WatchRequest, or a DescribeRequest, which has no time. Raises UserError."""
     message = _parse(orchestrator.WatchRequest(), data, "protocol", UserError)
-    return _challenge(message.challenge) if message.HasField("challenge") else None
+    return WatchRequest(_challenge(message.challenge) if message.HasField("challenge") else None, _moment(message))
+
+
+def _moment(m: Any) -> int | None:
+    """A peer's clock; None for none, and for a time that no clock shows."""
+    return m.now_ms if 0 < m.now_ms <= LATEST_MS else None
 
 
 def _challenge(m: pb.Challenge) -> Challenge:
@@ -342,7 +362,11 @@ def describe_answer_from_bytes(data: bytes) -> DescribeAnswer:
 
 def watch_answer_to_bytes(answer: WatchAnswer) -> bytes:
     message = orchestrator.WatchResponse(
-        description=_optional(answer.description), load=load_to_message(answer.load), proof=_optional(answer.proof)
+        description=_optional(answer.description),
+        load=load_to_message(answer.load),
+        proof=_optional(answer.proof),
+        now_ms=answer.now_ms or 0,
+        refuses=answer.refuses,
     )
     return message.SerializeToString()
 
@@ -350,7 +374,8 @@ def watch_answer_to_bytes(answer: WatchAnswer) -> bytes:
 def watch_answer_from_bytes(data: bytes) -> WatchAnswer:
     """Raises NodeError."""
     m = _parse(orchestrator.WatchResponse(), data, "protocol", NodeError)
-    return WatchAnswer(_signed(m, "description"), load_from_message(m.load), _signed(m, "proof"))
+    load = load_from_message(m.load)
+    return WatchAnswer(_signed(m, "description"), load, _signed(m, "proof"), _moment(m), m.refuses)
 
 
 def probe_request_to_bytes(pipeline: str, model: str) -> bytes:

@@ -102,8 +102,8 @@ def verify(context: str, signed: Signed, expected_id: str) -> bytes:
 
     The caller names the signer: a signature by a key that nobody named proves nothing.
     """
-    if id_of(signed.key) != expected_id:
-        raise RefusedError("signed by another key than the one expected", code="signature")
+    if (signer := id_of(signed.key)) != expected_id:
+        raise RefusedError(f"signed by another key: that of {signer}, not of {expected_id}", code="signature")
     try:
         _public_key(signed.key).verify(signed.signature, _message(context, signed.payload))
     except (InvalidSignature, ValueError):

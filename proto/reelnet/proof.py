@@ -7,9 +7,8 @@ asker's id, and a time after which it is void.
 from __future__ import annotations
 
 import secrets
-import time
 
-from reelnet import codec
+from reelnet import clocks, codec
 from reelnet.errors import RefusedError
 from reelnet.identity import Identity, Signed, id_of, verify
 from reelnet.jobs import Challenge
@@ -22,12 +21,12 @@ LONGEST_S = 600
 
 def new_challenge(audience: str, valid_s: float) -> Challenge:
     """A challenge of the peer with the id `audience`, good for `valid_s` seconds by this machine's clock."""
-    return Challenge(secrets.token_bytes(NONCE_BYTES), audience, _now_ms() + int(valid_s * 1000))
+    return Challenge(secrets.token_bytes(NONCE_BYTES), audience, clocks.now_ms() + int(valid_s * 1000))
 
 
 def sign_proof(identity: Identity, challenge: Challenge, now_ms: int | None = None) -> Signed:
     """The answer to a challenge. Raises RefusedError `clock` for one that is over, or good for more than LONGEST_S."""
-    left_s = (challenge.expires_ms - (_now_ms() if now_ms is None else now_ms)) / 1000
+    left_s = (challenge.expires_ms - (clocks.now_ms() if now_ms is None else now_ms)) / 1000
     if len(challenge.nonce) != NONCE_BYTES:
         raise RefusedError(f"a challenge has {NONCE_BYTES} random bytes", code="challenge")
     if left_s <= 0:
@@ -45,13 +44,9 @@ def check_proof(proof: Signed | None, challenge: Challenge, expected_id: str | N
     signer = expected_id or id_of(proof.key)
     if verify(PROOF_CONTEXT, proof, signer) != codec.proof_to_bytes(challenge, signer):
         raise RefusedError("the peer's proof is for another challenge", code="proof")
-    if challenge.expires_ms <= _now_ms():
+    if challenge.expires_ms <= clocks.now_ms():
         raise RefusedError("the peer's proof came too late", code="proof")
     return signer
 
 
 _ADVICE = "set both machines' clocks (NTP)"
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

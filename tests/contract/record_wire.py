@@ -53,6 +53,7 @@ from reelnet.v1 import broadcaster_pb2 as broadcaster
 from reelnet.v1 import orchestrator_pb2 as orchestrator
 from reelnet.v1 import types_pb2 as pb
 
+NOW_MS = 1_800_000_000_000
 FOLDER = Path(__file__).with_name("wire")
 BROADCASTER = Identity(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 NODE = Identity(Ed25519PrivateKey.from_private_bytes(bytes(range(32, 64))))
@@ -167,6 +168,8 @@ def messages() -> dict[str, Message]:
         "describe-request-with-challenge": orchestrator.DescribeRequest(challenge=challenge),
         "describe-response-with-proof": orchestrator.DescribeResponse(description=description, proof=proof),
         "watch-request-with-challenge": orchestrator.WatchRequest(challenge=challenge),
+        "watch-request-with-clock": orchestrator.WatchRequest(challenge=challenge, now_ms=NOW_MS),
+        "watch-response-with-refusal": orchestrator.WatchResponse(load=load, now_ms=NOW_MS, refuses=True),
         "watch-response-with-proof": proven,
         "join-request-with-challenge": broadcaster.JoinRequest(update=proven, challenge=challenge),
         "join-response-with-proof": broadcaster.JoinResponse(session="5e551017", challenge=challenge, proof=proof),

@@ -79,7 +79,7 @@ class LyingNode:
 
     def proof(self, request: bytes) -> Signed | None:
         """The answer to a request's challenge."""
-        challenge = codec.challenge_from_bytes(request)
+        challenge = codec.watch_request_from_bytes(request).challenge
         return sign_proof(self.identity, challenge) if challenge else None
 
     def description(self) -> Signed:

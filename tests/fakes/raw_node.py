@@ -69,6 +69,6 @@ def introduction(identity: Identity, capability: Capability, request: bytes) -> 
     """The first update of a node that proves its id and serves one thing."""
     told = Description(NodeId(identity.id), "epoch", 1, 1, 1, (capability,))
     load = Load((ModelLoad(capability.pipeline, capability.model, 1, 0, 0, warm=True, wait_s=0.0),))
-    challenge = codec.challenge_from_bytes(request)
+    challenge = codec.watch_request_from_bytes(request).challenge
     proof = sign_proof(identity, challenge) if challenge else None
     return codec.watch_answer_to_bytes(WatchAnswer(sign_description(identity, told), load, proof))

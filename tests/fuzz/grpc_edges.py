@@ -126,7 +126,7 @@ def _update(rng: random.Random, node: Identity) -> bytes:
 
 def _proven(message: bytes, node: Identity, request: bytes) -> bytes:
     """The message with a good proof behind it: a field that comes twice is the later one."""
-    challenge = codec.challenge_from_bytes(request)
+    challenge = codec.watch_request_from_bytes(request).challenge
     assert challenge
     proof = codec.signed_to_message(sign_proof(node, challenge))
     return message + orchestrator_pb2.WatchResponse(proof=proof).SerializeToString()

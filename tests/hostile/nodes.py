@@ -85,7 +85,7 @@ class HostileNode(RawNode):
 
     def _proof(self, request: bytes) -> bytes:
         """A proof as bytes that may follow any update: a field that comes later counts."""
-        challenge = codec.challenge_from_bytes(request)
+        challenge = codec.watch_request_from_bytes(request).challenge
         assert challenge
         proof = codec.signed_to_message(sign_proof(self.identity, challenge))
         return orchestrator_pb2.WatchResponse(proof=proof).SerializeToString()

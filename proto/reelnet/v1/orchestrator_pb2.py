@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from reelnet.v1 import types_pb2 as reelnet_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dreelnet/v1/orchestrator.proto\x12\nreelnet.v1\x1a\x16reelnet/v1/types.proto\";\n\x0f\x44\x65scribeRequest\x12(\n\tchallenge\x18\x01 \x01(\x0b\x32\x15.reelnet.v1.Challenge\"h\n\x10\x44\x65scribeResponse\x12,\n\x0b\x64\x65scription\x18\x01 \x01(\x0b\x32\x17.reelnet.v1.SignedBytes\x12&\n\x05proof\x18\x02 \x01(\x0b\x32\x17.reelnet.v1.SignedBytes\"8\n\x0cWatchRequest\x12(\n\tchallenge\x18\x01 \x01(\x0b\x32\x15.reelnet.v1.Challenge\"\x85\x01\n\rWatchResponse\x12,\n\x0b\x64\x65scription\x18\x01 \x01(\x0b\x32\x17.reelnet.v1.SignedBytes\x12\x1e\n\x04load\x18\x02 \x01(\x0b\x32\x10.reelnet.v1.Load\x12&\n\x05proof\x18\x03 \x01(\x0b\x32\x17.reelnet.v1.SignedBytes\"/\n\x0cProbeRequest\x12\x10\n\x08pipeline\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\"G\n\rProbeResponse\x12\x11\n\tin_flight\x18\x01 \x01(\r\x12\x13\n\x0bqueue_age_s\x18\x02 \x01(\x01\x12\x0e\n\x06wait_s\x18\x03 \x01(\x01\x32\x90\x02\n\x13OrchestratorService\x12\x45\n\x08\x44\x65scribe\x12\x1b.reelnet.v1.DescribeRequest\x1a\x1c.reelnet.v1.DescribeResponse\x12>\n\x05Watch\x12\x18.reelnet.v1.WatchRequest\x1a\x19.reelnet.v1.WatchResponse0\x01\x12<\n\x05Probe\x12\x18.reelnet.v1.ProbeRequest\x1a\x19.reelnet.v1.ProbeResponse\x12\x34\n\x08Generate\x12\x11.reelnet.v1.Frame\x1a\x11.reelnet.v1.Frame(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dreelnet/v1/orchestrator.proto\x12\nreelnet.v1\x1a\x16reelnet/v1/types.proto\";\n\x0f\x44\x65scribeRequest\x12(\n\tchallenge\x18\x01 \x01(\x0b\x32\x15.reelnet.v1.Challenge\"h\n\x10\x44\x65scribeResponse\x12,\n\x0b\x64\x65scription\x18\x01 \x01(\x0b\x32\x17.reelnet.v1.SignedBytes\x12&\n\x05proof\x18\x02 \x01(\x0b\x32\x17.reelnet.v1.SignedBytes\"H\n\x0cWatchRequest\x12(\n\tchallenge\x18\x01 \x01(\x0b\x32\x15.reelnet.v1.Challenge\x12\x0e\n\x06now_ms\x18\x02 \x01(\x04\"\xa6\x01\n\rWatchResponse\x12,\n\x0b\x64\x65scription\x18\x01 \x01(\x0b\x32\x17.reelnet.v1.SignedBytes\x12\x1e\n\x04load\x18\x02 \x01(\x0b\x32\x10.reelnet.v1.Load\x12&\n\x05proof\x18\x03 \x01(\x0b\x32\x17.reelnet.v1.SignedBytes\x12\x0e\n\x06now_ms\x18\x04 \x01(\x04\x12\x0f\n\x07refuses\x18\x05 \x01(\x08\"/\n\x0cProbeRequest\x12\x10\n\x08pipeline\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\"G\n\rProbeResponse\x12\x11\n\tin_flight\x18\x01 \x01(\r\x12\x13\n\x0bqueue_age_s\x18\x02 \x01(\x01\x12\x0e\n\x06wait_s\x18\x03 \x01(\x01\x32\x90\x02\n\x13OrchestratorService\x12\x45\n\x08\x44\x65scribe\x12\x1b.reelnet.v1.DescribeRequest\x1a\x1c.reelnet.v1.DescribeResponse\x12>\n\x05Watch\x12\x18.reelnet.v1.WatchRequest\x1a\x19.reelnet.v1.WatchResponse0\x01\x12<\n\x05Probe\x12\x18.reelnet.v1.ProbeRequest\x1a\x19.reelnet.v1.ProbeResponse\x12\x34\n\x08Generate\x12\x11.reelnet.v1.Frame\x1a\x11.reelnet.v1.Frame(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,13 +37,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DESCRIBERESPONSE']._serialized_start=130
   _globals['_DESCRIBERESPONSE']._serialized_end=234
   _globals['_WATCHREQUEST']._serialized_start=236
-  _globals['_WATCHREQUEST']._serialized_end=292
-  _globals['_WATCHRESPONSE']._serialized_start=295
-  _globals['_WATCHRESPONSE']._serialized_end=428
-  _globals['_PROBEREQUEST']._serialized_start=430
-  _globals['_PROBEREQUEST']._serialized_end=477
-  _globals['_PROBERESPONSE']._serialized_start=479
-  _globals['_PROBERESPONSE']._serialized_end=550
-  _globals['_ORCHESTRATORSERVICE']._serialized_start=553
-  _globals['_ORCHESTRATORSERVICE']._serialized_end=825
+  _globals['_WATCHREQUEST']._serialized_end=308
+  _globals['_WATCHRESPONSE']._serialized_start=311
+  _globals['_WATCHRESPONSE']._serialized_end=477
+  _globals['_PROBEREQUEST']._serialized_start=479
+  _globals['_PROBEREQUEST']._serialized_end=526
+  _globals['_PROBERESPONSE']._serialized_start=528
+  _globals['_PROBERESPONSE']._serialized_end=599
+  _globals['_ORCHESTRATORSERVICE']._serialized_start=602
+  _globals['_ORCHESTRATORSERVICE']._serialized_end=874
 # @@protoc_insertion_point(module_scope)

@@ -68,16 +68,20 @@ class WatchRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CHALLENGE_FIELD_NUMBER: _builtins.int
+    NOW_MS_FIELD_NUMBER: _builtins.int
+    now_ms: _builtins.int
+    """the asker's clock, Unix time, when it sends this; 0 when it does not say"""
     @_builtins.property
     def challenge(self) -> _types_pb2.Challenge: ...
     def __init__(
         self,
         *,
         challenge: _types_pb2.Challenge | None = ...,
+        now_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "now_ms", b"now_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -90,6 +94,12 @@ class WatchResponse(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
     PROOF_FIELD_NUMBER: _builtins.int
+    NOW_MS_FIELD_NUMBER: _builtins.int
+    REFUSES_FIELD_NUMBER: _builtins.int
+    now_ms: _builtins.int
+    """the node's clock, Unix time, when it sends this; 0 when it does not say"""
+    refuses: _builtins.bool
+    """the node takes no job of who asks: its operator has to add the id"""
     @_builtins.property
     def description(self) -> _types_pb2.SignedBytes:
         """set when it changed, and in the first message"""
@@ -106,10 +116,12 @@ class WatchResponse(_message.Message):
         description: _types_pb2.SignedBytes | None = ...,
         load: _types_pb2.Load | None = ...,
         proof: _types_pb2.SignedBytes | None = ...,
+        now_ms: _builtins.int = ...,
+        refuses: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "load", b"load", "proof", b"proof"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "load", b"load", "proof", b"proof"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "load", b"load", "now_ms", b"now_ms", "proof", b"proof", "refuses", b"refuses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
