@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from broadcaster.intake import Intake
 from broadcaster.journal import Journal, Mode, database_url
 from broadcaster.keys import Keys
 from broadcaster.media import MediaStore
+from broadcaster.operator.control import control_routes
+from broadcaster.operator.operation import Operation, OperationParts, Reread
 from broadcaster.recorder import Recorder
 from broadcaster.registry import Registry
 from broadcaster.scores import Scores
@@ -31,6 +33,8 @@ from reelnet.http_server import serve_http
 from reelnet.identity import Identity
 from reelnet.lifecycle import ready_file
 from reelnet.metrics import metrics_app, new_registry
+from reelnet.operating.control_server import serve_control
+from reelnet.telemetry import KeptLines
 
 SWEEP_INTERVAL_S = 60.0
 log = structlog.get_logger()
@@ -46,6 +50,15 @@ class RunningBroadcaster:
     gateway: Gateway
     scores: Scores
     journal: Journal
+    control: Operation
+
+
+@dataclass(frozen=True, slots=True)
+class Operated:
+    """What an operator's commands need beside the broadcaster: how its configuration is read, and its newest log."""
+
+    reread: Reread
+    kept_log: KeptLines = field(default_factory=KeptLines)
 
 
 async def serve(
@@ -53,25 +66,25 @@ async def serve(
     stopping: asyncio.Event,
     *,
     started: Callable[[RunningBroadcaster], None] = lambda broadcaster: None,
+    operated: Operated | None = None,
 ) -> None:
     """Runs a broadcaster until `stopping`, drains it, and leaves nothing behind. Raises ConfigError or StartError."""
+    operated = operated or Operated(lambda: settings)
     with locked_instance("broadcaster", settings.name, settings.home) as folder:
-        await _serve(settings, folder, stopping, started)
+        async with _running(settings, folder, operated) as running:
+            log.info("broadcaster serves", url=running.url, nodes=len(settings.orchestrators))
+            if not settings.orchestrators:
+                log.warning("no nodes are configured: no job can be done; name them under `orchestrators`, and reload")
+            started(running)
+            await stopping.wait()
+            await running.gateway.stop(settings.limits.drain_s)
     log.info("broadcaster drained")
 
 
-async def _serve(
-    settings: BroadcasterSettings, folder: Path, stopping: asyncio.Event, started: Callable[[RunningBroadcaster], None]
-) -> None:
-    async with _running(settings, folder) as running:
-        log.info("broadcaster serves", url=running.url, nodes=len(settings.orchestrators))
-        started(running)
-        await stopping.wait()
-        await running.gateway.drain(settings.limits.drain_s)
-
-
 @asynccontextmanager
-async def _running(settings: BroadcasterSettings, folder: Path) -> AsyncIterator[RunningBroadcaster]:
+async def _running(
+    settings: BroadcasterSettings, folder: Path, operated: Operated
+) -> AsyncIterator[RunningBroadcaster]:
     keys = Keys.read(settings.keys_file)
     rng, scores = random.Random(), Scores()  # noqa: S311  (choice among nodes, not a secret)
     identity = Identity.load_or_create(folder / "identity.key")
@@ -87,6 +100,7 @@ async def _running(settings: BroadcasterSettings, folder: Path) -> AsyncIterator
         _background(registry.run(), media.run(), _sweep(media, metrics)),
     ):
         metrics.watch_journal(journal)
+        disks = Disks((media.folder, folder), settings.limits.free_bytes)
         gateway = Gateway(
             GatewayParts(
                 settings=settings,
@@ -94,24 +108,24 @@ async def _running(settings: BroadcasterSettings, folder: Path) -> AsyncIterator
                 registry=registry,
                 scores=scores,
                 media=media,
-                disks=Disks((media.folder, folder), settings.limits.free_bytes),
+                disks=disks,
                 inspector=inspector,
                 recorder=Recorder(journal),
                 metrics=metrics,
                 rng=rng,
             )
         )
-        app = make_app(
+        intake = Intake(settings, registry, inspector, _scratch(folder))
+        app, guards = make_app(
             HttpParts(
                 gateway=gateway,
-                intake=Intake(settings, registry, inspector, _scratch(folder)),
+                intake=intake,
                 registry=registry,
                 media=media,
                 keys=keys,
                 limits=settings.limits,
                 cors_origins=settings.cors_origins,
                 public_url=str(settings.public_url) if settings.public_url else None,
-                jobs_per_key=settings.limits.jobs_per_key,
             )
         )
         async with (
@@ -119,8 +133,26 @@ async def _running(settings: BroadcasterSettings, folder: Path) -> AsyncIterator
             serve_http(CountedHttp(app, metrics), settings.http, "http") as port,
         ):
             url = f"http://{settings.http.host}:{port}"
-            with ready_file(folder, {"url": url, "metrics_port": metrics_port}):
-                yield RunningBroadcaster(url, metrics_port, registry, gateway, scores, journal)
+            operation = Operation(
+                OperationParts(
+                    gateway=gateway,
+                    registry=registry,
+                    intake=intake,
+                    guards=guards,
+                    keys=keys,
+                    disks=disks,
+                    journal=journal,
+                    metrics=metrics,
+                    kept_log=operated.kept_log,
+                    broadcaster_id=identity.id,
+                    url=url,
+                ),
+                settings,
+                operated.reread,
+            )
+            async with serve_control(control_routes(operation), folder, settings.limits.control_s):
+                with ready_file(folder, {"url": url, "metrics_port": metrics_port}):
+                    yield RunningBroadcaster(url, metrics_port, registry, gateway, scores, journal, operation)
 
 
 def _scratch(folder: Path) -> Path:

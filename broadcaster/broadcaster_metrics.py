@@ -94,13 +94,18 @@ PREVIEWS = counter(
         "`shown`, `early` (`limits.preview_s` after the last were not over), `refused` (not asked for, no small JPEG)",
     ),
 )  # fmt: skip
-NODES = gauge("reelnet_nodes", "Nodes of the configured pool.", Label("state", "`up`, `down`"))
+NODES = gauge("reelnet_nodes", "Nodes of the configured pool.", Label("state", "`up`, `down`, `refuses`"))
+SKEW = gauge(
+    "reelnet_node_clock_skew_seconds", "How far the clocks of nodes differ from this machine's, at most.",
+    Label("side", "`ahead`, `behind` of this machine"), unit="seconds",
+)  # fmt: skip
 JOURNAL_BACKLOG = gauge("reelnet_journal_backlog_rows", "Rows that no commit has taken up yet.", unit="rows")
 JOURNAL_FAILING = gauge("reelnet_journal_failing", "1 while the database refuses what is written, else 0.")
 MEDIA_BYTES = gauge("reelnet_media_bytes", "Results that are kept, as of the last sweep.", unit="bytes")
 FAMILIES = (
     JOBS, JOBS_IN_PROGRESS, JOB_SECONDS, STAGE_SECONDS, ATTEMPTS, ATTEMPTS_IN_PROGRESS, FAILOVERS, REFUSALS,
-    PIXEL_STEPS, OUTPUT_PIXELS, CHARGED, OWED, CHECKS, PREVIEWS, NODES, JOURNAL_BACKLOG, JOURNAL_FAILING, MEDIA_BYTES,
+    PIXEL_STEPS, OUTPUT_PIXELS, CHARGED, OWED, CHECKS, PREVIEWS, NODES, SKEW, JOURNAL_BACKLOG, JOURNAL_FAILING,
+    MEDIA_BYTES,
 )  # fmt: skip
 
 
@@ -137,6 +142,11 @@ class BroadcasterMetrics:
         JOBS_IN_PROGRESS.read(registry, lambda: {(): self._jobs_open})
         ATTEMPTS_IN_PROGRESS.read(registry, lambda: {(): len(self._open)})
         NODES.read(registry, lambda: _by_state(nodes()))
+        SKEW.read(registry, lambda: _skews(nodes()))
+
+    def reserve(self, models: Iterable[str]) -> None:
+        """These models are labels from now on, whoever else has become one."""
+        self._model.reserve(models)
 
     def watch_journal(self, journal: Journal) -> None:
         """Shows how the journal fares, from now on."""
@@ -269,5 +279,10 @@ def _settle() -> None:
 
 
 def _by_state(nodes: Sequence[NodeRecord]) -> dict[tuple[str, ...], float]:
-    up = sum(node.up for node in nodes)
-    return {("up",): up, ("down",): len(nodes) - up}
+    up, refuse = sum(node.up for node in nodes), sum(node.refuses and not node.up for node in nodes)
+    return {("up",): up, ("refuses",): refuse, ("down",): len(nodes) - up - refuse}
+
+
+def _skews(nodes: Sequence[NodeRecord]) -> dict[tuple[str, ...], float]:
+    told = [node.skew_s for node in nodes if node.skew_s is not None]
+    return {("ahead",): max([*told, 0.0]), ("behind",): -min([*told, 0.0])}

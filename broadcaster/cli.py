@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from broadcaster.operator.commands import checking, setup, steering, watching
+from broadcaster.operator.commands.keys import keys
+from broadcaster.operator.commands.options import settings_of
 from reelnet import telemetry
-from reelnet.errors import ConfigError, StartError
 from reelnet.home import instance_dir
 from reelnet.identity import Identity
-from reelnet.lifecycle import report, run
+from reelnet.lifecycle import run
+from reelnet.operating.hangup import hangups
+from reelnet.operating.options import Config, Name, exit_codes
 from reelnet.settings import load
+
+if TYPE_CHECKING:
+    from broadcaster.settings import BroadcasterSettings
 
 cli = typer.Typer(
     help="One HTTP API before a pool of nodes: takes jobs, chooses nodes, checks and serves what they deliver.\n\n"
-    "Example: broadcaster serve --config broadcaster.yaml",
+    "Example: broadcaster init && broadcaster doctor && broadcaster serve --config broadcaster.yaml",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-Config = Annotated[Path | None, typer.Option(help="YAML file; see docs/operate.md.", metavar="FILE")]
-Name = Annotated[str | None, typer.Option(help="Instance name: one state folder each.", metavar="NAME")]
 
 
 @cli.command()
@@ -37,10 +41,11 @@ def serve(
         list[str] | None, typer.Option(help="A node, host:port#node-id; may be repeated.", metavar="ADDRESS")
     ] = None,
 ) -> None:
-    """Run a broadcaster until Ctrl-C or SIGTERM, then drain it.
+    """Run a broadcaster until Ctrl-C or SIGTERM, then drain it. SIGHUP reads the configuration again.
 
     Example: broadcaster serve --orchestrator 127.0.0.1:8935
     """
+    from broadcaster.app import Operated
     from broadcaster.app import serve as serve_broadcaster
     from broadcaster.settings import BroadcasterSettings
 
@@ -48,10 +53,20 @@ def serve(
     flags["http"] = {"port": http_port} if http_port is not None else None
     flags["metrics"] = {"port": metrics_port} if metrics_port is not None else None
 
+    def read() -> BroadcasterSettings:
+        return load(BroadcasterSettings, config, flags)
+
     async def main(stopping: asyncio.Event) -> None:
-        settings = load(BroadcasterSettings, config, flags)
-        telemetry.configure("broadcaster", settings.log_level)
-        await serve_broadcaster(settings, stopping)
+        settings = read()
+        kept = telemetry.KeptLines(settings.limits.kept_log_lines)
+        telemetry.configure("broadcaster", settings.log_level, kept=kept)
+        async with hangups() as taken:
+            await serve_broadcaster(
+                settings,
+                stopping,
+                operated=Operated(read, kept),
+                started=lambda running: taken.follow(running.control.reload),
+            )
 
     raise typer.Exit(run(main))
 
@@ -62,14 +77,25 @@ def show_id(config: Config = None, name: Name = None) -> None:
 
     Example: broadcaster id
     """
-    from broadcaster.settings import BroadcasterSettings
-
-    try:
-        settings = load(BroadcasterSettings, config, {"name": name})
+    with exit_codes():
+        settings = settings_of(config, name)
         folder = instance_dir("broadcaster", settings.name, settings.home)
         typer.echo(Identity.load_or_create(folder / "identity.key").id)
-    except (ConfigError, StartError) as error:
-        raise typer.Exit(report(error)) from None
+
+
+for command in (
+    setup.init,
+    setup.doctor,
+    watching.status,
+    watching.nodes,
+    watching.logs,
+    steering.drain,
+    steering.resume,
+    steering.reload,
+):
+    cli.command()(command)
+cli.add_typer(checking.config, name="config")
+cli.add_typer(keys, name="keys")
 
 
 def main() -> None:

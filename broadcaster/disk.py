@@ -28,7 +28,7 @@ class Disks:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folders = folders
-        self._least = least_bytes
+        self.least_bytes = least_bytes
         self._free = free
         self._clock = clock
         self._looked_at = float("-inf")
@@ -46,7 +46,7 @@ class Disks:
             free = self._free(folder)
         except OSError as error:
             return f"the disk of {folder} cannot be read: {error.strerror}"
-        if free >= self._least:
+        if free >= self.least_bytes:
             return None
-        room = f"{free / 2**20:.0f} MiB free, and {self._least / 2**20:.0f} are kept"
+        room = f"{free / 2**20:.0f} MiB free, and {self.least_bytes / 2**20:.0f} are kept"
         return f"the disk of {folder} is full ({room}): free space, or move `home`"

@@ -21,6 +21,7 @@ from broadcaster.inspector import Inspector
 from broadcaster.job import JobProgress, JobRequest
 from broadcaster.local_failure import RETRY_AFTER_S, LocalError
 from broadcaster.media import MediaStore
+from broadcaster.pool_view import why_nobody_serves
 from broadcaster.previews import PreviewGate
 from broadcaster.recorder import Recorder
 from broadcaster.registry import Registry, short
@@ -74,11 +75,14 @@ class Gateway:
 
     def __init__(self, parts: GatewayParts) -> None:
         self._p = parts
-        self._attempts = AttemptContext(parts.identity, parts.media, parts.inspector, parts.settings.limits)
+        self._settings = parts.settings
+        self._attempts = self._context()
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
+        """Whether no new job is taken."""
+        self._stopping = False
 
     async def run(self, request: JobRequest, listener: Listener = lambda event: None) -> JobProgress:
         """The finished job. Raises the failure that it ended with; canceling this call cancels the job."""
@@ -86,16 +90,30 @@ class Gateway:
         self._running += 1
         self._idle.clear()
         try:
-            gate = PreviewGate(request, listener, self._p.settings.limits.preview_s, self._p.metrics.previewed)
+            gate = PreviewGate(request, listener, self._settings.limits.preview_s, self._p.metrics.previewed)
             return await self._to_the_end(job, gate)
         finally:
             self._running -= 1
             if self._running == 0:
                 self._idle.set()
 
-    async def drain(self, limit_s: float) -> None:
+    @property
+    def running(self) -> int:
+        """Jobs that were let in and have not ended."""
+        return self._running
+
+    def apply(self, settings: BroadcasterSettings) -> None:
+        """Goes by other limits, ceilings and digests from now on. Jobs that run keep what they began with."""
+        self._settings = settings
+        self._attempts = self._context()
+
+    def resume(self) -> None:
+        """Takes jobs again. A broadcaster that stops goes on stopping."""
+        self.draining = self._stopping
+
+    async def stop(self, limit_s: float) -> None:
         """Takes no more jobs; returns when the running ones are done, or after `limit_s`."""
-        self.draining = True
+        self.draining = self._stopping = True
         try:
             async with asyncio.timeout(limit_s):
                 await self._idle.wait()
@@ -103,14 +121,18 @@ class Gateway:
             log.warning("jobs were cut off", running=self._running)
 
     def not_ready(self) -> str | None:
-        """Why no job would be taken now; None when one would."""
-        refusal = self._refusal()
-        return refusal.message if refusal else None
+        """Why no job would be taken now, or no node would do one; None when all is well."""
+        if refusal := self._refusal():
+            return refusal.message
+        return why_nobody_serves(self._p.registry, self._settings.catalogue)
+
+    def _context(self) -> AttemptContext:
+        return AttemptContext(self._p.identity, self._p.media, self._p.inspector, self._settings.limits)
 
     def _refusal(self) -> BusyError | None:
         """Why no job is taken, whatever it asks for: nothing of it could be kept, or this broadcaster stops."""
         if self.draining:
-            return BusyError("the broadcaster is stopping", code="draining", retry_after_s=30)
+            return BusyError("the broadcaster drains and takes no new job", code="draining", retry_after_s=30)
         if self._p.recorder.failing:
             text = "the journal cannot be written: see to the database, or free space where `home` is, or move it"
             return BusyError(text, code="journal", retry_after_s=RETRY_AFTER_S)
@@ -135,7 +157,7 @@ class Gateway:
     def _check_room(self) -> None:
         if refusal := self._refusal():
             raise refusal
-        if self._running >= self._p.settings.limits.jobs:
+        if self._running >= self._settings.limits.jobs:
             raise BusyError("the broadcaster has all the jobs it may have", code="jobs", retry_after_s=10)
 
     async def _to_the_end(self, job: JobProgress, listener: Listener) -> JobProgress:
@@ -191,7 +213,7 @@ class Gateway:
         )
 
     async def _fail_over(self, job: JobProgress, listener: Listener) -> None:
-        failover = Failover(self._p.settings.limits.attempts)
+        failover = Failover(self._settings.limits.attempts)
         while True:
             candidate = await self._next(job.request, failover)
             record = self._p.registry.record(candidate.node_id)
@@ -255,7 +277,7 @@ class Gateway:
             return candidate
         if failover.forgive_lost():
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._p.settings.limits.reconnect_wait_s):
+                async with asyncio.timeout(self._settings.limits.reconnect_wait_s):
                     return await self._reconnected(request, failover, changed)
         raise self._nobody(request, failover)
 
@@ -271,7 +293,7 @@ class Gateway:
             await changed.wait()
 
     def _pick(self, request: JobRequest, failover: Failover) -> Candidate | None:
-        s = self._p.settings.selection
+        s = self._settings.selection
         pipeline = request.pipeline
         offer = (pipeline.name, request.model)
         wanted = Wanted(
@@ -282,7 +304,7 @@ class Gateway:
             digests=request.digests,
             min_memory_bytes=failover.min_memory_bytes,
             features=request.params.required_features(),
-            loras=tuple((name, self._p.settings.digests(name)) for name in request.loras),
+            loras=tuple((name, self._settings.digests(name)) for name in request.loras),
         )
         candidates = self._p.registry.candidates(offer, wanted, s.sample, frozenset(failover.excluded))
         return choose(

@@ -56,26 +56,38 @@ class HttpParts:
     limits: Limits
     cors_origins: tuple[str, ...]
     public_url: str | None
-    jobs_per_key: int | None = None
 
 
-def make_app(parts: HttpParts) -> ASGIApp:
-    """The ASGI application. A path in `public_url` is served too, as behind a proxy that keeps it.
+@dataclass(frozen=True, slots=True)
+class Guards:
+    """What stands before the API, as far as a reload changes it."""
+
+    body: BodyLimit
+    key: KeyGuard
+
+    def apply(self, limits: Limits) -> None:
+        """Holds requests to other limits from now on."""
+        self.body.bounds, self.body.total_bytes = limits.of_bodies, limits.bodies_bytes
+        self.key.jobs_per_key = limits.jobs_per_key
+
+
+def make_app(parts: HttpParts) -> tuple[ASGIApp, Guards]:
+    """The ASGI application, and its guards. A path in `public_url` is served too, as behind a proxy that keeps it.
 
     The guards stand before everything; a job or a result then goes straight to its function, the rest through FastAPI.
     """
     routes = _routes(parts)
     app: ASGIApp = Direct(make_api(parts, routes), routes, on_error=_on_failure, on_fault=_on_fault)
-    app = BodyLimit(app, bounds=parts.limits.of_bodies, total_bytes=parts.limits.bodies_bytes)
-    if parts.keys.asked:
-        app = KeyGuard(app, keys=parts.keys, jobs_per_key=parts.jobs_per_key)
+    body = BodyLimit(app, bounds=parts.limits.of_bodies, total_bytes=parts.limits.bodies_bytes)
+    app = key = KeyGuard(body, keys=parts.keys, jobs_per_key=parts.limits.jobs_per_key)
     if prefix := urlsplit(parts.public_url or "").path.rstrip("/"):
         app = Prefix(app, prefix=prefix)
     if parts.cors_origins:
         anything, shown = ["*"], ["Retry-After"]
         origins = list(parts.cors_origins)
         app = CORSMiddleware(app, origins, allow_methods=anything, allow_headers=anything, expose_headers=shown)
-    return OriginGuard(app, origins=parts.cors_origins, own_host=urlsplit(parts.public_url or "").netloc)
+    guarded = OriginGuard(app, origins=parts.cors_origins, own_host=urlsplit(parts.public_url or "").netloc)
+    return guarded, Guards(body, key)
 
 
 def make_api(parts: HttpParts, routes: Mapping[tuple[str, str], Handler] | None = None) -> FastAPI:
@@ -191,7 +203,7 @@ def _health_route(parts: HttpParts) -> Callable[[Request], Awaitable[Response]]:
     async def healthz(request: Request) -> Response:
         up = [short(record.node_id) for record in parts.registry.nodes() if record.up]
         if parts.gateway.draining:
-            raise BusyError("the broadcaster is stopping", code="draining", retry_after_s=30)
+            raise BusyError("the broadcaster drains and takes no new job", code="draining", retry_after_s=30)
         return JSONResponse({"status": "OK", "nodes_up": len(up)})
 
     return healthz

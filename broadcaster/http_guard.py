@@ -43,8 +43,8 @@ class BodyLimit:
 
     def __init__(self, app: ASGIApp, bounds: BodyBounds, total_bytes: int) -> None:
         self._app = app
-        self._bounds = bounds
-        self._total = total_bytes
+        self.bounds = bounds
+        self.total_bytes = total_bytes
         self.held_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,15 +57,15 @@ class BodyLimit:
 
     def _refusal(self, more_bytes: int) -> ReelnetError | None:
         """Why so many bytes are not taken."""
-        if more_bytes > self._bounds.size_bytes:
-            return too_large(self._bounds.size_bytes)
-        if self.held_bytes + more_bytes > self._total:
-            message = f"the requests under way fill the {self._total} bytes that there are for their bodies"
+        if more_bytes > self.bounds.size_bytes:
+            return too_large(self.bounds.size_bytes)
+        if self.held_bytes + more_bytes > self.total_bytes:
+            message = f"the requests under way fill the {self.total_bytes} bytes that there are for their bodies"
             return BusyError(message, code="bodies_full", retry_after_s=BODIES_RETRY_AFTER_S)
         return None
 
     async def _counted(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = BoundedBody(receive, self._bounds)
+        body = BoundedBody(receive, self.bounds)
         held = 0
 
         async def counted() -> Message:
@@ -128,7 +128,7 @@ class KeyGuard:
     def __init__(self, app: ASGIApp, keys: Keys, jobs_per_key: int | None = None) -> None:
         self._app = app
         self._keys = keys
-        self._limit = jobs_per_key
+        self.jobs_per_key = jobs_per_key
         self._jobs: Counter[ApiKey] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -149,10 +149,11 @@ class KeyGuard:
 
     def _takes_place(self, key: ApiKey, scope: Scope) -> bool:
         """Whether this request takes a place of its key. Raises BusyError when none is left."""
-        if self._limit is None or scope["method"] != "POST":
+        limit = self.jobs_per_key
+        if limit is None or scope["method"] != "POST":
             return False
-        if self._jobs[key] >= self._limit:
-            message = f"this key has {self._limit} job(s) under way, as many as it may have at once"
+        if self._jobs[key] >= limit:
+            message = f"this key has {limit} job(s) under way, as many as it may have at once"
             raise BusyError(message, code="key_jobs", retry_after_s=KEY_RETRY_AFTER_S, http_status=429)
         return True
 

@@ -56,9 +56,9 @@ class InvalidParamsError(UserError):
         self.rows = rows
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Intake:
-    """What a request is judged with."""
+    """What a request is judged with. A reload gives it other settings."""
 
     settings: BroadcasterSettings
     registry: Registry

@@ -1,12 +1,16 @@
-"""What `GET /models` answers: what the pool serves, and every node with its state."""
+"""What the pool is like: what `GET /models` answers, and why nobody serves anything."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
-from broadcaster.registry import NodeRecord, Offer, Registry
+from broadcaster.registry import NodeRecord, Offer, Registry, short
 from reelnet.jobs import Capability
+
+SHOWN = 5
+"""So many nodes or models are named in one sentence."""
 
 
 def pool_body(registry: Registry) -> dict[str, Any]:
@@ -25,6 +29,23 @@ def pool_body(registry: Registry) -> dict[str, Any]:
     return {"offers": offers, "nodes": [_node(record) for record in records]}
 
 
+def why_nobody_serves(registry: Registry, catalogue: Collection[str]) -> str | None:
+    """Why no node does any job: none is up, or none has anything of the catalogue; None if one does."""
+    records, served = registry.nodes(), {model for _, model in registry.offers()}
+    if served & set(catalogue) or (served and not catalogue):
+        return None
+    if not records:
+        return "no nodes are configured: name them under `orchestrators`"
+    if served:
+        return f"no node serves anything of the catalogue; they serve {', '.join(sorted(served)[:SHOWN])}"
+    told = "; ".join(f"{short(record.node_id)}: {_why(record)}" for record in records[:SHOWN])
+    return f"no node is up that serves a model: {told}"
+
+
+def _why(record: NodeRecord) -> str:
+    return record.reason or ("it has no model ready" if record.up else "down")
+
+
 def _loras(offer: Offer, records: list[NodeRecord]) -> dict[str, dict[str, int]]:
     """The LoRAs of an offer, by id, each with how many nodes have which file of that id (sha256, hex)."""
     found: dict[str, Counter[str]] = {}
@@ -41,6 +62,7 @@ def _node(record: NodeRecord) -> dict[str, Any]:
         "address": record.address.target,
         "up": record.up,
         "reason": record.reason,
+        "clock_skew_s": None if record.skew_s is None else round(record.skew_s, 1),
         "serves": [_capability(c) for c in record.capabilities.values()],
     }
 

@@ -97,6 +97,10 @@ class Limits(Section):
         allow_inf_nan=False,
         description="Seconds that a node's clock may differ; more is warned of, and tickets allow for it.",
     )
+    control_s: float = Field(30, gt=0, description="Seconds that a request on the control socket may take.")
+    kept_log_lines: int = Field(
+        2000, ge=0, le=100_000, description="Newest lines of the log that are kept in memory for `broadcaster logs`."
+    )
     drain_s: float = Field(600, ge=0, description="Seconds that running jobs get when the broadcaster stops.")
     max_pixels: int = Field(50_000_000, gt=0, description="Pixels of an input picture.")
     clip_pixels: int = Field(1920 * 1080, gt=0, description="Pixels of one frame of an input clip.")

@@ -22,7 +22,7 @@ from reelnet import telemetry
 from reelnet.errors import ConfigError
 from reelnet.home import instance_dir, models_home
 from reelnet.identity import Identity
-from reelnet.operating.doctor import Line, bad, examine, show_findings
+from reelnet.operating.doctor import Line, config_faults, examine, show_findings
 from reelnet.operating.options import Config, Json, Limit, Name, exit_codes
 from reelnet.settings import load
 
@@ -83,10 +83,7 @@ def _settings_or_fault(config: Path | None, name: str | None) -> tuple[Orchestra
     try:
         return settings_of(config, name), []
     except ConfigError as error:
-        faults = [
-            Line("configuration", bad(fault, "mend it; `orchestrator config check` says what counts"), 0.0)
-            for fault in str(error).splitlines()
-        ]
+        faults = config_faults(error, "mend it; `orchestrator config check` says what counts")
         return OrchestratorSettings(), faults
 
 

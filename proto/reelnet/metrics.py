@@ -170,6 +170,11 @@ class Bounded:
         known = self._known.get(value)
         return self._learn(value) if known is None else known
 
+    def reserve(self, values: Iterable[str]) -> None:
+        """These values are labels from now on, beyond the limit too."""
+        for value in values:
+            self._known.setdefault(value, printable(value, LABEL_CHARS))
+
     def _learn(self, value: str) -> str:
         if len(self._known) >= self._limit:
             return OTHER

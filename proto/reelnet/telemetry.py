@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections import deque
 from datetime import UTC, datetime
 from functools import partial
-from typing import TextIO
+from typing import Any, TextIO
 
 import structlog
 from structlog.contextvars import get_contextvars
@@ -20,11 +21,29 @@ _LEVELS = {"warn": "warning", "exception": "error"}
 _encode = json.JSONEncoder(default=repr).encode
 
 
-def configure(component: str, level: str = "info", stream: TextIO = sys.stderr) -> None:
-    """Sets up structlog for a process; every line carries the component's name."""
+class KeptLines:
+    """The newest lines of a process's log, in memory: what an operator reads who has no service manager's journal."""
+
+    def __init__(self, most: int = 0) -> None:
+        self._lines: deque[str] = deque(maxlen=most)
+
+    def text(self, lines: int) -> str:
+        """The newest so many lines."""
+        return "".join(f"{line}\n" for line in list(self._lines)[-lines:])
+
+    def keep(self, _: WrappedLogger, __: str, line: str) -> str:
+        """A processor behind the one that renders."""
+        self._lines.append(line)
+        return line
+
+
+def configure(component: str, level: str = "info", stream: TextIO = sys.stderr, kept: KeptLines | None = None) -> None:
+    """Sets up structlog for a process; every line carries the component's name. `kept` gets each line too."""
     complete = partial(_complete, component)
+    keep: list[Any] = [kept.keep] if kept else []
+    render = structlog.dev.ConsoleRenderer() if stream.isatty() else _json
     structlog.configure(
-        processors=[complete, structlog.dev.ConsoleRenderer()] if stream.isatty() else [complete, _json],
+        processors=[complete, render, *keep],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=False,

@@ -76,6 +76,11 @@ def bad(text: str, fix: str) -> Finding:
     return Finding(Verdict.FAIL, text, fix)
 
 
+def config_faults(error: ConfigError, fix: str) -> list[Line]:
+    """A line for each fault of a configuration."""
+    return [Line("configuration", bad(fault, fix), 0.0) for fault in str(error).splitlines()]
+
+
 def examine(machine: M, checks: Sequence[Check[M]], limit_s: float | None = None) -> Iterator[Line]:
     """The findings, check by check, as they come; `limit_s` bounds each check instead of its own limit."""
     for check in checks:

@@ -144,7 +144,7 @@ def _print_all(tails: Mapping[str, LogTail], log_of: LogOf, *, strict: bool) -> 
                 typer.echo(line, err=True)
 
 
-def print_changes(changed: tuple[str, ...]) -> None:
+def print_changes(changed: tuple[str, ...], *, err: bool = False) -> None:
     """What a reload has changed, a line each."""
     for line in changed or ("nothing changed",):
-        typer.echo(printable(line, LINE_CHARS))
+        typer.echo(printable(line, LINE_CHARS), err=err)

@@ -142,10 +142,17 @@ def test_models_of_strangers_are_few() -> None:
 
 
 def test_nodes_are_counted_not_named() -> None:
-    """Up and down, and no label that names one."""
+    """Up, down and those that refuse, the clocks that are farthest off, and no label that names one."""
     bench = Bench()
-    bench.nodes = [SimpleNamespace(up=True), SimpleNamespace(up=True), SimpleNamespace(up=False)]
-    assert (bench.said.sum("reelnet_nodes", state="up"), bench.said.sum("reelnet_nodes", state="down")) == (2, 1)
+    bench.nodes = [
+        SimpleNamespace(up=True, refuses=False, skew_s=61.0),
+        SimpleNamespace(up=True, refuses=False, skew_s=-2.5),
+        SimpleNamespace(up=False, refuses=False, skew_s=None),
+        SimpleNamespace(up=False, refuses=True, skew_s=0.1),
+    ]
+    assert [bench.said.sum("reelnet_nodes", state=state) for state in ("up", "down", "refuses")] == [2, 1, 1]
+    skews = [bench.said.sum("reelnet_node_clock_skew_seconds", side=side) for side in ("ahead", "behind")]
+    assert skews == [61.0, 2.5]
 
 
 def test_the_journal_is_watched() -> None:

@@ -1,0 +1,1 @@
+"""How a broadcaster is operated: its commands, and what they ask of a running one."""

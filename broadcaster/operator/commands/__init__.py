@@ -1,0 +1,1 @@
+"""The commands of `broadcaster`, by what an operator is doing."""
