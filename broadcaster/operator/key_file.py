@@ -18,6 +18,8 @@ def add_key(path: Path, name: str, safety: str = "") -> str:
     key = secrets.token_hex(KEY_BYTES)
     text = _read(path) if path.exists() else ""
     line = f"{key} name={name}" + (f" safety={safety}" if safety else "")
+    if len(line.splitlines()) > 1 or "#" in name:
+        raise ConfigError(f"keys_file: {path}: a name is one word without #")
     _write(path, f"{text}{'' if not text or text.endswith(chr(10)) else chr(10)}{line}\n")
     return key
 
@@ -25,16 +27,16 @@ def add_key(path: Path, name: str, safety: str = "") -> str:
 def revoke_key(path: Path, wanted: str) -> None:
     """Takes out each line of the key with this id or name. Raises ConfigError when there is none, or no other key."""
     lines = _read(path).splitlines(keepends=True)
-    found = [line for line in lines if (key := key_of_line(line)) and wanted in (key.id, key.name)]
+    keys = [key_of_line(line) for line in lines]
+    found = {key.digest for key in keys if key and wanted in (key.id, key.name)}
     if not found:
         raise ConfigError(f"keys_file: {path} has no key with the id or name {wanted!r}; see `broadcaster keys list`")
-    left = [line for line in lines if line not in found]
-    if not any(key_of_line(line) for line in left):
+    if all(key is None or key.digest in found for key in keys):
         raise ConfigError(
             f"keys_file: {wanted!r} is the only key of {path}; add another first with `broadcaster keys add`, or take "
             "`keys_file` out of the configuration, and nobody is asked for a key"
         )
-    _write(path, "".join(left))
+    _write(path, "".join(line for line, key in zip(lines, keys, strict=True) if not key or key.digest not in found))
 
 
 def _read(path: Path) -> str:

@@ -45,7 +45,7 @@ def list_keys(config: Config = None, name: Name = None, as_json: Json = False) -
 @keys.command()
 def add(
     key_name: Annotated[str, typer.Argument(help="Name of who gets it, for logs and metrics.", metavar="KEY_NAME")],
-    safety: Annotated[str, typer.Option(help="What its jobs are held to: report, blur or refuse.")] = "",
+    safety: Annotated[str, typer.Option(help="What its jobs are held to: flag, blur or refuse.")] = "",
     config: Config = None,
     name: Name = None,
 ) -> None:

@@ -219,3 +219,44 @@ async def test_an_id_that_an_address_names_is_nobody_elses() -> None:
     assert made.record("x") is node
     for record in made.nodes():
         await record.client.close()
+
+
+async def test_a_node_that_refuses_gets_no_job_and_says_whom_to_add() -> None:
+    """From its first word on; when its operator has added the id, it is up without a new description."""
+    registry = Registry([Address("127.0.0.1:1")], RpcLimits(), Scores(), random.Random(5), own_id="our-id")
+    record = registry.nodes()[0]
+    description = Description(NodeId("n"), "e", 1, 1, 1, (capability(),))
+    registry._take(record, Update(description, Load(), 0.0, refuses=True))
+    assert (record.up, record.refuses, registry.offers()) == (False, True, {})
+    assert "has to add the id our-id to `broadcasters`" in record.reason
+    registry._take(record, Update(None, Load(), 0.0, refuses=False))
+    assert (record.up, record.refuses, registry.offers()) == (True, False, {OFFER: 1})
+    await record.client.close()
+
+
+async def test_a_node_that_refused_a_ticket_gets_no_other(registry: Registry) -> None:
+    """One of before says it in its refusal alone; at its next description it is tried again."""
+    told(registry, 0, capability())
+    registry.refused_us("node-0")
+    assert registry.offers() == {}
+    assert "refuses this broadcaster" in registry.nodes()[0].reason
+    told(registry, 0, capability(), sequence=2)
+    assert registry.offers() == {OFFER: 1}
+
+
+async def test_nodes_come_and_go(registry: Registry) -> None:
+    """A node that stays keeps its record; one that goes gets no job, and its channel stays while a job is there."""
+    for place in range(3):
+        told(registry, place, capability())
+    kept, gone = registry.nodes()[:2]
+    with registry.in_flight(gone):
+        registry.apply([kept.address, Address("127.0.0.1:99")])
+        assert [record.address.target for record in registry.nodes()] == ["127.0.0.1:1", "127.0.0.1:99"]
+        assert registry.nodes()[0] is kept
+        assert registry.offers() == {OFFER: 1}
+        assert not gone.up
+        assert not gone.quiet.is_set()
+    assert gone.quiet.is_set()
+    registry.apply([kept.address, gone.address])
+    assert registry.nodes()[1] is not gone
+    await gone.client.close()
