@@ -96,7 +96,7 @@ PREVIEWS = counter(
 )  # fmt: skip
 NODES = gauge("reelnet_nodes", "Nodes of the configured pool.", Label("state", "`up`, `down`, `refuses`"))
 SKEW = gauge(
-    "reelnet_node_clock_skew_seconds", "How far the clocks of nodes differ from this machine's, at most.",
+    "reelnet_peer_clock_skew_seconds", "How far the clocks of nodes differ from this machine's, at most.",
     Label("side", "`ahead`, `behind` of this machine"), unit="seconds",
 )  # fmt: skip
 JOURNAL_BACKLOG = gauge("reelnet_journal_backlog_rows", "Rows that no commit has taken up yet.", unit="rows")

@@ -12,6 +12,7 @@ from orchestrator.runner_state import RunnerState
 from orchestrator.slots import Slot, SlotTable
 from orchestrator.spool import Spool
 from orchestrator.supervisor import End, Supervisor
+from orchestrator.watchers import Watchers
 from reelnet.errors import ReelnetError
 from reelnet.jobs import Ticket
 from reelnet.metrics import CLASS, OTHER, OUTCOME, PIPELINE, Label, Values, counter, ending, gauge, seconds
@@ -69,9 +70,13 @@ SCRAPES = counter(
     "reelnet_node_runner_scrapes_total", "Readings of runners' own metrics, which this node passes on.",
     Label("outcome", "`ok`, `silent` (no answer in time), `unreadable` (not what a runner's metrics are)"),
 )  # fmt: skip
+SKEW = gauge(
+    "reelnet_node_broadcaster_clock_skew_seconds", "How far the clocks of those that watch differ from ours, at most.",
+    Label("side", "`ahead`, `behind` of this machine"), unit="seconds",
+)  # fmt: skip
 FAMILIES = (
     ATTEMPTS, OPEN, REFUSALS, STAGE_SECONDS, PIXEL_STEPS, OUTPUT_PIXELS, QUOTED, QUEUED, OLDEST_WAIT, SLOTS, RUNNERS,
-    RESTARTS, COLD_STARTS, SPOOL, DRAINING, SCRAPES,
+    RESTARTS, COLD_STARTS, SPOOL, DRAINING, SCRAPES, SKEW,
 )  # fmt: skip
 _KNOWN_REASONS = frozenset(REASONS)
 
@@ -80,6 +85,7 @@ class Drainable(Protocol):
     """What the metrics ask a node for when they are scraped."""
 
     draining: bool
+    watchers: Watchers
 
     def attempts(self) -> Sequence[object]:
         """The attempts that are here."""
@@ -125,6 +131,7 @@ class NodeMetrics:
         OPEN.read(registry, lambda: {(): len(node.attempts())})
         SPOOL.read(registry, lambda: {(): spool.used_bytes})
         DRAINING.read(registry, lambda: {(): node.draining})
+        SKEW.read(registry, lambda: dict(zip((("ahead",), ("behind",)), node.watchers.skews_s(), strict=True)))
 
     def finished(self, ticket: Ticket, quote: int, error: ReelnetError | None) -> None:
         """An attempt ended; `quote` is its price in nano-dollars."""

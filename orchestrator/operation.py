@@ -18,7 +18,7 @@ from orchestrator.keeper import Berth
 from orchestrator.node import Node
 from orchestrator.runner_state import RunnerState
 from orchestrator.settings import ModelSettings, OrchestratorSettings
-from orchestrator.status import DeviceStatus, ModelStatus, NodeStatus, SlotStatus
+from orchestrator.status import DeviceStatus, ModelStatus, NodeStatus, SlotStatus, WatcherStatus
 from orchestrator.supervisor import Supervisor
 from reelnet.errors import ConfigError, StartError
 
@@ -57,6 +57,8 @@ class Operation:
             devices=tuple(self._device(berth) for berth in node.keeper.berths.values()),
             models=tuple(self._model(model) for model in node.settings.models),
             jobs=len(node.attempts()),
+            watchers=tuple(WatcherStatus(w.id, node.serves(w.id), w.skew_s) for w in node.watchers.now()),
+            skew_warn_s=node.settings.limits.skew_s,
             queued=sum(len(node.table.waiting(model.model_id)) for model in node.settings.models),
         )
 

@@ -197,6 +197,9 @@ class Limits(Section):
     rates_grace_s: float = Field(30, ge=0, description="Seconds that tickets at the rates before a reload are taken.")
     metrics_s: float = Field(1, gt=0, le=5, description="Seconds a runner may take to answer a scrape of its metrics.")
     control_s: float = Field(30, gt=0, description="Seconds that a request on the control socket may take.")
+    skew_s: float = Field(
+        2, ge=0, allow_inf_nan=False, description="Seconds that a broadcaster's clock may differ; more is warned of."
+    )
     load_interval_s: float = Field(0.5, ge=0.05, description="Shortest time between two load reports to one watcher.")
 
 

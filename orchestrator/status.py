@@ -69,10 +69,22 @@ class ModelStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class WatcherStatus:
+    """A broadcaster that watches the node, by the id that it says, and whether it is served.
+
+    `skew_s`: how far its clock is ahead of this machine's; None where it does not say.
+    """
+
+    id: str
+    served: bool = True
+    skew_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStatus:
     """A node at one moment, up for `since_s` seconds. `jobs` counts what is here: waiting, running, or on its way out.
 
-    `address` is host:port#id, as broadcasters name the node.
+    `address` is host:port#id, as broadcasters name the node. `skew_warn_s`: what clocks may differ by.
     """
 
     node_id: str
@@ -86,6 +98,8 @@ class NodeStatus:
     models: tuple[ModelStatus, ...] = ()
     jobs: int = 0
     queued: int = 0
+    watchers: tuple[WatcherStatus, ...] = ()
+    skew_warn_s: float = 0.0
 
     @property
     def idle(self) -> bool:

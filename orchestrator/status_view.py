@@ -12,7 +12,8 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.status import DeviceStatus, ModelStatus, NodeStatus, SlotStatus
+from orchestrator.status import DeviceStatus, ModelStatus, NodeStatus, SlotStatus, WatcherStatus
+from reelnet.clocks import skew_text
 from reelnet.errors import printable
 from reelnet.operating.console import GIB, PIPE_COLUMNS, UNKNOWN, framed_table, lines, named, plain, reason, size, span
 
@@ -38,6 +39,7 @@ class StatusView:
         yield _slots(status.slots, width) if status.slots else Text("no slots: no models are configured", "yellow")
         yield from (reason(device.name, device.problem) for device in status.devices if device.problem)
         yield from (reason(slot.slot, slot.reason) for slot in status.slots if slot.reason)
+        yield from (reason(f"broadcaster {w.id}", fault) for w in status.watchers for fault in _faults(w, status))
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,13 @@ class ModelsView:
                 _prices(model),
             )
         yield table
+
+
+def _faults(watcher: WatcherStatus, status: NodeStatus) -> Iterable[str]:
+    if not watcher.served:
+        yield "it watches and is not served; to serve it, add its id to `broadcasters`, and reload"
+    if watcher.skew_s is not None and abs(watcher.skew_s) > status.skew_warn_s:
+        yield f"{skew_text(watcher.skew_s)}; set both machines' clocks (NTP)"
 
 
 def jobs_here(status: NodeStatus) -> str:

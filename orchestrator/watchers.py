@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -20,7 +20,8 @@ class Watcher:
 class Watchers:
     """Those that watch at this moment. The server bounds how many watches there are."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock_ms: Callable[[], int] = now_ms) -> None:
+        self._clock_ms = clock_ms
         self._watching: dict[int, Watcher] = {}
         self._count = 0
 
@@ -29,7 +30,7 @@ class Watchers:
         """Counts somebody for the length of the block."""
         self._count += 1
         place = self._count
-        self._watching[place] = Watcher(name, None if theirs_ms is None else (theirs_ms - now_ms()) / 1000)
+        self._watching[place] = Watcher(name, None if theirs_ms is None else (theirs_ms - self._clock_ms()) / 1000)
         try:
             yield
         finally:
@@ -39,6 +40,7 @@ class Watchers:
         """Everybody, the newest of each id."""
         return sorted({w.id: w for w in self._watching.values()}.values(), key=lambda w: w.id)
 
-    def largest_skew_s(self) -> float:
-        """The skew that is farthest from 0; 0 when nobody says."""
-        return max((w.skew_s for w in self._watching.values() if w.skew_s is not None), key=abs, default=0.0)
+    def skews_s(self) -> tuple[float, float]:
+        """How far a clock is ahead, and how far one is behind, at most; 0 when nobody says."""
+        told = [0.0, *(w.skew_s for w in self._watching.values() if w.skew_s is not None)]
+        return max(told), -min(told)

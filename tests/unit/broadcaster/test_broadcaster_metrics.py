@@ -151,7 +151,7 @@ def test_nodes_are_counted_not_named() -> None:
         SimpleNamespace(up=False, refuses=True, skew_s=0.1),
     ]
     assert [bench.said.sum("reelnet_nodes", state=state) for state in ("up", "down", "refuses")] == [2, 1, 1]
-    skews = [bench.said.sum("reelnet_node_clock_skew_seconds", side=side) for side in ("ahead", "behind")]
+    skews = [bench.said.sum("reelnet_peer_clock_skew_seconds", side=side) for side in ("ahead", "behind")]
     assert skews == [61.0, 2.5]
 
 

@@ -15,6 +15,7 @@ from orchestrator.node_metrics import REASONS, NodeMetrics, slot_state
 from orchestrator.slots import Reservation, Slot, SlotTable
 from orchestrator.spool import Spool
 from orchestrator.supervisor import End
+from orchestrator.watchers import Watchers
 from reelnet.errors import BusyError, CanceledError, NodeError, RefusedError
 from reelnet.jobs import InputRef
 from reelnet.metrics import new_registry
@@ -100,13 +101,19 @@ async def test_the_node_is_shown_as_it_is_at_each_scrape(tmp_path: Path) -> None
     supervisors = {slot.name: SimpleNamespace(slot=slot, state=state) for slot, state in states.items()}
     ends = Counter({("a", End.LOAD): 2, ("a", End.KILLED): 1, ("gone", End.STUCK): 4})
     kept = SimpleNamespace(supervisors=supervisors, restarts=ends, cold_starts=Counter(b=7))
-    spool, node = Spool(tmp_path / "spool", 1000), SimpleNamespace(draining=False, attempts=lambda: [1, 2])
+    spool, node = (
+        Spool(tmp_path / "spool", 1000),
+        SimpleNamespace(draining=False, attempts=lambda: [1, 2], watchers=Watchers(lambda: 5_000)),
+    )
     bench = Bench()
     bench.metrics.watch(table, kept, spool, node)  # type: ignore[arg-type]
     place: Reservation = table.reserve("a", 1.0)
     table.input_complete(place)
     table.reserve("a", 1.0)
     spool.take(123)
+    with node.watchers.watching("a", 66_000), node.watchers.watching("b", None), node.watchers.watching("c", 3_000):
+        said, name = bench.said, "reelnet_node_broadcaster_clock_skew_seconds"
+        assert [said.sum(name, side=side) for side in ("ahead", "behind")] == [61, 2]
     node.draining = True
     said = bench.said
     assert (said.sum("reelnet_node_queued_jobs", model="a"), said.sum("reelnet_node_queued_jobs", model="b")) == (1, 0)
