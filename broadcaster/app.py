@@ -29,7 +29,7 @@ from broadcaster.scores import Scores
 from broadcaster.settings import BroadcasterSettings
 from reelnet.client import Address
 from reelnet.home import locked_instance
-from reelnet.http_server import serve_http
+from reelnet.http_server import serve_api, serve_http
 from reelnet.identity import Identity
 from reelnet.lifecycle import ready_file
 from reelnet.metrics import metrics_app, new_registry
@@ -77,7 +77,7 @@ async def serve(
                 log.warning("no nodes are configured: no job can be done; name them under `orchestrators`, and reload")
             started(running)
             await stopping.wait()
-            await running.gateway.stop(settings.limits.drain_s)
+            await running.control.stop()
     log.info("broadcaster drained")
 
 
@@ -92,7 +92,7 @@ async def _running(
     registry = Registry(addresses, settings.rpc, scores, rng, identity.id)
     prometheus = new_registry("broadcaster")
     metrics = BroadcasterMetrics(prometheus, registry.nodes, settings.catalogue)
-    media = MediaStore(folder / "media", settings.media, behind=settings.journal == "behind")
+    media = _media(settings, folder)
     await media.start()
     async with (
         Journal(database_url(settings.database, folder), mode=Mode(settings.journal)) as journal,
@@ -130,15 +130,17 @@ async def _running(
         )
         async with (
             serve_http(metrics_app(prometheus, gateway.not_ready), settings.metrics, "metrics") as metrics_port,
-            serve_http(CountedHttp(app, metrics), settings.http, "http") as port,
+            serve_api(CountedHttp(app, metrics), settings.http, "http") as server,
         ):
-            url = f"http://{settings.http.host}:{port}"
+            url = f"http://{settings.http.host}:{server.port}"
             operation = Operation(
                 OperationParts(
                     gateway=gateway,
                     registry=registry,
                     intake=intake,
                     guards=guards,
+                    server=server,
+                    media=media,
                     keys=keys,
                     disks=disks,
                     journal=journal,
@@ -153,6 +155,13 @@ async def _running(
             async with serve_control(control_routes(operation), folder, settings.limits.control_s):
                 with ready_file(folder, {"url": url, "metrics_port": metrics_port}):
                     yield RunningBroadcaster(url, metrics_port, registry, gateway, scores, journal, operation)
+
+
+def _media(settings: BroadcasterSettings, folder: Path) -> MediaStore:
+    chosen, behind = settings.media.folder, settings.journal == "behind"
+    if chosen is None:
+        return MediaStore(folder / "media", settings.media, behind=behind)
+    return MediaStore(chosen, settings.media, behind=behind, instance=settings.name)
 
 
 def _scratch(folder: Path) -> Path:

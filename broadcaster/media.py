@@ -42,6 +42,9 @@ _NAME = re.compile(rf"[0-9a-f]{{{2 * _TOKEN_BYTES}}}\.({'|'.join(_MEDIA_TYPES)})
 class MediaSettings(Section):
     """How long and how much media is kept."""
 
+    folder: Path | None = Field(
+        None, description="Folder of the results; instances may share one; absent: `media` in the state folder."
+    )
     ttl_s: float = Field(86_400.0, gt=0, description="Seconds after which a result is deleted.")
     max_bytes: int = Field(10 * 2**30, gt=0, description="Bytes of all results; beyond it the oldest are deleted.")
     incoming_bytes: int = Field(
@@ -102,7 +105,7 @@ class Incoming:
 
     @property
     def _path(self) -> Path:
-        return self._store.folder / _INCOMING / self._token
+        return self._store.incoming / self._token
 
     @property
     def _kept(self) -> Path:
@@ -186,14 +189,18 @@ class Incoming:
 
 
 class MediaStore:
-    """Media in a local folder, which is its own: `start` empties what an earlier run left unfinished in it.
+    """Media in a local folder: `start` empties what an earlier run of this `instance` left unfinished in it.
 
     `run` has to run beside it: it finds out when a disk that refused a write takes one again, and with `behind` small
     results are written there, a few at a time.
     """
 
-    def __init__(self, folder: Path, settings: MediaSettings | None = None, *, behind: bool = False) -> None:
+    def __init__(
+        self, folder: Path, settings: MediaSettings | None = None, *, behind: bool = False, instance: str = ""
+    ) -> None:
         self.folder = folder
+        self.incoming = folder / (f"{_INCOMING}-{instance}" if instance else _INCOMING)
+        """Where outputs lie until they are there whole: another instance's are none of ours."""
         self.failing = False
         """Whether the disk refused the last write; `run` tries it until it takes one again."""
         self._settings = settings or MediaSettings()
@@ -204,6 +211,10 @@ class MediaStore:
         self._unwritten_bytes = 0
         self._incoming_bytes = 0
         self._arrived, self._written = asyncio.Event(), asyncio.Event()
+
+    def write_at_once(self) -> None:
+        """From now on a result is in its file before its answer: another instance may be asked for it."""
+        self._behind = False
 
     async def start(self) -> None:
         """Makes the folders (mode 0700) and removes leftovers of outputs that were not received whole."""
@@ -330,7 +341,7 @@ class MediaStore:
 
     def _probe(self, _: dict[str, bytes]) -> None:
         """A small write, which a disk without room refuses as it does a result's."""
-        name = f"{_INCOMING}/probe"
+        name = f"{self.incoming.name}/probe"
         try:
             self._write({name: bytes(PROBE_BYTES)})
         finally:
@@ -359,9 +370,8 @@ class MediaStore:
             self._recent_bytes -= len(data)
 
     def _prepare(self) -> None:
-        incoming = self.folder / _INCOMING
-        shutil.rmtree(incoming, ignore_errors=True)
-        for folder in (self.folder, incoming):
+        shutil.rmtree(self.incoming, ignore_errors=True)
+        for folder in (self.folder, self.incoming):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.chmod(0o700)
 

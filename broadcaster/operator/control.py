@@ -26,8 +26,8 @@ class Controlled(Protocol):
     def drain(self) -> None:
         """Takes no new job from now on; those that are here go on. Safe to repeat."""
 
-    def resume(self) -> None:
-        """Takes jobs again. Safe to repeat."""
+    async def resume(self) -> None:
+        """Takes jobs again. Safe to repeat. Raises StartError when a shared port was taken meanwhile."""
 
     async def reload(self) -> tuple[str, ...]:
         """Reads the configuration again; returns what changed, a line each. After a ConfigError nothing is changed."""
@@ -51,7 +51,7 @@ def control_routes(controlled: Controlled) -> Routes:
         return await status(query)
 
     async def resume(query: Query) -> Mapping[str, Any]:
-        controlled.resume()
+        await controlled.resume()
         log.info("resume was asked for")
         return await status(query)
 

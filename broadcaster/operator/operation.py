@@ -15,11 +15,13 @@ from broadcaster.http_api import Guards
 from broadcaster.intake import Intake
 from broadcaster.journal import Journal
 from broadcaster.keys import Keys
+from broadcaster.media import MediaStore
 from broadcaster.operator.changes import LIVE, changes, key_changes
 from broadcaster.operator.status import BroadcasterStatus, PoolNode
 from broadcaster.registry import NodeRecord, Registry
 from broadcaster.settings import BroadcasterSettings
 from reelnet.client import Address
+from reelnet.http_server import HttpServer
 from reelnet.operating.changes import taken_over
 from reelnet.telemetry import KeptLines
 
@@ -35,6 +37,8 @@ class OperationParts:
     registry: Registry
     intake: Intake
     guards: Guards
+    server: HttpServer
+    media: MediaStore
     keys: Keys
     disks: Disks
     journal: Journal
@@ -72,12 +76,20 @@ class Operation:
         )
 
     def drain(self) -> None:
-        """Takes no new job from now on; those that are here go on. Safe to repeat."""
+        """Takes no new job from now on; those that are here go on. Leaves a shared port. Safe to repeat."""
         self._p.gateway.draining = True
+        self._leave()
 
-    def resume(self) -> None:
-        """Takes jobs again. Safe to repeat."""
+    async def resume(self) -> None:
+        """Takes jobs again. Safe to repeat. Raises StartError when a shared port was taken meanwhile."""
         self._p.gateway.resume()
+        if not self._p.gateway.draining:
+            await self._p.server.come_back()
+
+    async def stop(self) -> None:
+        """Drains for good: returns when the jobs that run are done, or after `limits.drain_s`."""
+        self._leave()
+        await self._p.gateway.stop(self._settings.limits.drain_s)
 
     async def reload(self) -> tuple[str, ...]:
         """Reads the configuration again; returns what changed, a line each. After a ConfigError nothing is changed."""
@@ -99,6 +111,12 @@ class Operation:
     def logs(self, lines: int) -> str:
         """The newest lines of the log."""
         return self._p.kept_log.text(lines)
+
+    def _leave(self) -> None:
+        """Another instance takes the connections, and is asked for the results too."""
+        if self._p.server.shared:
+            self._p.media.write_at_once()
+            self._p.server.leave()
 
     def _apply(self, settings: BroadcasterSettings, keys: Keys) -> None:
         """Takes all of it over in one go. No job that is here is touched."""

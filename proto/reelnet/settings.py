@@ -85,6 +85,9 @@ class HttpLimits(Section):
 class HttpListener(Listener):
     """Where an HTTP server listens, and within which limits."""
 
+    shared: bool = Field(
+        False, description="Whether other instances may listen on the same port; one that drains leaves it to them."
+    )
     limits: HttpLimits = Field(HttpLimits(), description="What a connection may cost before its request is known.")
 
 
