@@ -18,7 +18,7 @@ from broadcaster.disk import Disks
 from broadcaster.gateway import Gateway, GatewayParts
 from broadcaster.http_api import HttpParts, make_app
 from broadcaster.intake import Intake
-from broadcaster.journal import Journal, Mode, database_url
+from broadcaster.journal import Journal, Mode
 from broadcaster.keys import Keys
 from broadcaster.media import MediaStore
 from broadcaster.recorder import Recorder
@@ -26,6 +26,7 @@ from broadcaster.registry import Registry
 from broadcaster.scores import Scores
 from broadcaster.settings import BroadcasterSettings
 from reelnet.client import Address
+from reelnet.database.opening import database_url
 from reelnet.home import locked_instance
 from reelnet.http_server import serve_http
 from reelnet.identity import Identity
@@ -82,7 +83,7 @@ async def _running(settings: BroadcasterSettings, folder: Path) -> AsyncIterator
     media = MediaStore(folder / "media", settings.media, behind=settings.journal == "behind")
     await media.start()
     async with (
-        Journal(database_url(settings.database, folder), mode=Mode(settings.journal)) as journal,
+        Journal(database_url(settings.database, folder / "journal.db"), mode=Mode(settings.journal)) as journal,
         CountedInspector(settings.inspection, metrics) as inspector,
         _background(registry.run(), media.run(), _sweep(media, metrics)),
     ):

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text, Update, and_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from reelnet.database.migrations import Schema
 from reelnet.errors import MAX_MESSAGE_CHARS, FailureClass, printable
 from reelnet.jobs import TERMINAL, JobState
 
@@ -48,6 +50,7 @@ attempts = Table(
     Column("outcome", Text, nullable=False),
     Column("owed_nano", BigInteger, nullable=False),
 )
+SCHEMA = Schema("journal", metadata, Path(__file__).with_name("migrations"), first=frozenset(metadata.tables))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

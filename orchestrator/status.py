@@ -72,7 +72,8 @@ class ModelStatus:
 class NodeStatus:
     """A node at one moment, up for `since_s` seconds. `jobs` counts what is here: waiting, running, or on its way out.
 
-    `address` is host:port#id, as broadcasters name the node.
+    `address` is host:port#id, as broadcasters name the node. `drained` is the operator's word, which survives restarts;
+    a node that stops drains too.
     """
 
     node_id: str
@@ -86,6 +87,7 @@ class NodeStatus:
     models: tuple[ModelStatus, ...] = ()
     jobs: int = 0
     queued: int = 0
+    drained: bool = False
 
     @property
     def idle(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import random
 import sqlite3
@@ -15,8 +16,9 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.schema import CreateTable
 
 from broadcaster import journal_schema
-from broadcaster.journal import AttemptRow, JobRow, Journal, Mode, database_url
-from reelnet.errors import BusyError, ConfigError, FailureClass, TransientError
+from broadcaster.journal import AttemptRow, JobRow, Journal, Mode
+from reelnet.database.opening import database_url
+from reelnet.errors import BusyError, FailureClass, StartError, TransientError
 from reelnet.jobs import TERMINAL, JobState
 from tests.fakes.databases import FailingDatabase, HeldDatabase
 
@@ -46,7 +48,7 @@ ATTEMPT = AttemptRow(job_id="j1", attempt=1, node_id="n1", started_ms=1, ended_m
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    return database_url("sqlite", tmp_path)
+    return database_url("sqlite", tmp_path / "journal.db")
 
 
 def refused() -> OperationalError:
@@ -276,40 +278,63 @@ def test_postgresql_takes_the_same_statements() -> None:
     assert "created_ms BIGINT NOT NULL" in str(CreateTable(journal_schema.jobs).compile(dialect=dialect))
 
 
-def test_database_urls(tmp_path: Path) -> None:
-    """`sqlite` is a file of the instance; PostgreSQL goes through psycopg; the rest is refused."""
-    assert database_url("sqlite", tmp_path) == f"sqlite:///{tmp_path}/journal.db"
-    for name in ("postgresql://u@h/d", "postgresql+psycopg://u@h/d"):
-        assert database_url(name, tmp_path) == "postgresql+psycopg://u@h/d"
-    for name in ("mysql://h/d", "postgres", "postgresql://"):
-        with pytest.raises(ConfigError, match="postgresql://"):
-            database_url(name, tmp_path)
+def version_1(path: Path, *extra: str) -> None:
+    """A journal as the program wrote it before schemas had a version, with one job that ended and one that did not."""
+    with contextlib.closing(sqlite3.connect(path)) as file:
+        file.executescript("PRAGMA journal_mode=WAL;" + VERSION_1 + ";".join(extra))
+        file.commit()
+
+
+VERSION_1 = """
+CREATE TABLE jobs (
+    id TEXT NOT NULL, pipeline TEXT NOT NULL, model TEXT NOT NULL, state TEXT NOT NULL, created_ms BIGINT NOT NULL,
+    updated_ms BIGINT NOT NULL, finished_ms BIGINT, deadline_ms BIGINT NOT NULL, attempts INTEGER NOT NULL,
+    node_id TEXT, failure_class TEXT, failure_code TEXT, failure_message TEXT, pixel_steps BIGINT NOT NULL,
+    output_pixels BIGINT NOT NULL, charged_nano BIGINT NOT NULL, owed_nano BIGINT NOT NULL, PRIMARY KEY (id));
+CREATE TABLE attempts (
+    job_id TEXT NOT NULL, attempt INTEGER NOT NULL, node_id TEXT NOT NULL, started_ms BIGINT NOT NULL,
+    ended_ms BIGINT NOT NULL, outcome TEXT NOT NULL, owed_nano BIGINT NOT NULL, PRIMARY KEY (job_id, attempt));
+INSERT INTO jobs VALUES ('j1', 'text-to-image', 'acme/sd', 'succeeded', 1000, 2000, 2000, 601000, 1, 'n1',
+    NULL, NULL, NULL, 9007199254740992, 589824, 7, 5);
+INSERT INTO jobs VALUES ('j2', 'text-to-image', 'acme/sd', 'running', 1000, 1000, NULL, 601000, 1, 'n1',
+    NULL, NULL, NULL, 9007199254740992, 589824, 0, 0);
+INSERT INTO attempts VALUES ('j1', 1, 'n1', 1, 2, 'succeeded', 5);
+"""
+
+
+async def test_a_journal_without_a_version_is_gone_on_with(url: str, tmp_path: Path) -> None:
+    """Every row that was there is there, what was open is failed, new rows come beside them, and no copy is lost."""
+    version_1(tmp_path / "journal.db")
+    async with Journal(url, mode=Mode.WAIT, now_ms=lambda: 5000) as journal:
+        assert (await journal.job("j1"), await journal.attempts("j1")) == (DONE, [ATTEMPT])
+        assert journal.recovered == 1
+        await journal.record(dataclasses.replace(DONE, id="j3"))
+    async with Journal(url) as journal:
+        assert await journal.job("j3") == dataclasses.replace(DONE, id="j3")
 
 
 @pytest.mark.parametrize("damage", ["garbage", "a page of garbage"])
-async def test_a_damaged_file_is_put_aside(tmp_path: Path, damage: str) -> None:
-    """What is no whole database any more keeps no broadcaster down: it stays beside a new one."""
-    path, url = tmp_path / "journal.db", database_url("sqlite", tmp_path)
+async def test_a_damaged_file_starts_no_journal(url: str, tmp_path: Path, damage: str) -> None:
+    """It holds amounts of money: it is left as it is, and a person is told what to do with it."""
+    path = tmp_path / "journal.db"
     async with Journal(url, mode=Mode.WAIT) as journal:
         await journal.record(DONE)
         await journal.record(ATTEMPT)
     whole = path.read_bytes()
     path.write_bytes(b"garbage" * 1000 if damage == "garbage" else whole[:4096] + b"\xaa" * (len(whole) - 4096))
     damaged = path.read_bytes()
-    async with Journal(url, mode=Mode.WAIT, now_ms=lambda: 1_800_000_000_123) as journal:
-        assert await journal.job("j1") is None
-        await journal.record(DONE)
-        assert await journal.job("j1") == DONE
-    assert (tmp_path / "journal.db.damaged-1800000000").read_bytes() == damaged
+    with pytest.raises(StartError, match=f"journal: {path} is .*; restore your copy of it, or move it away"):
+        async with Journal(url):
+            raise AssertionError("it started")
+    assert path.read_bytes() == damaged
 
 
-async def test_a_start_without_damage_puts_nothing_aside(tmp_path: Path) -> None:
-    """A whole file is gone on with."""
-    url = database_url("sqlite", tmp_path)
-    for _ in range(2):
-        async with Journal(url, mode=Mode.WAIT) as journal:
-            await journal.record(DONE)
-    assert [path.name for path in tmp_path.iterdir()] == ["journal.db"]
+async def test_a_missing_column_loses_no_row(url: str, tmp_path: Path) -> None:
+    """Where rows could not be written the journal does not start."""
+    version_1(tmp_path / "journal.db", "ALTER TABLE jobs DROP COLUMN owed_nano")
+    with pytest.raises(StartError, match="table jobs has no column owed_nano"):
+        async with Journal(url):
+            raise AssertionError("it started")
 
 
 async def test_a_database_that_lost_rows_is_tried_again(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
