@@ -10,9 +10,10 @@ from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from broadcaster.inspector import InspectionSettings, Inspector
-from broadcaster.job import JobProgress, now_ms
+from broadcaster.job import EndedAttempt, JobProgress, now_ms
 from broadcaster.journal import Journal
 from broadcaster.previews import EARLY, REFUSED, SHOWN
+from broadcaster.refusal import Reason
 from broadcaster.registry import NodeRecord
 from reelnet.clips import ClipFacts, ClipLimits
 from reelnet.errors import ReelnetError
@@ -21,8 +22,6 @@ from reelnet.metrics import CLASS, OTHER, OUTCOME, PIPELINE, Bounded, Label, cou
 from reelnet.pipelines import PIPELINES, MediaSpec
 from reelnet.pricing import NANO
 
-GATEWAY_REASONS = frozenset({"jobs", "draining", "journal_full", "journal", "media", "disk_full"})
-"""Codes with which the gateway lets a valid request begin no job."""
 HTTP_REASONS = {
     400: "malformed",
     401: "key",
@@ -42,7 +41,8 @@ _STATUSES = ", ".join(
 MODEL = Label("model", "the catalogue's models and the first others, 200 in all, then `other`")
 REASON = Label(
     "reason",
-    "the gateway's `jobs`, `draining`, `journal_full`, `journal`, `media`, `disk_full`; "
+    "the broadcaster's own `jobs`, `draining`, `journal_full`, `journal`, `media`, `disk_full`; `no_node` (none that "
+    "suits the job is up), `full` (the last node that was asked was busy), `refused` (it refused, or cannot do it); "
     f"by HTTP status {_STATUSES}; `other`",
 )
 STAGE = Label(
@@ -53,7 +53,7 @@ STAGE = Label(
 JOBS = counter(
     "reelnet_jobs_total", "Jobs that ended; a refused request is none.", PIPELINE, MODEL, OUTCOME, CLASS
 )  # fmt: skip
-JOBS_IN_PROGRESS = gauge("reelnet_jobs_in_progress", "Jobs that were let in and have not ended.")
+JOBS_IN_PROGRESS = gauge("reelnet_jobs_in_progress", "Requests that were let in, for which a node is sought or works.")
 JOB_SECONDS = seconds(
     "reelnet_job_seconds", "From a job's beginning to its end, fail-overs included.", PIPELINE, OUTCOME
 )
@@ -65,8 +65,10 @@ ATTEMPTS = counter(
     PIPELINE, OUTCOME, CLASS,
 )  # fmt: skip
 ATTEMPTS_IN_PROGRESS = gauge("reelnet_attempts_in_progress", "Attempts on nodes that are under way.")
-FAILOVERS = counter("reelnet_failovers_total", "Attempts after a job's first one.", PIPELINE)
-REFUSALS = counter("reelnet_refusals_total", "POST requests that began no job.", REASON)
+FAILOVERS = counter("reelnet_failovers_total", "Attempts after a job's first one that ended.", PIPELINE)
+REFUSALS = counter(
+    "reelnet_refusals_total", "POST requests that began no job; they have no row and count nowhere else.", REASON
+)
 PIXEL_STEPS = counter(
     "reelnet_work_pixel_steps_total", "Work done for jobs that nodes delivered: pixels × steps × images or frames.",
     PIPELINE, MODEL, unit="pixels × steps",
@@ -127,7 +129,7 @@ class BroadcasterMetrics:
         self._stages = STAGE_SECONDS.histogram(registry)
         self._attempts = ATTEMPTS.counter(registry)
         self._failovers = FAILOVERS.counter(registry, PIPELINES)
-        self._refusals = REFUSALS.counter(registry, sorted({*GATEWAY_REASONS, *HTTP_REASONS.values(), OTHER}))
+        self._refusals = REFUSALS.counter(registry, sorted({*Reason, *HTTP_REASONS.values(), OTHER}))
         self._work = PIXEL_STEPS.sums(registry), OUTPUT_PIXELS.sums(registry)
         self._money = CHARGED.sums(registry, NANO), OWED.sums(registry, NANO)
         self._checks = CHECKS.counter(registry)
@@ -142,36 +144,46 @@ class BroadcasterMetrics:
         JOURNAL_BACKLOG.read(self._registry, lambda: {(): journal.backlog})
         JOURNAL_FAILING.read(self._registry, lambda: {(): journal.failing})
 
-    def refused(self, error: ReelnetError) -> None:
-        """The gateway let a valid request begin no job."""
-        self._refusals[(error.code if error.code in GATEWAY_REASONS else OTHER,)].inc()
+    def refused(self, reason: Reason) -> None:
+        """A valid request was not let in."""
+        self._refusals[(reason.value,)].inc()
         _settle()
+
+    def turned_away(self, reason: Reason) -> None:
+        """A request that was let in began no job: no node took it."""
+        self._jobs_open -= 1
+        self._refusals[(reason.value,)].inc()
 
     def refused_over_http(self, status: int) -> None:
         """A request was answered with this status before it came to the gateway."""
         self._refusals[(HTTP_REASONS.get(status, OTHER),)].inc()
 
-    def began(self) -> None:
-        """A job was let in."""
+    def let_in(self) -> None:
+        """A request was let in."""
         self._jobs_open += 1
         _settle()
 
     def attempt_began(self, job: JobProgress) -> None:
         """The job's next attempt begins."""
         self._open.add(job.request.id)
-        if job.attempts > 1:
-            self._failovers[(job.request.pipeline.name,)].inc()
 
-    def attempt(self, job: JobProgress, error: ReelnetError | None) -> None:
-        """The job's attempt ended, with this failure or well."""
+    def attempt_left(self, job: JobProgress) -> None:
+        """The job's attempt is not under way any more."""
         self._open.discard(job.request.id)
-        self._attempts[(job.request.pipeline.name, *ending(error))].inc()
+
+    def attempt(self, job: JobProgress, ended: EndedAttempt) -> None:
+        """An attempt of a job ended, with a failure or well."""
+        pipeline = job.request.pipeline.name
+        self._attempts[(pipeline, *ending(ended.error))].inc()
+        if ended.number > 1:
+            self._failovers[(pipeline,)].inc()
 
     def finished(self, job: JobProgress, error: ReelnetError | None) -> None:
         """A job reached its terminal state; an attempt that it had under way was cut off."""
         self._jobs_open -= 1
         if job.request.id in self._open:
-            self.attempt(job, error)
+            self.attempt_left(job)
+            self.attempt(job, job.ended_attempt(error))
         pipeline, model = job.request.pipeline.name, self._model(job.request.model)
         outcome, failure = ending(error)
         self._jobs[pipeline, model, outcome, failure].inc()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from broadcaster.media import StoredMedia
 from reelnet.clips import ClipFacts
+from reelnet.errors import ReelnetError
 from reelnet.inspection import PictureFacts
 from reelnet.jobs import InputRef, JobId, JobState, advance
 from reelnet.parameters import Params
@@ -73,6 +74,18 @@ class Result:
     nsfw: bool | None
 
 
+@dataclass(frozen=True, slots=True)
+class EndedAttempt:
+    """An attempt that is over: from when to when, Unix milliseconds, and how it failed, if it did."""
+
+    number: int
+    node_id: str
+    started_ms: int
+    ended_ms: int
+    error: ReelnetError | None
+    owed_nano: int
+
+
 @dataclass(slots=True)
 class JobProgress:
     """A job's way through its states, and what it cost.
@@ -97,6 +110,11 @@ class JobProgress:
     delivered: bool = False
     """Whether the attempt's node has delivered everything: what takes time from then on is not its fault."""
 
+    begun: bool = False
+    """Whether a node has taken the job, or failed it: until then it is a request, of which nothing is recorded."""
+    turned_away: list[EndedAttempt] = field(default_factory=list)
+    """Attempts that nodes turned away before the job began."""
+
     def to(self, state: JobState) -> None:
         """Moves the job; the table refuses what is not allowed."""
         if state is not self.state:
@@ -108,6 +126,11 @@ class JobProgress:
         self.delivered = False
         self.node_id = node_id
         self.attempt_started_ms = now_ms()
+
+    def ended_attempt(self, error: ReelnetError | None) -> EndedAttempt:
+        """The attempt that is under way, over now."""
+        owed_nano = 0 if error else self.owed_nano
+        return EndedAttempt(self.attempts, self.node_id, self.attempt_started_ms, now_ms(), error, owed_nano)
 
 
 def used_loras(params: Params) -> tuple[str, ...]:

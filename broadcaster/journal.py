@@ -31,8 +31,7 @@ from broadcaster.journal_schema import (
     statements,
 )
 from reelnet.database.opening import open_database, start_errors
-from reelnet.errors import BusyError, TransientError
-from reelnet.jobs import JobState
+from reelnet.errors import TransientError
 
 __all__ = ["AttemptRow", "JobRow", "Journal", "Mode", "Row"]
 
@@ -110,19 +109,21 @@ class Journal:
         """Rows that no commit has taken up yet."""
         return len(self._pending)
 
+    @property
+    def full(self) -> bool:
+        """Whether no new job is to be let in: `capacity` rows are pending. Rows of other jobs are always taken."""
+        return len(self._pending) >= self._capacity
+
     def record(self, row: Row, mode: Mode | None = None) -> Awaitable[None]:
         """Takes a row without blocking. Awaiting the answer waits for the commit in mode `wait`, else for nothing.
 
         Rows of mode `behind` are committed together, at most every `flush_ms`; one of mode `wait` is committed at
-        once, with all that is pending. Raises BusyError for a new job while too many rows are pending (later rows of
-        a job that was let in are always taken: they are as many as such jobs), TransientError after `close`.
+        once, with all that is pending. Raises TransientError after `close`.
         """
         future = self._loop.create_future() if (mode or self._mode) is Mode.WAIT else None
         with self._condition:
             if self._closing:
                 raise TransientError("the journal is closed", code="stopping")
-            if len(self._pending) >= self._capacity and _is_new(row):
-                raise BusyError("the journal is behind; try again later", code="journal_full", retry_after_s=RETRY_S)
             self._pending.append((row, future))
             if len(self._pending) == 1 or (future and not self._urgent):
                 self._condition.notify()  # the thread waits for a first row, or for an urgent one
@@ -221,10 +222,6 @@ class Journal:
                 connection.execute(upsert_job, newest)
             if ended:
                 connection.execute(insert_attempt, ended)
-
-
-def _is_new(row: Row) -> bool:
-    return isinstance(row, JobRow) and row.state is JobState.QUEUED and row.attempts == 0
 
 
 def _resolve(futures: Sequence[asyncio.Future[None]], error: SQLAlchemyError | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broadcaster.job import JobProgress, now_ms
+from broadcaster.job import EndedAttempt, JobProgress, now_ms
 from broadcaster.journal import AttemptRow, JobRow, Journal, Mode
 from reelnet.errors import ReelnetError
 from reelnet.jobs import TERMINAL
@@ -19,24 +19,29 @@ class Recorder:
         """Whether the database refuses what is written."""
         return self._journal.failing
 
+    @property
+    def full(self) -> bool:
+        """Whether the journal is too far behind to take another job."""
+        return self._journal.full
+
     def began(self, job: JobProgress) -> None:
-        """A job was let in. Raises BusyError when the journal is too far behind to take another."""
+        """A node takes the job, or has failed it."""
         self._journal.record(job_row(job, None), Mode.BEHIND)
 
     async def finished(self, job: JobProgress, error: ReelnetError | None) -> None:
         """A job reached its terminal state; in mode `wait` this returns when that is committed."""
         await self._journal.record(job_row(job, error))
 
-    def attempt_ended(self, job: JobProgress, node_id: str, error: ReelnetError | None) -> None:
+    def attempt_ended(self, job: JobProgress, ended: EndedAttempt) -> None:
         """An attempt delivered, or ended as a failure."""
         row = AttemptRow(
             job_id=job.request.id,
-            attempt=job.attempts,
-            node_id=node_id,
-            started_ms=job.attempt_started_ms,
-            ended_ms=now_ms(),
-            outcome=error.failure.value if error else "ok",
-            owed_nano=0 if error else job.owed_nano,
+            attempt=ended.number,
+            node_id=ended.node_id,
+            started_ms=ended.started_ms,
+            ended_ms=ended.ended_ms,
+            outcome=ended.error.failure.value if ended.error else "ok",
+            owed_nano=ended.owed_nano,
         )
         self._journal.record(row, Mode.BEHIND)
 

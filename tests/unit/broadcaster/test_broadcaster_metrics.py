@@ -9,9 +9,10 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from starlette.types import Message, Receive, Scope, Send
 
-from broadcaster.broadcaster_metrics import HTTP_REASONS, STAGE, BroadcasterMetrics, CountedHttp
+from broadcaster.broadcaster_metrics import HTTP_REASONS, REASON, STAGE, BroadcasterMetrics, CountedHttp
 from broadcaster.job import JobProgress, JobRequest, now_ms
-from reelnet.errors import BusyError, CanceledError, DeadlineError, NodeError, ReelnetError, RefusedError
+from broadcaster.refusal import Reason
+from reelnet.errors import CanceledError, DeadlineError, NodeError, ReelnetError, RefusedError
 from reelnet.jobs import JobId
 from reelnet.metrics import new_registry
 from reelnet.pipelines import PIPELINES
@@ -35,7 +36,7 @@ class Bench:
         pipeline = PIPELINES["text-to-image"]
         params = pipeline.parse({"prompt": "a boat", "width": 64, "height": 64, "num_inference_steps": 2, "seed": 1})
         request = JobRequest(JobId(f"job-{self._jobs}"), pipeline, model, params, (), now_ms() + 60_000, None)
-        self.metrics.began()
+        self.metrics.let_in()
         return JobProgress(request)
 
     def attempt(self, job: JobProgress) -> JobProgress:
@@ -47,8 +48,13 @@ class Bench:
     def deliver(self, job: JobProgress, nano: int = 0) -> None:
         """The attempt and the job end well."""
         job.stages_s, job.charged_nano, job.owed_nano = STAGES_S, nano, nano
-        self.metrics.attempt(job, None)
+        self.end(job, None)
         self.metrics.finished(job, None)
+
+    def end(self, job: JobProgress, error: ReelnetError | None) -> None:
+        """The attempt ends."""
+        self.metrics.attempt_left(job)
+        self.metrics.attempt(job, job.ended_attempt(error))
 
     @property
     def said(self) -> Exposition:
@@ -77,7 +83,7 @@ def test_every_attempt_that_began_ends() -> None:
     """One that its job's end cuts off ends as its job does; a second one of the same job is a fail-over."""
     bench = Bench()
     good = bench.attempt(bench.begin())
-    bench.metrics.attempt(good, NodeError("x"))
+    bench.end(good, NodeError("x"))
     bench.deliver(bench.attempt(good))
     cut = bench.attempt(bench.begin())
     assert bench.said.sum("reelnet_attempts_in_progress") == 1
@@ -109,7 +115,7 @@ def test_what_is_withheld_is_counted_as_paid() -> None:
     job = bench.attempt(bench.begin())
     job.charged_nano = job.owed_nano = 5
     job.withheld = True
-    bench.metrics.attempt(job, None)
+    bench.end(job, None)
     bench.metrics.finished(job, RefusedError("x", code="nsfw"))
     said = bench.said
     assert said.sum("reelnet_jobs_total", outcome="failed", class_="refused") == 1
@@ -173,12 +179,28 @@ async def test_a_job_that_began_is_no_refusal() -> None:
     assert bench.said.sum("reelnet_refusals_total") == 0
 
 
-@pytest.mark.parametrize(("code", "reason"), [("jobs", "jobs"), ("draining", "draining"), ("strange", "other")])
-async def test_a_refusal_of_the_gateway_counts_once(code: str, reason: str) -> None:
-    """The gateway names the reason; the answer's 503 does not count it again."""
+@pytest.mark.parametrize("reason", Reason)
+async def test_a_refusal_of_the_gateway_counts_once(reason: Reason) -> None:
+    """The gateway names the reason, which the page knows; the answer's 503 does not count it again."""
     bench = Bench()
-    await post(bench, 503, meanwhile=lambda: bench.metrics.refused(BusyError("x", code=code)))
+    assert f"`{reason}`" in REASON.values
+    await post(bench, 503, meanwhile=lambda: bench.metrics.refused(reason))
     assert bench.said.sum("reelnet_refusals_total", reason=reason) == bench.said.sum("reelnet_refusals_total") == 1
+
+
+async def test_a_request_that_no_node_took_is_a_refusal() -> None:
+    """It was let in, and is in progress no more; neither jobs nor attempts count it."""
+    bench = Bench()
+
+    def turned_away() -> None:
+        bench.metrics.attempt_left(bench.attempt(bench.begin()))
+        bench.metrics.turned_away(Reason.FULL)
+
+    await post(bench, 503, meanwhile=turned_away)
+    said = bench.said
+    assert said.sum("reelnet_refusals_total", reason="full") == said.sum("reelnet_refusals_total") == 1
+    for name in ("jobs_total", "attempts_total", "failovers_total", "jobs_in_progress", "attempts_in_progress"):
+        assert said.sum(f"reelnet_{name}") == 0
 
 
 async def test_a_request_after_another_is_looked_at_anew() -> None:

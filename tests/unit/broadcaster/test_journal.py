@@ -18,7 +18,7 @@ from sqlalchemy.schema import CreateTable
 from broadcaster import journal_schema
 from broadcaster.journal import AttemptRow, JobRow, Journal, Mode
 from reelnet.database.opening import database_url
-from reelnet.errors import BusyError, FailureClass, StartError, TransientError
+from reelnet.errors import FailureClass, StartError, TransientError
 from reelnet.jobs import TERMINAL, JobState
 from tests.fakes.databases import FailingDatabase, HeldDatabase
 
@@ -179,22 +179,20 @@ async def test_a_restart_ends_what_was_open(url: str) -> None:
         assert journal.recovered == 0
 
 
-async def test_a_full_journal_refuses_new_jobs_only(url: str) -> None:
-    """Back-pressure falls on what is not let in yet; a job under way is always recorded to its end."""
+async def test_a_full_journal_takes_the_rows_of_jobs_that_are_here(url: str) -> None:
+    """It says that it is full, for what is not let in yet; a job under way is always recorded to its end."""
     async with Journal(url, capacity=2) as journal:
         database = HeldDatabase(journal)
         await journal.record(JOB)
         await asyncio.to_thread(database.began.wait, 10)
         for name in ("a", "b"):
             await journal.record(dataclasses.replace(JOB, id=name))
-        with pytest.raises(BusyError) as error:
-            journal.record(dataclasses.replace(JOB, id="c"))
-        assert (error.value.code, error.value.retry_after_s) == ("journal_full", 1.0)
+            assert journal.full == (name == "b")
         ended = [journal.record(row, Mode.WAIT) for row in (DONE, ATTEMPT)]
         database.go.set()
         await asyncio.gather(*ended)
         assert await journal.job("j1") == DONE
-        assert await journal.job("c") is None
+        assert not journal.full
 
 
 async def test_a_database_that_recovers_loses_nothing(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
