@@ -79,7 +79,7 @@ async def _running(settings: BroadcasterSettings, folder: Path) -> AsyncIterator
     addresses = [Address.parse(a) for a in settings.orchestrators]
     registry = Registry(addresses, settings.rpc, scores, rng, identity.id)
     prometheus = new_registry("broadcaster")
-    metrics = BroadcasterMetrics(prometheus, registry.nodes, settings.catalogue)
+    metrics = BroadcasterMetrics(prometheus, registry.nodes, settings.catalogue, keys.names)
     media = MediaStore(folder / "media", settings.media, behind=settings.journal == "behind")
     await media.start()
     async with (

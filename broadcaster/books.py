@@ -16,6 +16,7 @@ from broadcaster.recorder import Recorder
 from broadcaster.refusal import Refusal
 from broadcaster.registry import short
 from reelnet.errors import FailureClass, ReelnetError
+from reelnet.pricing import format_money
 
 TURNED_AWAY = frozenset({FailureClass.BUSY, FailureClass.REFUSED, FailureClass.UNSUPPORTED})
 """How a node says that it does not take a job."""
@@ -114,4 +115,7 @@ class Books:
             code=error.code if error else None,
             attempts=job.attempts,
             node=short(job.node_id),
+            key=request.key_id or None,
+            seconds=None if job.run_s is None else round(job.run_s, 3),
+            price=format_money(job.charged_nano),
         )

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from broadcaster.inspector import InspectionSettings, Inspector
 from broadcaster.job import EndedAttempt, JobProgress, now_ms
 from broadcaster.journal import Journal
+from broadcaster.keys import NO_KEY
 from broadcaster.previews import EARLY, REFUSED, SHOWN
 from broadcaster.refusal import Reason
 from broadcaster.registry import NodeRecord
@@ -45,6 +46,7 @@ REASON = Label(
     "suits the job is up), `full` (the last node that was asked was busy), `refused` (it refused, or cannot do it); "
     f"by HTTP status {_STATUSES}; `other`",
 )
+KEY = Label("key", "the names of the keys in `keys_file`, a key's id where it has none; `none` without a key; `other`")
 STAGE = Label(
     "stage",
     "`queue` (until a runner began, failed attempts included), `run` (until the last output began to arrive), "
@@ -84,6 +86,13 @@ OWED = counter(
     "reelnet_owed_dollars_total", "Owed to nodes for jobs that they delivered: nano-dollars, divided by 10⁹.",
     PIPELINE, MODEL, unit="dollars",
 )  # fmt: skip
+KEY_JOBS = counter("reelnet_key_jobs_total", "Jobs of each API key that ended.", KEY, OUTCOME)
+KEY_RUN_SECONDS = counter(
+    "reelnet_key_run_seconds_total", "What nodes worked on what they delivered for each key.", KEY, unit="seconds"
+)
+KEY_CHARGED = counter(
+    "reelnet_key_charged_dollars_total", "Charged to each key: nano-dollars, divided by 10⁹.", KEY, unit="dollars"
+)
 CHECKS = counter(
     "reelnet_checks_total", "Files that were checked in a child process.",
     Label("kind", "`picture`, `clip` (an app's inputs), `output` (a node's)"), OUTCOME, CLASS,
@@ -101,7 +110,8 @@ JOURNAL_FAILING = gauge("reelnet_journal_failing", "1 while the database refuses
 MEDIA_BYTES = gauge("reelnet_media_bytes", "Results that are kept, as of the last sweep.", unit="bytes")
 FAMILIES = (
     JOBS, JOBS_IN_PROGRESS, JOB_SECONDS, STAGE_SECONDS, ATTEMPTS, ATTEMPTS_IN_PROGRESS, FAILOVERS, REFUSALS,
-    PIXEL_STEPS, OUTPUT_PIXELS, CHARGED, OWED, CHECKS, PREVIEWS, NODES, JOURNAL_BACKLOG, JOURNAL_FAILING, MEDIA_BYTES,
+    PIXEL_STEPS, OUTPUT_PIXELS, CHARGED, OWED, KEY_JOBS, KEY_RUN_SECONDS, KEY_CHARGED,
+    CHECKS, PREVIEWS, NODES, JOURNAL_BACKLOG, JOURNAL_FAILING, MEDIA_BYTES,
 )  # fmt: skip
 
 
@@ -115,13 +125,21 @@ _request: ContextVar[_Request | None] = ContextVar("request", default=None)
 
 
 class BroadcasterMetrics:
-    """The metrics of one broadcaster. Models of strangers become labels up to a number; those of `models` always do."""
+    """The metrics of one broadcaster. Models of strangers become labels up to a number; those of `models` always do.
+
+    `keys` are the names of the API keys, which have labels of their own too.
+    """
 
     def __init__(
-        self, registry: CollectorRegistry, nodes: Callable[[], Sequence[NodeRecord]], models: Iterable[str] = ()
+        self,
+        registry: CollectorRegistry,
+        nodes: Callable[[], Sequence[NodeRecord]],
+        models: Iterable[str] = (),
+        keys: Iterable[str] = (),
     ) -> None:
         self._registry = registry
         self._model = Bounded(reserved=models)
+        self._key = Bounded(reserved=(NO_KEY, *keys))
         self._open: set[str] = set()
         self._jobs_open = 0
         self._jobs = JOBS.counter(registry)
@@ -132,6 +150,9 @@ class BroadcasterMetrics:
         self._refusals = REFUSALS.counter(registry, sorted({*Reason, *HTTP_REASONS.values(), OTHER}))
         self._work = PIXEL_STEPS.sums(registry), OUTPUT_PIXELS.sums(registry)
         self._money = CHARGED.sums(registry, NANO), OWED.sums(registry, NANO)
+        self._key_jobs = KEY_JOBS.counter(registry)
+        self._key_run_ms = KEY_RUN_SECONDS.sums(registry, 1000)
+        self._key_charged = KEY_CHARGED.sums(registry, NANO)
         self._checks = CHECKS.counter(registry)
         self._previews = PREVIEWS.counter(registry, (SHOWN, EARLY, REFUSED))
         self.media_bytes = MEDIA_BYTES.gauge(registry)
@@ -187,6 +208,7 @@ class BroadcasterMetrics:
         pipeline, model = job.request.pipeline.name, self._model(job.request.model)
         outcome, failure = ending(error)
         self._jobs[pipeline, model, outcome, failure].inc()
+        self._key_jobs[self._key(job.request.key_name or NO_KEY), outcome].inc()
         self._seconds[pipeline, outcome].observe(max(0, now_ms() - job.created_ms) / 1000)
         if error is None:
             self._timed(pipeline, job)
@@ -210,6 +232,9 @@ class BroadcasterMetrics:
         amounts = (work.pixel_steps, work.output_pixels, job.charged_nano, job.owed_nano)
         for sums, amount in zip((*self._work, *self._money), amounts, strict=True):
             sums[offer] += amount
+        key = self._key(job.request.key_name or NO_KEY)
+        self._key_run_ms[(key,)] += round((job.run_s or 0) * 1000)
+        self._key_charged[(key,)] += job.charged_nano
 
 
 class CountedHttp:

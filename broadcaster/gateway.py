@@ -225,8 +225,7 @@ class Gateway:
             self._p.scores.failed(blame.node_id, blame.failure)
         self._p.scores.succeeded(candidate.node_id)
         self._books.attempt_ended(job, None)
-        seconds = job.timings_s.get("node_run", 0.0)
-        self._p.scores.took(candidate.node_id, request.pipeline.name, request.model, request.work, seconds)
+        self._p.scores.took(candidate.node_id, request.pipeline.name, request.model, request.work, job.run_s or 0.0)
         if job.withheld:
             message = "a safety checker found the result unsafe, and it is withheld; change prompt or seed"
             raise RefusedError(message, code=UNSAFE)

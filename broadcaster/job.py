@@ -29,7 +29,10 @@ class JobInput:
 
 @dataclass(frozen=True, slots=True)
 class JobRequest:
-    """A validated job. `params` is complete, its seed included; money is nano-dollars, times Unix milliseconds."""
+    """A validated job. `params` is complete, its seed included; money is nano-dollars, times Unix milliseconds.
+
+    `key_id` and `key_name` are those of the API key that it came with; empty for none.
+    """
 
     id: JobId
     pipeline: Pipeline
@@ -39,6 +42,8 @@ class JobRequest:
     deadline_ms: int
     ceiling_nano: int | None
     digests: tuple[str, ...] = ()
+    key_id: str = ""
+    key_name: str = ""
     work: Work = field(init=False)
     """The job's work units."""
     promises: tuple[MediaSpec, ...] = field(init=False)
@@ -119,6 +124,11 @@ class JobProgress:
         """Moves the job; the table refuses what is not allowed."""
         if state is not self.state:
             self.state = advance(self.state, state)
+
+    @property
+    def run_s(self) -> float | None:
+        """Seconds that the node worked on what it delivered; None when nothing was."""
+        return self.timings_s.get("node_run")
 
     def begin_attempt(self, node_id: str) -> None:
         """Another node is tried."""

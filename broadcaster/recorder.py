@@ -67,4 +67,6 @@ def job_row(job: JobProgress, error: ReelnetError | None) -> JobRow:
         output_pixels=request.work.output_pixels,
         charged_nano=job.charged_nano,
         owed_nano=job.owed_nano,
+        key_id=request.key_id or None,
+        run_ms=None if job.run_s is None else round(job.run_s * 1000),
     )

@@ -24,18 +24,20 @@ STAGES_S = {"queue": 0.5, "run": 2.0, "transfer": 0.2, "check": 0.05}
 class Bench:
     """A broadcaster's metrics and jobs to count."""
 
-    def __init__(self, *models: str) -> None:
+    def __init__(self, *models: str, keys: tuple[str, ...] = ()) -> None:
         self.registry: CollectorRegistry = new_registry("broadcaster")
         self.nodes: list[Any] = []
-        self.metrics = BroadcasterMetrics(self.registry, lambda: self.nodes, models)
+        self.metrics = BroadcasterMetrics(self.registry, lambda: self.nodes, models, keys)
         self._jobs = 0
 
-    def begin(self, model: str = "acme/model") -> JobProgress:
+    def begin(self, model: str = "acme/model", key: str = "") -> JobProgress:
         """A job that was let in: 64 × 64 pixels, 2 steps."""
         self._jobs += 1
         pipeline = PIPELINES["text-to-image"]
         params = pipeline.parse({"prompt": "a boat", "width": 64, "height": 64, "num_inference_steps": 2, "seed": 1})
-        request = JobRequest(JobId(f"job-{self._jobs}"), pipeline, model, params, (), now_ms() + 60_000, None)
+        request = JobRequest(
+            JobId(f"job-{self._jobs}"), pipeline, model, params, (), now_ms() + 60_000, None, key_name=key
+        )
         self.metrics.let_in()
         return JobProgress(request)
 
@@ -133,6 +135,34 @@ def test_stages_of_a_good_job_are_observed() -> None:
         assert f"`{stage}`" in STAGE.values
         assert bench.said.sum("reelnet_job_stage_seconds_sum", stage=stage) == seconds
         assert bench.said.sum("reelnet_job_stage_seconds_count", stage=stage) == 1
+
+
+def test_each_key_has_its_jobs_seconds_and_price() -> None:
+    """By its name; what was not delivered costs nothing, and jobs without a key stand together."""
+    bench = Bench(keys=("school",))
+    for key, run_s in (("school", 1.5), ("school", 2.0), ("", 4.0)):
+        job = bench.attempt(bench.begin(key=key))
+        job.timings_s = {"node_run": run_s}
+        bench.deliver(job, nano=7)
+    bench.metrics.finished(bench.begin(key="school"), NodeError("x"))
+    said = bench.said
+    assert said.sum("reelnet_key_jobs_total", key="school", outcome="ok") == 2
+    assert said.sum("reelnet_key_jobs_total", key="school", outcome="failed") == 1
+    assert said.sum("reelnet_key_jobs_total", key="none", outcome="ok") == 1
+    assert said.sum("reelnet_key_run_seconds_total", key="school") == 3.5
+    assert said.sum("reelnet_key_charged_dollars_total", key="school") == 14e-9
+    assert said.sum("reelnet_key_charged_dollars_total") == said.sum("reelnet_charged_dollars_total")
+
+
+def test_keys_are_few_labels() -> None:
+    """Those of the file always have theirs; of names that come later some do."""
+    names = tuple(f"key-{number}" for number in range(300))
+    bench = Bench(keys=names[:250])
+    for name in names:
+        bench.metrics.finished(bench.begin(key=name), None)
+    said = bench.said
+    assert said.sum("reelnet_key_jobs_total", key="key-249") == 1
+    assert said.sum("reelnet_key_jobs_total", key="other") == 50
 
 
 def test_models_of_strangers_are_few() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -62,7 +63,8 @@ async def delivers(job: JobProgress, listener: Callable[[Event], None]) -> None:
     await takes(job, listener)
     job.to(JobState.RUNNING)
     listener(Started(cold=False))
-    job.charged_nano = job.owed_nano = 7
+    job.charged_nano = job.owed_nano = 7_000_000
+    job.timings_s["node_run"] = 1.5004
 
 
 async def takes(job: JobProgress, listener: Callable[[Event], None]) -> None:
@@ -226,7 +228,7 @@ async def test_a_job_has_all_its_attempts_once_a_node_takes_it(desk: Any) -> Non
             job = await at.ask()
             await asyncio.sleep(0)
         (row,), attempts = await at.rows()
-        assert (row.state, row.attempts, row.node_id, row.charged_nano) == ("succeeded", 3, "c", 7)
+        assert (row.state, row.attempts, row.node_id, row.charged_nano) == ("succeeded", 3, "c", 7_000_000)
         assert [(a.attempt, a.node_id, a.outcome) for a in attempts] == [
             (1, "a", "busy"), (2, "b", "refused"), (3, "c", "ok")
         ]  # fmt: skip
@@ -236,6 +238,23 @@ async def test_a_job_has_all_its_attempts_once_a_node_takes_it(desk: Any) -> Non
         assert (said.sum("reelnet_jobs_total", outcome="ok"), said.sum("reelnet_refusals_total")) == (1, 0)
         assert (said.sum("reelnet_attempts_total"), said.sum("reelnet_failovers_total")) == (3, 2)
         assert [line["event"] for line in lines] == ["attempt failed", "attempt failed", "job"]
+
+
+async def test_whose_a_job_is_stands_in_row_and_log(desk: Any) -> None:
+    """The key's id, never the key, with what its node worked and what it is charged."""
+    async with desk({"a": delivers}) as at:
+        with capture_logs() as lines:
+            await at.gateway.run(replace(request(), key_id="0123456789ab", key_name="school"))
+            await at.ask()
+            await asyncio.sleep(0)
+        rows, _ = await at.rows()
+        assert sorted((row.key_id or "", row.run_ms, row.charged_nano) for row in rows) == [
+            ("", 1500, 7_000_000), ("0123456789ab", 1500, 7_000_000)
+        ]  # fmt: skip
+        assert [(line["key"], line["seconds"], line["price"]) for line in lines] == [
+            ("0123456789ab", 1.5, "0.007"), (None, 1.5, "0.007")
+        ]  # fmt: skip
+        assert at.said.sum("reelnet_key_jobs_total", key="school", outcome="ok") == 1
 
 
 async def test_a_job_has_a_row_while_it_runs(desk: Any) -> None:

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.schema import CreateTable
@@ -42,6 +43,8 @@ DONE = dataclasses.replace(
     node_id="n1",
     charged_nano=7,
     owed_nano=5,
+    key_id="0123456789ab",
+    run_ms=1500,
 )
 ATTEMPT = AttemptRow(job_id="j1", attempt=1, node_id="n1", started_ms=1, ended_ms=2, outcome="succeeded", owed_nano=5)
 
@@ -260,6 +263,18 @@ async def test_sqlite_is_safe_and_shared(url: str, tmp_path: Path) -> None:
             assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
 
 
+async def test_what_a_key_has_used_is_found_by_an_index(url: str, tmp_path: Path) -> None:
+    """A bill for a month reads the rows of its key alone."""
+    query = "SELECT sum(run_ms), sum(charged_nano) FROM jobs WHERE key_id = '0123456789ab' AND created_ms >= 0"
+    async with Journal(url, mode=Mode.WAIT) as journal:
+        for row in (DONE, dataclasses.replace(DONE, id="j2"), dataclasses.replace(DONE, id="j3", key_id="x")):
+            await journal.record(row)
+        found = await asyncio.to_thread(journal._select, text(query))
+        (plan,) = await asyncio.to_thread(journal._select, text(f"EXPLAIN QUERY PLAN {query}"))
+    assert list(found[0].values()) == [3000, 14]
+    assert "USING INDEX jobs_by_key" in plan["detail"]
+
+
 def test_no_column_could_hold_a_prompt() -> None:
     """What a job asked for is never stored."""
     columns = {column.name for table in journal_schema.metadata.tables.values() for column in table.c}
@@ -304,11 +319,16 @@ async def test_a_journal_without_a_version_is_gone_on_with(url: str, tmp_path: P
     """Every row that was there is there, what was open is failed, new rows come beside them, and no copy is lost."""
     version_1(tmp_path / "journal.db")
     async with Journal(url, mode=Mode.WAIT, now_ms=lambda: 5000) as journal:
-        assert (await journal.job("j1"), await journal.attempts("j1")) == (DONE, [ATTEMPT])
+        assert await journal.job("j1") == dataclasses.replace(DONE, key_id=None, run_ms=None)
+        assert await journal.attempts("j1") == [ATTEMPT]
         assert journal.recovered == 1
         await journal.record(dataclasses.replace(DONE, id="j3"))
     async with Journal(url) as journal:
         assert await journal.job("j3") == dataclasses.replace(DONE, id="j3")
+    with contextlib.closing(sqlite3.connect(tmp_path / "journal.db.v1")) as copy:
+        assert copy.execute("SELECT id, state FROM jobs ORDER BY id").fetchall() == [
+            ("j1", "succeeded"), ("j2", "running")
+        ]  # fmt: skip
 
 
 @pytest.mark.parametrize("damage", ["garbage", "a page of garbage"])

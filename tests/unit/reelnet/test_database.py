@@ -11,9 +11,13 @@ import threading
 from pathlib import Path
 
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Column, Integer, MetaData, Table, Text, inspect, make_url, text
 from sqlalchemy.exc import OperationalError
 
+from broadcaster import journal_schema
+from orchestrator import operator_word
 from reelnet.database.faults import told
 from reelnet.database.migrations import Schema
 from reelnet.database.opening import database_url, open_database
@@ -166,6 +170,16 @@ def test_a_version_that_is_no_number(tmp_path: Path) -> None:
         file.execute("UPDATE schema_version SET version_num = 'x7'")
         file.commit()
     assert "has version x7 of its schema" in refusal(tmp_path, FIRST)
+
+
+@pytest.mark.parametrize("component", [journal_schema.SCHEMA, operator_word.SCHEMA], ids=lambda schema: schema.what)
+def test_migrations_end_where_the_tables_begin(tmp_path: Path, component: Schema) -> None:
+    """What a component's migrations make is what its statements are written for: columns, types and indexes."""
+    engine = open_database(sqlite_url(tmp_path), component)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": "schema_version"})
+        assert compare_metadata(context, component.metadata) == []
+    engine.dispose()
 
 
 def test_a_failed_migration_changes_nothing(tmp_path: Path) -> None:
