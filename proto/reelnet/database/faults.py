@@ -39,12 +39,17 @@ def check_whole(engine: Engine) -> None:
         raise error
 
 
+def place(url: URL) -> str:
+    """Where a database is: a file of SQLite by its path, any other by its URL without the password."""
+    return str(url.database) if url.get_backend_name() == "sqlite" else url.render_as_string()
+
+
 def told(error: Exception, what: str, url: URL) -> StartError:
     """The error as an operator reads it: whose database, where it lies, what is wrong, what to do."""
     cause = getattr(error, "orig", None) or error
     reason = printable(str(cause), TEXT_CHARS)
     if url.get_backend_name() != "sqlite":
-        return StartError(f"{what}: {url.render_as_string()} cannot be used: {reason}; see `database`")
+        return StartError(f"{what}: {place(url)} cannot be used: {reason}; see `database`")
     code = (getattr(cause, "sqlite_errorcode", None) or 0) & 0xFF
     advice = _ADVICE.get(code, "cannot be used; report it, with this line")
-    return StartError(f"{what}: {url.database} {advice} ({reason})")
+    return StartError(f"{what}: {place(url)} {advice} ({reason})")

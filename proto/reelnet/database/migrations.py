@@ -15,6 +15,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import ColumnClause, Connection, Engine, MetaData, column, func, inspect, select, table, update
 
 from reelnet.database.copies import keep_copy
+from reelnet.database.faults import place
 from reelnet.errors import StartError, printable
 
 BEGIN_MODE = "sqlite_begin"
@@ -54,18 +55,18 @@ def migrate(engine: Engine, schema: Schema) -> None:
         if version and not context.get_current_revision():
             context.stamp(script, str(version))
         if version < newest:
-            _upgrade(context, schema, version)
+            _upgrade(context, schema, version, newest)
         _prove_writable(connection)
         _check_columns(connection, schema)
 
 
-def _upgrade(context: MigrationContext, schema: Schema, version: int) -> None:
+def _upgrade(context: MigrationContext, schema: Schema, version: int, newest: int) -> None:
     connection = context.connection
     assert connection is not None
     if version and connection.dialect.name == "sqlite":
         keep_copy(connection.engine, schema.what, version)
     context.run_migrations(op=Operations(context))
-    log.info("database migrated", database=schema.what, before=version, now=context.get_current_revision())
+    log.info("database migrated", database=schema.what, before=version, now=newest)
 
 
 def _prove_writable(connection: Connection) -> None:
@@ -99,7 +100,7 @@ def _check_columns(connection: Connection, schema: Schema) -> None:
         name = expected.name
         there = {column["name"] for column in found.get_columns(name)} if found.has_table(name) else set()
         if missing := sorted({column.name for column in expected.c} - there):
-            where = f"{schema.what}: {connection.engine.url.render_as_string()}: table {name}"
+            where = f"{schema.what}: {place(connection.engine.url)}: table {name}"
             raise StartError(
                 f"{where} has no column {', '.join(missing)}, although its version says so; "
                 "restore your copy of it, or move it away and a new one is begun"
@@ -107,7 +108,7 @@ def _check_columns(connection: Connection, schema: Schema) -> None:
 
 
 def _too_new(engine: Engine, schema: Schema, version: str, newest: int) -> StartError:
-    where = f"{schema.what}: {engine.url.render_as_string()}"
+    where = f"{schema.what}: {place(engine.url)}"
     known = f"this program knows {newest or 'none of that name'}"
     return StartError(
         f"{where} has version {version} of its schema, {known}; install the newer reelnet that wrote it, "

@@ -157,7 +157,8 @@ def test_a_newer_file_is_left_alone(tmp_path: Path) -> None:
     opened(str(tmp_path), FIRST, SECOND)
     before = (tmp_path / "things.db").read_bytes()
     said = refusal(tmp_path, FIRST)
-    assert "things.db has version 2 of its schema, this program knows 1; install the newer reelnet" in said
+    where = f"test: {tmp_path}/things.db"
+    assert said.startswith(f"{where} has version 2 of its schema, this program knows 1; install the newer reelnet")
     assert "or restore the copy that was kept beside it" in said
     assert (tmp_path / "things.db").read_bytes() == before
     assert not (tmp_path / "things.db.v2").exists()
