@@ -67,14 +67,11 @@ def _engine(url: str, schema: Schema) -> Engine:
 
 
 def _tune_sqlite(connection: Any, _: object) -> None:
-    """WAL lets readers and the writer work together; FULL makes a commit survive a power cut.
-
-    Python's driver would begin no transaction before a change of the schema: it is told to begin none at all.
-    """
-    connection.isolation_level = None
+    """WAL lets readers and the writer work together; FULL makes a commit survive a power cut."""
     for pragma in ("journal_mode=WAL", "synchronous=FULL"):
         connection.execute(f"PRAGMA {pragma}")
 
 
 def _begin_sqlite(connection: Connection) -> None:
+    """Python's driver by itself begins no transaction before a change of the schema."""
     connection.exec_driver_sql(connection.get_execution_options().get(BEGIN_MODE, "BEGIN"))

@@ -198,6 +198,7 @@ async def test_a_node_that_stops_is_not_drained(home: Path) -> None:
     async with office(home, model()) as at:
         at.stopping.set()
         await at.until(lambda: at.node.draining)
+        assert (at.operation.status().drained, at.said) == (False, [])
         at.operation.resume()
         status = at.operation.status()
         assert (status.draining, status.drained, at.said) == (True, False, [False])
