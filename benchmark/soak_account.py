@@ -92,10 +92,11 @@ def slope(xs: Sequence[float], ys: Sequence[float]) -> float:
 
 
 def _of_jobs(facts: Facts) -> Iterable[str]:
-    """Each job that a client began has one row, which is terminal and says what the client saw."""
+    """Each job that a client began has one row, which is terminal and says what the client saw; a refusal has none."""
     rows = {row.job_id: row for row in facts.rows}
     known = [seen for seen in facts.seen if seen.job_id in rows]
-    yield from _named("ended for the client and not in the journal", _ids(s for s in facts.seen if s not in known))
+    without = [seen for seen in facts.seen if seen.job_id not in rows and seen.end != FailureClass.BUSY]
+    yield from _named("ended for the client and not in the journal", _ids(without))
     yield from _named("in the journal and unknown to every client", rows.keys() - {seen.job_id for seen in known})
     yield from _named("not in a terminal state", (r.job_id for r in facts.rows if r.state not in TERMINAL))
     yield from _named(
@@ -116,10 +117,20 @@ def _agree(seen: Seen, row: Row) -> bool:
     return row.state == state and (seen.end == OK or row.failure == seen.end)
 
 
+def _refused(facts: Facts) -> list[Seen]:
+    """Requests that no node took: they are no jobs."""
+    rows = {row.job_id for row in facts.rows}
+    return [seen for seen in facts.seen if seen.end == FailureClass.BUSY and seen.job_id not in rows]
+
+
 def _of_counts(facts: Facts) -> Iterable[str]:
     """Clients, journal and metrics count the same number of jobs, the latter two of each end."""
-    if not len(facts.seen) == len(facts.rows) == facts.jobs:
-        yield f"{facts.jobs} jobs were to be done; clients saw {len(facts.seen)}, the journal has {len(facts.rows)}"
+    refused = len(_refused(facts))
+    if not len(facts.seen) == len(facts.rows) + refused == facts.jobs:
+        yield (
+            f"{facts.jobs} jobs were to be done; clients saw {len(facts.seen)}, {refused} of them refused, "
+            f"the journal has {len(facts.rows)}"
+        )
     journal = Counter(row.failure or NO_CLASS for row in facts.rows)
     if journal != Counter(facts.counted):
         yield f"jobs by failure class: the journal has {_counts(journal)}, the metrics have {_counts(facts.counted)}"

@@ -18,7 +18,7 @@ from broadcaster.disk import Disks
 from broadcaster.gateway import Gateway, GatewayParts
 from broadcaster.http_api import HttpParts, make_app
 from broadcaster.intake import Intake
-from broadcaster.journal import Journal, Mode, database_url
+from broadcaster.journal import Journal, Mode
 from broadcaster.keys import Keys
 from broadcaster.media import MediaStore
 from broadcaster.operator.control import control_routes
@@ -28,6 +28,7 @@ from broadcaster.registry import Registry
 from broadcaster.scores import Scores
 from broadcaster.settings import BroadcasterSettings
 from reelnet.client import Address
+from reelnet.database.opening import database_url
 from reelnet.home import locked_instance
 from reelnet.http_server import serve_api, serve_http
 from reelnet.identity import Identity
@@ -91,11 +92,11 @@ async def _running(
     addresses = [Address.parse(a) for a in settings.orchestrators]
     registry = Registry(addresses, settings.rpc, scores, rng, identity.id)
     prometheus = new_registry("broadcaster")
-    metrics = BroadcasterMetrics(prometheus, registry.nodes, settings.catalogue)
+    metrics = BroadcasterMetrics(prometheus, registry.nodes, settings.catalogue, keys.names)
     media = _media(settings, folder)
     await media.start()
     async with (
-        Journal(database_url(settings.database, folder), mode=Mode(settings.journal)) as journal,
+        Journal(database_url(settings.database, folder / "journal.db"), mode=Mode(settings.journal)) as journal,
         CountedInspector(settings.inspection, metrics) as inspector,
         _background(registry.run(), media.run(), _sweep(media, metrics)),
     ):

@@ -10,9 +10,11 @@ from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from broadcaster.inspector import InspectionSettings, Inspector
-from broadcaster.job import JobProgress
+from broadcaster.job import EndedAttempt, JobProgress
 from broadcaster.journal import Journal
+from broadcaster.keys import NO_KEY
 from broadcaster.previews import EARLY, REFUSED, SHOWN
+from broadcaster.refusal import Reason
 from broadcaster.registry import NodeRecord
 from reelnet.clips import ClipFacts, ClipLimits
 from reelnet.clocks import now_ms
@@ -22,8 +24,6 @@ from reelnet.metrics import CLASS, OTHER, OUTCOME, PIPELINE, Bounded, Label, cou
 from reelnet.pipelines import PIPELINES, MediaSpec
 from reelnet.pricing import NANO
 
-GATEWAY_REASONS = frozenset({"jobs", "draining", "journal_full", "journal", "media", "disk_full"})
-"""Codes with which the gateway lets a valid request begin no job."""
 HTTP_REASONS = {
     400: "malformed",
     401: "key",
@@ -43,9 +43,11 @@ _STATUSES = ", ".join(
 MODEL = Label("model", "the catalogue's models and the first others, 200 in all, then `other`")
 REASON = Label(
     "reason",
-    "the gateway's `jobs`, `draining`, `journal_full`, `journal`, `media`, `disk_full`; "
+    "the broadcaster's own `jobs`, `draining`, `journal_full`, `journal`, `media`, `disk_full`; `no_node` (none that "
+    "suits the job is up), `full` (the last node that was asked was busy), `refused` (it refused, or cannot do it); "
     f"by HTTP status {_STATUSES}; `other`",
 )
+KEY = Label("key", "the names of the keys in `keys_file`, a key's id where it has none; `none` without a key; `other`")
 STAGE = Label(
     "stage",
     "`queue` (until a runner began, failed attempts included), `run` (until the last output began to arrive), "
@@ -54,7 +56,7 @@ STAGE = Label(
 JOBS = counter(
     "reelnet_jobs_total", "Jobs that ended; a refused request is none.", PIPELINE, MODEL, OUTCOME, CLASS
 )  # fmt: skip
-JOBS_IN_PROGRESS = gauge("reelnet_jobs_in_progress", "Jobs that were let in and have not ended.")
+JOBS_IN_PROGRESS = gauge("reelnet_jobs_in_progress", "Requests that were let in, for which a node is sought or works.")
 JOB_SECONDS = seconds(
     "reelnet_job_seconds", "From a job's beginning to its end, fail-overs included.", PIPELINE, OUTCOME
 )
@@ -66,8 +68,10 @@ ATTEMPTS = counter(
     PIPELINE, OUTCOME, CLASS,
 )  # fmt: skip
 ATTEMPTS_IN_PROGRESS = gauge("reelnet_attempts_in_progress", "Attempts on nodes that are under way.")
-FAILOVERS = counter("reelnet_failovers_total", "Attempts after a job's first one.", PIPELINE)
-REFUSALS = counter("reelnet_refusals_total", "POST requests that began no job.", REASON)
+FAILOVERS = counter("reelnet_failovers_total", "Attempts after a job's first one that ended.", PIPELINE)
+REFUSALS = counter(
+    "reelnet_refusals_total", "POST requests that began no job; they have no row and count nowhere else.", REASON
+)
 PIXEL_STEPS = counter(
     "reelnet_work_pixel_steps_total", "Work done for jobs that nodes delivered: pixels × steps × images or frames.",
     PIPELINE, MODEL, unit="pixels × steps",
@@ -83,6 +87,13 @@ OWED = counter(
     "reelnet_owed_dollars_total", "Owed to nodes for jobs that they delivered: nano-dollars, divided by 10⁹.",
     PIPELINE, MODEL, unit="dollars",
 )  # fmt: skip
+KEY_JOBS = counter("reelnet_key_jobs_total", "Jobs of each API key that ended.", KEY, OUTCOME)
+KEY_RUN_SECONDS = counter(
+    "reelnet_key_run_seconds_total", "What nodes worked on what they delivered for each key.", KEY, unit="seconds"
+)
+KEY_CHARGED = counter(
+    "reelnet_key_charged_dollars_total", "Charged to each key: nano-dollars, divided by 10⁹.", KEY, unit="dollars"
+)
 CHECKS = counter(
     "reelnet_checks_total", "Files that were checked in a child process.",
     Label("kind", "`picture`, `clip` (an app's inputs), `output` (a node's)"), OUTCOME, CLASS,
@@ -104,8 +115,8 @@ JOURNAL_FAILING = gauge("reelnet_journal_failing", "1 while the database refuses
 MEDIA_BYTES = gauge("reelnet_media_bytes", "Results that are kept, as of the last sweep.", unit="bytes")
 FAMILIES = (
     JOBS, JOBS_IN_PROGRESS, JOB_SECONDS, STAGE_SECONDS, ATTEMPTS, ATTEMPTS_IN_PROGRESS, FAILOVERS, REFUSALS,
-    PIXEL_STEPS, OUTPUT_PIXELS, CHARGED, OWED, CHECKS, PREVIEWS, NODES, SKEW, JOURNAL_BACKLOG, JOURNAL_FAILING,
-    MEDIA_BYTES,
+    PIXEL_STEPS, OUTPUT_PIXELS, CHARGED, OWED, KEY_JOBS, KEY_RUN_SECONDS, KEY_CHARGED,
+    CHECKS, PREVIEWS, NODES, SKEW, JOURNAL_BACKLOG, JOURNAL_FAILING, MEDIA_BYTES,
 )  # fmt: skip
 
 
@@ -119,13 +130,21 @@ _request: ContextVar[_Request | None] = ContextVar("request", default=None)
 
 
 class BroadcasterMetrics:
-    """The metrics of one broadcaster. Models of strangers become labels up to a number; those of `models` always do."""
+    """The metrics of one broadcaster. Models of strangers become labels up to a number; those of `models` always do.
+
+    `keys` are the names of the API keys, which have labels of their own too.
+    """
 
     def __init__(
-        self, registry: CollectorRegistry, nodes: Callable[[], Sequence[NodeRecord]], models: Iterable[str] = ()
+        self,
+        registry: CollectorRegistry,
+        nodes: Callable[[], Sequence[NodeRecord]],
+        models: Iterable[str] = (),
+        keys: Iterable[str] = (),
     ) -> None:
         self._registry = registry
         self._model = Bounded(reserved=models)
+        self._key = Bounded(reserved=(NO_KEY, *keys))
         self._open: set[str] = set()
         self._jobs_open = 0
         self._jobs = JOBS.counter(registry)
@@ -133,9 +152,12 @@ class BroadcasterMetrics:
         self._stages = STAGE_SECONDS.histogram(registry)
         self._attempts = ATTEMPTS.counter(registry)
         self._failovers = FAILOVERS.counter(registry, PIPELINES)
-        self._refusals = REFUSALS.counter(registry, sorted({*GATEWAY_REASONS, *HTTP_REASONS.values(), OTHER}))
+        self._refusals = REFUSALS.counter(registry, sorted({*Reason, *HTTP_REASONS.values(), OTHER}))
         self._work = PIXEL_STEPS.sums(registry), OUTPUT_PIXELS.sums(registry)
         self._money = CHARGED.sums(registry, NANO), OWED.sums(registry, NANO)
+        self._key_jobs = KEY_JOBS.counter(registry)
+        self._key_run_ms = KEY_RUN_SECONDS.sums(registry, 1000)
+        self._key_charged = KEY_CHARGED.sums(registry, NANO)
         self._checks = CHECKS.counter(registry)
         self._previews = PREVIEWS.counter(registry, (SHOWN, EARLY, REFUSED))
         self.media_bytes = MEDIA_BYTES.gauge(registry)
@@ -144,48 +166,60 @@ class BroadcasterMetrics:
         NODES.read(registry, lambda: _by_state(nodes()))
         SKEW.read(registry, lambda: _skews(nodes()))
 
-    def reserve(self, models: Iterable[str]) -> None:
-        """These models are labels from now on, whoever else has become one."""
+    def reserve(self, models: Iterable[str] = (), keys: Iterable[str] = ()) -> None:
+        """These models and names of keys are labels from now on, whoever else has become one."""
         self._model.reserve(models)
+        self._key.reserve(keys)
 
     def watch_journal(self, journal: Journal) -> None:
         """Shows how the journal fares, from now on."""
         JOURNAL_BACKLOG.read(self._registry, lambda: {(): journal.backlog})
         JOURNAL_FAILING.read(self._registry, lambda: {(): journal.failing})
 
-    def refused(self, error: ReelnetError) -> None:
-        """The gateway let a valid request begin no job."""
-        self._refusals[(error.code if error.code in GATEWAY_REASONS else OTHER,)].inc()
+    def refused(self, reason: Reason) -> None:
+        """A valid request was not let in."""
+        self._refusals[(reason.value,)].inc()
         _settle()
+
+    def turned_away(self, reason: Reason) -> None:
+        """A request that was let in began no job: no node took it."""
+        self._jobs_open -= 1
+        self._refusals[(reason.value,)].inc()
 
     def refused_over_http(self, status: int) -> None:
         """A request was answered with this status before it came to the gateway."""
         self._refusals[(HTTP_REASONS.get(status, OTHER),)].inc()
 
-    def began(self) -> None:
-        """A job was let in."""
+    def let_in(self) -> None:
+        """A request was let in."""
         self._jobs_open += 1
         _settle()
 
     def attempt_began(self, job: JobProgress) -> None:
         """The job's next attempt begins."""
         self._open.add(job.request.id)
-        if job.attempts > 1:
-            self._failovers[(job.request.pipeline.name,)].inc()
 
-    def attempt(self, job: JobProgress, error: ReelnetError | None) -> None:
-        """The job's attempt ended, with this failure or well."""
+    def attempt_left(self, job: JobProgress) -> None:
+        """The job's attempt is not under way any more."""
         self._open.discard(job.request.id)
-        self._attempts[(job.request.pipeline.name, *ending(error))].inc()
+
+    def attempt(self, job: JobProgress, ended: EndedAttempt) -> None:
+        """An attempt of a job ended, with a failure or well."""
+        pipeline = job.request.pipeline.name
+        self._attempts[(pipeline, *ending(ended.error))].inc()
+        if ended.number > 1:
+            self._failovers[(pipeline,)].inc()
 
     def finished(self, job: JobProgress, error: ReelnetError | None) -> None:
         """A job reached its terminal state; an attempt that it had under way was cut off."""
         self._jobs_open -= 1
         if job.request.id in self._open:
-            self.attempt(job, error)
+            self.attempt_left(job)
+            self.attempt(job, job.ended_attempt(error))
         pipeline, model = job.request.pipeline.name, self._model(job.request.model)
         outcome, failure = ending(error)
         self._jobs[pipeline, model, outcome, failure].inc()
+        self._key_jobs[self._key(job.request.key_name or NO_KEY), outcome].inc()
         self._seconds[pipeline, outcome].observe(max(0, now_ms() - job.created_ms) / 1000)
         if error is None:
             self._timed(pipeline, job)
@@ -209,6 +243,9 @@ class BroadcasterMetrics:
         amounts = (work.pixel_steps, work.output_pixels, job.charged_nano, job.owed_nano)
         for sums, amount in zip((*self._work, *self._money), amounts, strict=True):
             sums[offer] += amount
+        key = self._key(job.request.key_name or NO_KEY)
+        self._key_run_ms[(key,)] += round((job.run_s or 0) * 1000)
+        self._key_charged[(key,)] += job.charged_nano
 
 
 class CountedHttp:

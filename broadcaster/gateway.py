@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import structlog
 
 from broadcaster.attempt import AttemptContext, run_attempt
+from broadcaster.books import TURNED_AWAY, Books
 from broadcaster.broadcaster_metrics import BroadcasterMetrics
 from broadcaster.disk import Disks
 from broadcaster.failover import UNSAFE, Failover, Verdict, is_unsafe
@@ -24,12 +25,12 @@ from broadcaster.media import MediaStore
 from broadcaster.pool_view import why_nobody_serves
 from broadcaster.previews import PreviewGate
 from broadcaster.recorder import Recorder
-from broadcaster.registry import Registry, short
+from broadcaster.refusal import Reason, Refusal
+from broadcaster.registry import Registry
 from broadcaster.scores import Scores
 from broadcaster.selection import Candidate, Wanted, choose
 from broadcaster.settings import BroadcasterSettings
 from reelnet.errors import (
-    BusyError,
     CanceledError,
     DeadlineError,
     FailureClass,
@@ -39,11 +40,14 @@ from reelnet.errors import (
     TransientError,
 )
 from reelnet.identity import Identity
-from reelnet.jobs import Event, JobState
+from reelnet.jobs import Accepted, Event, JobState
 
 DEFAULT_RETRY_AFTER_S = 5.0
 UNKNOWN_BROADCASTER = "unknown_broadcaster"
 """With this code a node refuses every ticket of a broadcaster that its operator does not serve."""
+DRAINING_RETRY_AFTER_S = 30.0
+JOBS_RETRY_AFTER_S = 10.0
+JOURNAL_RETRY_AFTER_S = 1.0
 LOST_PAUSE_S = 0.2
 """Before a node whose connection was lost is tried again, its watch has this long to notice."""
 log = structlog.get_logger()
@@ -76,6 +80,7 @@ class Gateway:
     def __init__(self, parts: GatewayParts) -> None:
         self._p = parts
         self._settings = parts.settings
+        self._books = Books(parts.recorder, parts.metrics)
         self._attempts = self._context()
         self._running = 0
         self._idle = asyncio.Event()
@@ -86,12 +91,12 @@ class Gateway:
 
     async def run(self, request: JobRequest, listener: Listener = lambda event: None) -> JobProgress:
         """The finished job. Raises the failure that it ended with; canceling this call cancels the job."""
-        job = self._let_in(request)
+        self._let_in()
+        job = JobProgress(request)
         self._running += 1
         self._idle.clear()
         try:
-            gate = PreviewGate(request, listener, self._settings.limits.preview_s, self._p.metrics.previewed)
-            return await self._to_the_end(job, gate)
+            return await self._to_the_end(job, self._listening(job, listener))
         finally:
             self._running -= 1
             if self._running == 0:
@@ -111,6 +116,17 @@ class Gateway:
         """Takes jobs again. A broadcaster that stops goes on stopping."""
         self.draining = self._stopping
 
+    def _listening(self, job: JobProgress, listener: Listener) -> Listener:
+        """Who hears a job's events: the books that a node takes it, then the app."""
+        gate = PreviewGate(job.request, listener, self._settings.limits.preview_s, self._p.metrics.previewed)
+
+        def hear(event: Event) -> None:
+            if isinstance(event, Accepted):
+                self._books.accepted(job)
+            gate(event)
+
+        return hear
+
     async def stop(self, limit_s: float) -> None:
         """Takes no more jobs; returns when the running ones are done, or after `limit_s`."""
         self.draining = self._stopping = True
@@ -129,36 +145,33 @@ class Gateway:
     def _context(self) -> AttemptContext:
         return AttemptContext(self._p.identity, self._p.media, self._p.inspector, self._settings.limits)
 
-    def _refusal(self) -> BusyError | None:
+    def _refusal(self) -> Refusal | None:
         """Why no job is taken, whatever it asks for: nothing of it could be kept, or this broadcaster stops."""
         if self.draining:
-            return BusyError("the broadcaster drains and takes no new job", code="draining", retry_after_s=30)
-        if self._p.recorder.failing:
+            return Refusal("the broadcaster drains and takes no new job", Reason.DRAINING, DRAINING_RETRY_AFTER_S)
+        if self._books.failing:
             text = "the journal cannot be written: see to the database, or free space where `home` is, or move it"
-            return BusyError(text, code="journal", retry_after_s=RETRY_AFTER_S)
+            return Refusal(text, Reason.JOURNAL, RETRY_AFTER_S)
         if self._p.media.failing:
-            return BusyError(self._p.media.why_failing, code="media", retry_after_s=RETRY_AFTER_S)
+            return Refusal(self._p.media.why_failing, Reason.MEDIA, RETRY_AFTER_S)
         if full := self._p.disks.why_full():
-            return BusyError(full, code="disk_full", retry_after_s=RETRY_AFTER_S)
+            return Refusal(full, Reason.DISK_FULL, RETRY_AFTER_S)
         return None
 
-    def _let_in(self, request: JobRequest) -> JobProgress:
-        """A job with a row of its own. Raises BusyError when there is no room for it."""
-        try:
-            self._check_room()
-            job = JobProgress(request)
-            self._p.recorder.began(job)
-        except ReelnetError as error:
-            self._p.metrics.refused(error)
-            raise
-        self._p.metrics.began()
-        return job
-
-    def _check_room(self) -> None:
-        if refusal := self._refusal():
-            raise refusal
+    def _no_room(self) -> Refusal | None:
+        """Why one more job is too many."""
         if self._running >= self._settings.limits.jobs:
-            raise BusyError("the broadcaster has all the jobs it may have", code="jobs", retry_after_s=10)
+            return Refusal("the broadcaster has all the jobs it may have", Reason.JOBS, JOBS_RETRY_AFTER_S)
+        if self._books.full:
+            return Refusal("the journal is behind; try again later", Reason.JOURNAL_FULL, JOURNAL_RETRY_AFTER_S)
+        return None
+
+    def _let_in(self) -> None:
+        """Raises Refusal when a request has no place here."""
+        if refusal := self._refusal() or self._no_room():
+            self._books.refused(refusal)
+            raise refusal
+        self._books.let_in()
 
     async def _to_the_end(self, job: JobProgress, listener: Listener) -> JobProgress:
         error: ReelnetError | None = None
@@ -187,30 +200,12 @@ class Gateway:
             return
         if not job.delivered:
             self._p.scores.failed(job.node_id, FailureClass.NODE)
-        self._p.recorder.attempt_ended(job, job.node_id, error)
+        self._books.cut_off(job, error)
 
     async def _finish(self, job: JobProgress, error: ReelnetError | None) -> None:
         if error:
             job.to(_END_STATE.get(error.failure, JobState.FAILED))
-        if error:
-            self._count(job, error)
-        else:  # when the answer is on its way, and before the next request is read
-            asyncio.get_running_loop().call_soon(self._count, job, None)
-        await self._p.recorder.finished(job, error)
-
-    def _count(self, job: JobProgress, error: ReelnetError | None) -> None:
-        request = job.request
-        self._p.metrics.finished(job, error)
-        log.info(
-            "job",
-            job=request.id,
-            pipeline=request.pipeline.name,
-            model=request.model,
-            outcome=error.failure.value if error else "ok",
-            code=error.code if error else None,
-            attempts=job.attempts,
-            node=short(job.node_id),
-        )
+        await self._books.finished(job, error)
 
     async def _fail_over(self, job: JobProgress, listener: Listener) -> None:
         failover = Failover(self._settings.limits.attempts)
@@ -218,12 +213,12 @@ class Gateway:
             candidate = await self._next(job.request, failover)
             record = self._p.registry.record(candidate.node_id)
             job.begin_attempt(candidate.node_id)
-            self._p.metrics.attempt_began(job)
+            self._books.attempt_began(job)
             try:
                 with self._p.registry.in_flight(record):
                     await run_attempt(self._attempts, record, candidate, job, listener)
             except LocalError as error:
-                self._note(job, candidate, error)
+                self._books.attempt_ended(job, error)
                 raise
             except ReelnetError as error:
                 if not self._goes_on(job, failover, candidate, error):
@@ -243,17 +238,11 @@ class Gateway:
             self._p.registry.refused_us(candidate.node_id)
         if blame := failover.blame_now(candidate.node_id, error):
             self._p.scores.failed(blame.node_id, blame.failure)
-        self._note(job, candidate, error)
+        self._books.attempt_ended(job, error)
         if verdict is Verdict.END:
             return False
         job.to(JobState.QUEUED)
         return True
-
-    def _note(self, job: JobProgress, candidate: Candidate, error: ReelnetError) -> None:
-        self._p.recorder.attempt_ended(job, candidate.node_id, error)
-        self._p.metrics.attempt(job, error)
-        log.info("attempt failed", job=job.request.id, node=short(candidate.node_id), failure=error.failure.value,
-                 code=error.code, reason=error.message)  # fmt: skip
 
     def _delivered(self, job: JobProgress, failover: Failover, candidate: Candidate) -> None:
         """Takes note of an attempt that went well. Raises RefusedError when the app may not have what it gave."""
@@ -261,10 +250,8 @@ class Gateway:
         for blame in failover.blame_on_success(candidate.node_id):
             self._p.scores.failed(blame.node_id, blame.failure)
         self._p.scores.succeeded(candidate.node_id)
-        self._p.recorder.attempt_ended(job, candidate.node_id, None)
-        self._p.metrics.attempt(job, None)
-        seconds = job.timings_s.get("node_run", 0.0)
-        self._p.scores.took(candidate.node_id, request.pipeline.name, request.model, request.work, seconds)
+        self._books.attempt_ended(job, None)
+        self._p.scores.took(candidate.node_id, request.pipeline.name, request.model, request.work, job.run_s or 0.0)
         if job.withheld:
             message = "a safety checker found the result unsafe, and it is withheld; change prompt or seed"
             raise RefusedError(message, code=UNSAFE)
@@ -315,19 +302,18 @@ class Gateway:
         """Why the job ends when no node is left: the last node's word, or that nobody is there."""
         last = failover.last
         if last is None:
-            return BusyError(
+            return Refusal(
                 f"no node that serves {request.pipeline.name} with {request.model} takes this job now "
                 "(none is up, none within the price limit, or none with an allowed digest)",
-                code="no_node",
-                retry_after_s=DEFAULT_RETRY_AFTER_S,
+                Reason.NO_NODE,
+                DEFAULT_RETRY_AFTER_S,
             )
         if is_unsafe(last):
             return last
-        if last.failure in (FailureClass.BUSY, FailureClass.REFUSED, FailureClass.UNSUPPORTED) and (
-            failover.retry_after_s is not None or last.failure is not FailureClass.BUSY
-        ):
+        if last.failure in TURNED_AWAY:
+            reason = Reason.FULL if last.failure is FailureClass.BUSY else Reason.REFUSED
             wait_s = failover.retry_after_s or DEFAULT_RETRY_AFTER_S
-            return BusyError(f"every node is full or refused: {last.message}", code=last.code, retry_after_s=wait_s)
+            return Refusal(f"every node is full or refused: {last.message}", reason, wait_s, last.code)
         if isinstance(last, TransientError):
             return TransientError(
                 "the connection to the last node was lost", code=last.code, retry_after_s=DEFAULT_RETRY_AFTER_S

@@ -122,14 +122,14 @@ class OriginGuard:
 class KeyGuard:
     """Asks every request but those of open paths for a key, and bounds the jobs that one key has under way.
 
-    What the key's jobs ask of a safety checker at least stands in the request's state as `safety`.
+    The key stands in the request's state as `key`.
     """
 
     def __init__(self, app: ASGIApp, keys: Keys, jobs_per_key: int | None = None) -> None:
         self._app = app
         self._keys = keys
         self.jobs_per_key = jobs_per_key
-        self._jobs: Counter[ApiKey] = Counter()
+        self._jobs: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not _asks_for_key(scope):
@@ -141,7 +141,7 @@ class KeyGuard:
         except ReelnetError as error:
             await error_response(error)(scope, receive, send)
             return
-        scope = {**scope, "state": {**scope.get("state", {}), "safety": key.safety}}
+        scope = {**scope, "state": {**scope.get("state", {}), "key": key}}
         if counted:
             await self._counted(key, scope, receive, send)
         else:
@@ -152,7 +152,7 @@ class KeyGuard:
         limit = self.jobs_per_key
         if limit is None or scope["method"] != "POST":
             return False
-        if self._jobs[key] >= limit:
+        if self._jobs[key.id] >= limit:
             message = f"this key has {limit} job(s) under way, as many as it may have at once"
             raise BusyError(message, code="key_jobs", retry_after_s=KEY_RETRY_AFTER_S, http_status=429)
         return True
@@ -163,7 +163,7 @@ class KeyGuard:
 
         def release() -> None:
             nonlocal held
-            self._jobs[key] -= held
+            self._jobs[key.id] -= held
             held = False
 
         async def sending(message: Message) -> None:
@@ -171,7 +171,7 @@ class KeyGuard:
                 release()
             await send(message)
 
-        self._jobs[key] += 1
+        self._jobs[key.id] += 1
         try:
             await self._app(scope, receive, sending)
         finally:

@@ -21,6 +21,7 @@ from starlette.datastructures import UploadFile
 
 from broadcaster.inspector import Inspector
 from broadcaster.job import JobInput, JobRequest, new_job_id, used_loras
+from broadcaster.keys import ApiKey
 from broadcaster.local_failure import LocalError
 from broadcaster.registry import Registry
 from broadcaster.settings import BroadcasterSettings
@@ -81,7 +82,8 @@ class Intake:
         except ValidationError as error:
             rows = [{**row, "loc": ["body", *row["loc"]]} for row in details(error, pipeline.params)]
             raise InvalidParamsError(rows) from None
-        floor = self._floor(request)
+        key: ApiKey = request.scope.get("state", {}).get("key", ApiKey())
+        floor = strictest(self.settings.safety, key.safety)
         params = params.model_copy(update={"safety": strictest(params.safety, floor)})
         if not followed or params.safety in CHECKED_FIRST:
             params = _unseen(params)
@@ -96,6 +98,8 @@ class Intake:
             deadline_ms=now_ms() + int(self.settings.deadline_s(pipeline.name) * 1000),
             ceiling_nano=self.settings.ceiling_nano(pipeline.name),
             digests=self.settings.digests(model),
+            key_id=key.id,
+            key_name=key.name,
         )
 
     def _model(self, pipeline: Pipeline, asked: object) -> str:
@@ -119,11 +123,6 @@ class Intake:
         found = self.registry.found((pipeline.name, model), "family")
         known = {family: count for family, count in found.items() if (pipeline.name, family) in FAMILIES}
         return pipeline_named(pipeline.name, max(known, key=lambda family: known[family])) if known else pipeline
-
-    def _floor(self, request: Request) -> SafetyPolicy:
-        """The least that this request's job asks of a safety checker, whatever it says itself."""
-        of_key: SafetyPolicy = request.scope.get("state", {}).get("safety", "")
-        return strictest(self.settings.safety, of_key)
 
     def _check_offered(self, pipeline: Pipeline, model: str, params: Params, floor: SafetyPolicy) -> None:
         """Raises InvalidParamsError for a LoRA, UnsupportedError for a feature, that no node has with this model."""

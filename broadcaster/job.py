@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from broadcaster.media import StoredMedia
 from reelnet.clips import ClipFacts
 from reelnet.clocks import now_ms
+from reelnet.errors import ReelnetError
 from reelnet.inspection import PictureFacts
 from reelnet.jobs import InputRef, JobId, JobState, advance
 from reelnet.parameters import Params
@@ -28,7 +29,10 @@ class JobInput:
 
 @dataclass(frozen=True, slots=True)
 class JobRequest:
-    """A validated job. `params` is complete, its seed included; money is nano-dollars, times Unix milliseconds."""
+    """A validated job. `params` is complete, its seed included; money is nano-dollars, times Unix milliseconds.
+
+    `key_id` and `key_name` are those of the API key that it came with; empty for none.
+    """
 
     id: JobId
     pipeline: Pipeline
@@ -38,6 +42,8 @@ class JobRequest:
     deadline_ms: int
     ceiling_nano: int | None
     digests: tuple[str, ...] = ()
+    key_id: str = ""
+    key_name: str = ""
     work: Work = field(init=False)
     """The job's work units."""
     promises: tuple[MediaSpec, ...] = field(init=False)
@@ -73,6 +79,18 @@ class Result:
     nsfw: bool | None
 
 
+@dataclass(frozen=True, slots=True)
+class EndedAttempt:
+    """An attempt that is over: from when to when, Unix milliseconds, and how it failed, if it did."""
+
+    number: int
+    node_id: str
+    started_ms: int
+    ended_ms: int
+    error: ReelnetError | None
+    owed_nano: int
+
+
 @dataclass(slots=True)
 class JobProgress:
     """A job's way through its states, and what it cost.
@@ -97,10 +115,20 @@ class JobProgress:
     delivered: bool = False
     """Whether the attempt's node has delivered everything: what takes time from then on is not its fault."""
 
+    begun: bool = False
+    """Whether a node has taken the job, or failed it: until then it is a request, of which nothing is recorded."""
+    turned_away: list[EndedAttempt] = field(default_factory=list)
+    """Attempts that nodes turned away before the job began."""
+
     def to(self, state: JobState) -> None:
         """Moves the job; the table refuses what is not allowed."""
         if state is not self.state:
             self.state = advance(self.state, state)
+
+    @property
+    def run_s(self) -> float | None:
+        """Seconds that the node worked on what it delivered; None when nothing was."""
+        return self.timings_s.get("node_run")
 
     def begin_attempt(self, node_id: str) -> None:
         """Another node is tried."""
@@ -108,6 +136,11 @@ class JobProgress:
         self.delivered = False
         self.node_id = node_id
         self.attempt_started_ms = now_ms()
+
+    def ended_attempt(self, error: ReelnetError | None) -> EndedAttempt:
+        """The attempt that is under way, over now."""
+        owed_nano = 0 if error else self.owed_nano
+        return EndedAttempt(self.attempts, self.node_id, self.attempt_started_ms, now_ms(), error, owed_nano)
 
 
 def used_loras(params: Params) -> tuple[str, ...]:

@@ -8,19 +8,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
-import sqlite3
 import threading
 import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import structlog
-from sqlalchemy import Engine, create_engine, delete, event, select
-from sqlalchemy.exc import DatabaseError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy import Engine, delete, select
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
-from broadcaster.journal_damage import check_whole, is_damage, put_aside
 from broadcaster.journal_schema import (
+    SCHEMA,
     AttemptRow,
     JobRow,
     Row,
@@ -29,14 +27,13 @@ from broadcaster.journal_schema import (
     fail_open_jobs,
     job_row,
     jobs,
-    metadata,
     newest_jobs,
     statements,
 )
-from reelnet.errors import BusyError, ConfigError, StartError, TransientError
-from reelnet.jobs import JobState
+from reelnet.database.opening import open_database, start_errors
+from reelnet.errors import TransientError
 
-__all__ = ["AttemptRow", "JobRow", "Journal", "Mode", "Row", "database_url"]
+__all__ = ["AttemptRow", "JobRow", "Journal", "Mode", "Row"]
 
 RETRY_S = 1.0
 """Seconds after which a commit that the database refused for now is tried again."""
@@ -63,20 +60,10 @@ class _Done:
 _DONE = _Done()
 
 
-def database_url(database: str, folder: Path) -> str:
-    """The URL of the `database` setting: `sqlite` is a file in `folder`. Raises ConfigError."""
-    if database == "sqlite":
-        return f"sqlite:///{folder / 'journal.db'}"
-    scheme, _, rest = database.partition("://")
-    if scheme in {"postgresql", "postgresql+psycopg"} and rest:
-        return f"postgresql+psycopg://{rest}"
-    raise ConfigError('database: expected "sqlite" or a postgresql:// URL')
-
-
 class Journal:
     """The record of jobs. Enter it before the first job: what an earlier run left open is failed then.
 
-    `recovered` is how many jobs those were.
+    Entering raises StartError when the database cannot be used as it is. `recovered` is how many jobs those were.
     """
 
     def __init__(
@@ -104,9 +91,8 @@ class Journal:
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._engine = await asyncio.to_thread(_engine, self._url)
+        self._engine, self.recovered = await asyncio.to_thread(self._open)
         self._statements = statements(self._engine.dialect.name)
-        self.recovered = await asyncio.to_thread(self._open)
         self._thread.start()
         return self
 
@@ -123,19 +109,21 @@ class Journal:
         """Rows that no commit has taken up yet."""
         return len(self._pending)
 
+    @property
+    def full(self) -> bool:
+        """Whether no new job is to be let in: `capacity` rows are pending. Rows of other jobs are always taken."""
+        return len(self._pending) >= self._capacity
+
     def record(self, row: Row, mode: Mode | None = None) -> Awaitable[None]:
         """Takes a row without blocking. Awaiting the answer waits for the commit in mode `wait`, else for nothing.
 
         Rows of mode `behind` are committed together, at most every `flush_ms`; one of mode `wait` is committed at
-        once, with all that is pending. Raises BusyError for a new job while too many rows are pending (later rows of
-        a job that was let in are always taken: they are as many as such jobs), TransientError after `close`.
+        once, with all that is pending. Raises TransientError after `close`.
         """
         future = self._loop.create_future() if (mode or self._mode) is Mode.WAIT else None
         with self._condition:
             if self._closing:
                 raise TransientError("the journal is closed", code="stopping")
-            if len(self._pending) >= self._capacity and _is_new(row):
-                raise BusyError("the journal is behind; try again later", code="journal_full", retry_after_s=RETRY_S)
             self._pending.append((row, future))
             if len(self._pending) == 1 or (future and not self._urgent):
                 self._condition.notify()  # the thread waits for a first row, or for an urgent one
@@ -160,26 +148,15 @@ class Journal:
         await asyncio.to_thread(self._thread.join)
         await asyncio.to_thread(self._engine.dispose)
 
-    def _open(self) -> int:
-        """As `_prepare`; a damaged file of SQLite is put aside, and a new one begun."""
+    def _open(self) -> tuple[Engine, int]:
+        """The database, and how many jobs the last run left without an end: they are failed."""
+        engine = open_database(self._url, SCHEMA)
         try:
-            return self._prepare()
-        except (sqlite3.DatabaseError, DatabaseError) as error:
-            if not is_damage(error):
-                raise
-            self._engine.dispose()
-            path = Path(str(self._engine.url.database))
-            aside = put_aside(path, self._now_ms() // 1000)
-            log.critical("journal.damaged", file=str(path), put_aside=str(aside), error=str(error.__cause__ or error))
-            return self._prepare()
-
-    def _prepare(self) -> int:
-        """Makes the tables and fails the jobs that the last run left without an end; returns how many."""
-        if self._engine.dialect.name == "sqlite":
-            check_whole(self._engine)
-        metadata.create_all(self._engine)
-        with self._engine.begin() as connection:
-            return connection.execute(fail_open_jobs(self._now_ms())).rowcount
+            with start_errors(engine, SCHEMA), engine.begin() as connection:
+                return engine, connection.execute(fail_open_jobs(self._now_ms())).rowcount
+        except BaseException:
+            engine.dispose()
+            raise
 
     def _select(self, query: Any) -> list[dict[str, Any]]:
         with self._engine.connect() as connection:
@@ -245,26 +222,6 @@ class Journal:
                 connection.execute(upsert_job, newest)
             if ended:
                 connection.execute(insert_attempt, ended)
-
-
-def _engine(url: str) -> Engine:
-    try:
-        engine = create_engine(url)
-    except ModuleNotFoundError as error:
-        raise StartError(f"database: {url.partition(':')[0]} needs the package {error.name}; install it") from None
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _tune_sqlite)
-    return engine
-
-
-def _tune_sqlite(connection: Any, _: object) -> None:
-    """WAL lets readers and the writer work together; FULL makes a commit survive a power cut."""
-    for pragma in ("journal_mode=WAL", "synchronous=FULL"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _is_new(row: Row) -> bool:
-    return isinstance(row, JobRow) and row.state is JobState.QUEUED and row.attempts == 0
 
 
 def _resolve(futures: Sequence[asyncio.Future[None]], error: SQLAlchemyError | None) -> None:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text, Update, and_, update
+from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table, Text, Update, and_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from reelnet.database.migrations import Schema
 from reelnet.errors import MAX_MESSAGE_CHARS, FailureClass, printable
 from reelnet.jobs import TERMINAL, JobState
 
@@ -36,6 +38,9 @@ jobs = Table(
     Column("output_pixels", BigInteger, nullable=False),
     Column("charged_nano", BigInteger, nullable=False),
     Column("owed_nano", BigInteger, nullable=False),
+    Column("key_id", Text),
+    Column("run_ms", BigInteger),
+    Index("jobs_by_key", "key_id", "created_ms"),
 )
 attempts = Table(
     "attempts",
@@ -48,11 +53,15 @@ attempts = Table(
     Column("outcome", Text, nullable=False),
     Column("owed_nano", BigInteger, nullable=False),
 )
+SCHEMA = Schema("journal", metadata, Path(__file__).with_name("migrations"), first=frozenset(metadata.tables))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRow:
-    """A job as it is now: the newest row replaces the one before, until one is terminal."""
+    """A job as it is now: the newest row replaces the one before, until one is terminal.
+
+    `key_id` is None without an API key; `run_ms` is what the node worked on what it delivered, None for nothing.
+    """
 
     id: str
     pipeline: str
@@ -71,6 +80,8 @@ class JobRow:
     output_pixels: int = 0
     charged_nano: int = 0
     owed_nano: int = 0
+    key_id: str | None = None
+    run_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

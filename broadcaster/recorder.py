@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broadcaster.job import JobProgress
+from broadcaster.job import EndedAttempt, JobProgress
 from broadcaster.journal import AttemptRow, JobRow, Journal, Mode
 from reelnet.clocks import now_ms
 from reelnet.errors import ReelnetError
@@ -20,24 +20,29 @@ class Recorder:
         """Whether the database refuses what is written."""
         return self._journal.failing
 
+    @property
+    def full(self) -> bool:
+        """Whether the journal is too far behind to take another job."""
+        return self._journal.full
+
     def began(self, job: JobProgress) -> None:
-        """A job was let in. Raises BusyError when the journal is too far behind to take another."""
+        """A node takes the job, or has failed it."""
         self._journal.record(job_row(job, None), Mode.BEHIND)
 
     async def finished(self, job: JobProgress, error: ReelnetError | None) -> None:
         """A job reached its terminal state; in mode `wait` this returns when that is committed."""
         await self._journal.record(job_row(job, error))
 
-    def attempt_ended(self, job: JobProgress, node_id: str, error: ReelnetError | None) -> None:
+    def attempt_ended(self, job: JobProgress, ended: EndedAttempt) -> None:
         """An attempt delivered, or ended as a failure."""
         row = AttemptRow(
             job_id=job.request.id,
-            attempt=job.attempts,
-            node_id=node_id,
-            started_ms=job.attempt_started_ms,
-            ended_ms=now_ms(),
-            outcome=error.failure.value if error else "ok",
-            owed_nano=0 if error else job.owed_nano,
+            attempt=ended.number,
+            node_id=ended.node_id,
+            started_ms=ended.started_ms,
+            ended_ms=ended.ended_ms,
+            outcome=ended.error.failure.value if ended.error else "ok",
+            owed_nano=ended.owed_nano,
         )
         self._journal.record(row, Mode.BEHIND)
 
@@ -63,4 +68,6 @@ def job_row(job: JobProgress, error: ReelnetError | None) -> JobRow:
         output_pixels=request.work.output_pixels,
         charged_nano=job.charged_nano,
         owed_nano=job.owed_nano,
+        key_id=request.key_id or None,
+        run_ms=None if job.run_s is None else round(job.run_s * 1000),
     )

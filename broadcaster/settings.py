@@ -143,7 +143,8 @@ class BroadcasterSettings(ComponentSettings):
         (), description="Nodes of the pool: host:port or host:port#node-id."
     )
     keys_file: Path | None = Field(
-        None, description="File of API keys, one a line, behind it `safety=…` if wanted; absent: no key is asked for."
+        None,
+        description="File of API keys, one a line, `name=…` and `safety=…` behind it if wanted; absent: none is asked.",
     )
     safety: SafetyPolicy = Field(
         "", description="The least that every job asks of a node's safety checker; empty: nothing, but what it says."

@@ -32,10 +32,12 @@ from orchestrator.node import Node, NodeParts
 from orchestrator.node_metrics import NodeMetrics
 from orchestrator.nvml import open_nvml
 from orchestrator.operation import Operation, Reread
+from orchestrator.operator_word import operator_word
 from orchestrator.runner_metrics import RunnerMetrics
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.specs import make_spec, weights_folder
 from orchestrator.spool import Spool
+from orchestrator.status_view import DRAINED
 from reelnet.errors import StartError
 from reelnet.home import locked_instance
 from reelnet.host_memory import host_memory_bytes
@@ -78,7 +80,7 @@ async def serve(
         identity = Identity.load_or_create(folder / "identity.key")
         found = await asyncio.to_thread(_find_devices, settings.devices)
         engine = engine or await choose_engine(settings, identity.id, CompiledCode(folder.resolve() / "compiled"))
-        async with _closing(engine), asyncio.TaskGroup() as tasks:
+        async with _closing(engine), operator_word(folder) as word, asyncio.TaskGroup() as tasks:
             facts = await engine.fingerprint()
             parts = NodeParts(
                 settings=settings,
@@ -93,6 +95,10 @@ async def serve(
                 rng=random.Random(),  # noqa: S311  (jitter, not a secret)
             )
             node = Node(parts)
+            tasks.create_task(word.run(), name="operator's word")
+            if word.drained:
+                node.drain()
+                log.warning(DRAINED)
             parts.metrics.watch(node.table, node.keeper, parts.spool, node)
             runners = RunnerMetrics(registry, node.supervisors, settings.limits.metrics_s)
             watch = _watch_gpus(found, node, registry)
@@ -103,7 +109,8 @@ async def serve(
             ):
                 address = f"{settings.grpc.host}:{port}#{node.id}"
                 readings = (lambda: watch.latest) if watch else dict
-                control = Operation(node, engine, facts.name, address, reread or (lambda: node.settings), readings)
+                again = reread or (lambda: node.settings)
+                control = Operation(node, engine, facts.name, address, again, readings, word.say)
                 watching = tasks.create_task(watch.run(), name="gpus") if watch else None
                 running = RunningNode(node, address, metrics_port, control)
                 async with serve_control(control_routes(control), folder, settings.limits.control_s):
@@ -112,6 +119,7 @@ async def serve(
                         await node.run(stopping, lambda: started(running))
                 if watching:
                     watching.cancel()
+            word.close()
         log.info("node drained")
 
 

@@ -71,7 +71,8 @@ class Node:
         self._identity = parts.identity
         self.id = NodeId(parts.identity.id)
         self.epoch = secrets.token_hex(8)
-        self.draining = False
+        self.drained = False
+        """The operator's word: no new job until `resume`."""
         self._stopping = False
         self._metrics = parts.metrics
         self._shelf = parts.shelf
@@ -122,15 +123,19 @@ class Node:
         self._serve(settings.models)
         self.notify()
 
+    @property
+    def draining(self) -> bool:
+        """Whether no new job is taken: the operator said so, or the node stops."""
+        return self.drained or self._stopping
+
     def drain(self) -> None:
         """Takes no new job until `resume`; those that are here go on."""
-        self.draining = True
+        self.drained = True
         self.notify()
 
     def resume(self) -> None:
         """Takes jobs again, and tries again what is in quarantine. A node that stops goes on stopping."""
-        if not self._stopping:
-            self.draining = False
+        self.drained = False
         self.keeper.resume()
         self.notify()
 
@@ -297,7 +302,7 @@ class Node:
 
     async def _drain(self) -> None:
         self._stopping = True
-        self.drain()
+        self.notify()
         log.info("draining", running=len(self._attempts), for_at_most_s=self.settings.limits.drain_s)
         if tasks := [task for _, task in self._attempts.values()]:
             await asyncio.wait(tasks, timeout=self.settings.limits.drain_s)

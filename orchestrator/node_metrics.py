@@ -84,8 +84,11 @@ _KNOWN_REASONS = frozenset(REASONS)
 class Drainable(Protocol):
     """What the metrics ask a node for when they are scraped."""
 
-    draining: bool
     watchers: Watchers
+
+    @property
+    def draining(self) -> bool:
+        """Whether no new job is taken."""
 
     def attempts(self) -> Sequence[object]:
         """The attempts that are here."""

@@ -27,11 +27,14 @@ Reread = Callable[[], OrchestratorSettings]
 
 
 class Operation:
-    """One running node as its operator sees it. `readings` are the GPUs' newest, by UUID."""
+    """One running node as its operator sees it.
+
+    `readings` are the GPUs' newest, by UUID; `say` keeps for the next start whether the node is drained.
+    """
 
     def __init__(
         self, node: Node, engine: RunnerEngine, engine_name: str, address: str, reread: Reread,
-        readings: Callable[[], Mapping[str, GpuReading]] = dict,
+        readings: Callable[[], Mapping[str, GpuReading]] = dict, say: Callable[[bool], None] = lambda drained: None,
     ) -> None:  # fmt: skip
         self._node = node
         self._engine = engine
@@ -39,6 +42,7 @@ class Operation:
         self._address = address
         self._reread = reread
         self._readings = readings
+        self._say = say
         self._began = time.monotonic()
         self._reloading = asyncio.Lock()
 
@@ -52,6 +56,7 @@ class Operation:
             version=version("reelnet"),
             engine=self._engine_name,
             draining=node.draining,
+            drained=node.drained,
             since_s=now - self._began,
             slots=tuple(self._slot(keeper, at_work.get(name), now) for name, keeper in node.supervisors.items()),
             devices=tuple(self._device(berth) for berth in node.keeper.berths.values()),
@@ -65,10 +70,12 @@ class Operation:
     def drain(self) -> None:
         """Takes no new job from now on; those that are here go on. Safe to repeat."""
         self._node.drain()
+        self._say(True)
 
     def resume(self) -> None:
         """Takes jobs again, and tries again what is in quarantine. Safe to repeat."""
         self._node.resume()
+        self._say(False)
 
     async def reload(self) -> tuple[str, ...]:
         """Reads the configuration again; returns what changed, a line each. After a ConfigError nothing is changed."""

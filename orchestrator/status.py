@@ -84,7 +84,8 @@ class WatcherStatus:
 class NodeStatus:
     """A node at one moment, up for `since_s` seconds. `jobs` counts what is here: waiting, running, or on its way out.
 
-    `address` is host:port#id, as broadcasters name the node. `skew_warn_s`: what clocks may differ by.
+    `address` is host:port#id, as broadcasters name the node. `drained` is the operator's word, which survives restarts;
+    a node that stops drains too. `skew_warn_s`: what clocks may differ by.
     """
 
     node_id: str
@@ -100,6 +101,7 @@ class NodeStatus:
     queued: int = 0
     watchers: tuple[WatcherStatus, ...] = ()
     skew_warn_s: float = 0.0
+    drained: bool = False
 
     @property
     def idle(self) -> bool:

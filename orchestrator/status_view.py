@@ -21,6 +21,7 @@ LONG_BAR, SHORT_BAR = 12, 5
 COLOURS = {"ready": "green", "busy": "cyan", "backoff": "red", "evicted": "dim", "stopped": "dim"}
 HOT_C = 85
 FULL = 0.95
+DRAINED = "the node is drained: `orchestrator resume` has it take jobs"
 NARROW, WIDE = 76, 100
 
 
@@ -34,6 +35,8 @@ class StatusView:
         """Rich's way to ask for what is shown."""
         status, width = self.status, options.max_width
         yield _header(status, width)
+        if status.drained:
+            yield Text(DRAINED, "yellow")
         if status.devices:
             yield _devices(status.devices, width)
         yield _slots(status.slots, width) if status.slots else Text("no slots: no models are configured", "yellow")

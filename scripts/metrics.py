@@ -28,8 +28,9 @@ CHAPTERS = (
     Chapter(
         "Broadcaster",
         """\
-Jobs and attempts add up: a job that was let in is counted once in `reelnet_jobs_total` when it ends, each of its
-attempts once in `reelnet_attempts_total`, and a request that began no job once in `reelnet_refusals_total`.
+Jobs and attempts add up: a job is counted once in `reelnet_jobs_total` when it ends, each of its attempts once in
+`reelnet_attempts_total`, and a request that began no job once in `reelnet_refusals_total` and nowhere else. A job
+begins when a node accepts it, or fails it by more than saying that it does not take it: until then it is a request.
 """,
         broadcaster_metrics.FAMILIES,
     ),

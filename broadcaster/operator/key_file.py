@@ -27,7 +27,7 @@ def add_key(path: Path, name: str, safety: str = "") -> str:
 def revoke_key(path: Path, wanted: str) -> None:
     """Takes out each line of the key with this id or name. Raises ConfigError when there is none, or no other key."""
     lines = _read(path).splitlines(keepends=True)
-    keys = [key_of_line(line, f"keys_file: {path}, line {number}") for number, line in enumerate(lines, 1)]
+    keys = [key_of_line(line, f"keys_file: {path}", number) for number, line in enumerate(lines, 1)]
     found = {key.digest for key in keys if key and wanted in (key.id, key.name)}
     if not found:
         raise ConfigError(f"keys_file: {path} has no key with the id or name {wanted!r}; see `broadcaster keys list`")

@@ -106,6 +106,7 @@ class Operation:
             keys = await asyncio.to_thread(Keys.read, self._settings.keys_file)
             told = tuple(key_changes(self._p.keys, keys))
             self._p.keys.take_over(keys)
+            self._p.metrics.reserve(keys=keys.names)
             return told
 
     def logs(self, lines: int) -> str:
@@ -126,7 +127,7 @@ class Operation:
         p.gateway.apply(settings)
         p.intake.settings = settings
         p.disks.least_bytes = settings.limits.free_bytes
-        p.metrics.reserve(settings.catalogue)
+        p.metrics.reserve(settings.catalogue, keys.names)
         p.registry.apply([Address.parse(text) for text in settings.orchestrators])
 
 

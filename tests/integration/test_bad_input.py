@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import struct
 import zlib
@@ -13,6 +14,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from broadcaster.journal import JobRow
+from reelnet.jobs import TERMINAL
 from tests.fakes.pool import PATIENCE_S, InProcessEngine, Pool, PoolPlan, running_pool
 from tests.fakes.runner import picture
 from tests.integration.test_cancel import SYNTHETIC
@@ -169,7 +172,7 @@ async def test_a_pipeline_that_nobody_serves_is_said(tmp_path: Path) -> None:
 
 async def test_a_key_is_asked_for_where_keys_are_set(tmp_path: Path) -> None:
     """401 without a key; results open without one, for their names are unguessable."""
-    (tmp_path / "keys").write_text("first-key\nsecond-key\n")
+    (tmp_path / "keys").write_text("first-key\nsecond-key name=shop\n")
     the_plan = PoolPlan(tmp_path, [InProcessEngine()], [SYNTHETIC])
     the_plan.broadcaster = {"keys_file": str(tmp_path / "keys")}
     async with running_pool(the_plan) as pool:
@@ -180,6 +183,19 @@ async def test_a_key_is_asked_for_where_keys_are_set(tmp_path: Path) -> None:
         answer = await pool.http.post("/text-to-image", json=SMALL, headers=known)
         assert answer.status_code == 200
         assert (await pool.http.get(answer.json()["images"][0]["url"])).status_code == 200
+        row = await ended(pool, answer.json()["job"]["id"])
+        assert row.key_id == hashlib.sha256(b"second-key").hexdigest()[:12]
+        assert row.run_ms is not None
+        metrics = (await pool.http.get(f"http://127.0.0.1:{pool.broadcaster.metrics_port}/metrics")).text
+        assert 'reelnet_key_jobs_total{key="shop",outcome="ok"} 1.0' in metrics
+
+
+async def ended(pool: Pool, job_id: str) -> JobRow:
+    """The job's row, once its end is committed."""
+    async with asyncio.timeout(PATIENCE_S):
+        while (row := await pool.broadcaster.journal.job(job_id)) is None or row.state not in TERMINAL:
+            await asyncio.sleep(0.005)
+    return row
 
 
 async def test_a_base_url_with_a_path_works(tmp_path: Path) -> None:

@@ -19,10 +19,21 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from structlog.testing import capture_logs
 
 from orchestrator.control_client import NodeClient
+from orchestrator.status_view import DRAINED
 from reelnet.operating.control_client import ControlError
-from tests.fakes.pool import broadcaster_settings, ready, running_broadcaster, until
+from tests.fakes.pool import (
+    InProcessEngine,
+    PoolPlan,
+    broadcaster_settings,
+    node_settings,
+    ready,
+    running_broadcaster,
+    running_node,
+    until,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 60
@@ -216,6 +227,20 @@ async def test_drain_and_resume(operator: Operator, tmp_path: Path) -> None:
         async with asyncio.timeout(PATIENCE_S):
             while (await http.post("/text-to-image", json=SMALL)).status_code != 200:
                 await asyncio.sleep(0.1)
+
+
+async def test_a_drained_node_is_drained_after_a_restart(tmp_path: Path) -> None:
+    """Until it is resumed, which survives a restart too; a stop alone drains no later start."""
+    settings = node_settings(PoolPlan(tmp_path, []), 0)
+    for before, word in ((False, None), (False, "drain"), (True, None), (True, "resume"), (False, None)):
+        with capture_logs() as said:
+            async with running_node(settings, InProcessEngine()) as node:
+                status = node.control.status()
+                assert (status.drained, status.draining) == (before, before)
+                assert (node.node.not_ready() == "draining") is before
+                if word:
+                    getattr(node.control, word)()
+        assert (DRAINED in [line["event"] for line in said]) is before
 
 
 async def test_reload(operator: Operator) -> None:

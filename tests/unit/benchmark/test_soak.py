@@ -65,6 +65,15 @@ def test_a_good_soak_has_no_violation() -> None:
     assert violations(replace(facts, rows=late, counted=counted)) == []
 
 
+def test_a_refused_request_is_in_no_journal() -> None:
+    """No node took it, so nobody may owe anything for it; it is counted beside the jobs."""
+    facts = good()
+    seen = [replace(one, end="busy", fault=Fault.OOM) if one.number == 7 else one for one in facts.seen]
+    rows = [row for row in facts.rows if row.job_id != "job-7"]
+    counted = {**facts.counted, "none": facts.counted["none"] - 1}
+    assert violations(replace(facts, seen=seen, rows=rows, counted=counted)) == []
+
+
 FACTS = good()
 BROKEN = {
     "a job without an end": (
@@ -93,7 +102,10 @@ BROKEN = {
         replace(FACTS, rows=[*FACTS.rows, Row("stranger", "succeeded", None, 1)]),
         "in the journal and unknown to every client: 1: stranger",
     ),
-    "a client that never came back": (replace(FACTS, seen=FACTS.seen[1:]), "clients saw 599, the journal has 600"),
+    "a client that never came back": (
+        replace(FACTS, seen=FACTS.seen[1:]),
+        "clients saw 599, 0 of them refused, the journal has 600",
+    ),
     "a job delivered twice": (
         replace(FACTS, rows=changed(FACTS, 7, delivered=2)),
         "not delivered by exactly the attempts that they should have been: 1: job-7 (2)",

@@ -9,9 +9,10 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from starlette.types import Message, Receive, Scope, Send
 
-from broadcaster.broadcaster_metrics import HTTP_REASONS, STAGE, BroadcasterMetrics, CountedHttp
+from broadcaster.broadcaster_metrics import HTTP_REASONS, REASON, STAGE, BroadcasterMetrics, CountedHttp
 from broadcaster.job import JobProgress, JobRequest, now_ms
-from reelnet.errors import BusyError, CanceledError, DeadlineError, NodeError, ReelnetError, RefusedError
+from broadcaster.refusal import Reason
+from reelnet.errors import CanceledError, DeadlineError, NodeError, ReelnetError, RefusedError
 from reelnet.jobs import JobId
 from reelnet.metrics import new_registry
 from reelnet.pipelines import PIPELINES
@@ -23,19 +24,21 @@ STAGES_S = {"queue": 0.5, "run": 2.0, "transfer": 0.2, "check": 0.05}
 class Bench:
     """A broadcaster's metrics and jobs to count."""
 
-    def __init__(self, *models: str) -> None:
+    def __init__(self, *models: str, keys: tuple[str, ...] = ()) -> None:
         self.registry: CollectorRegistry = new_registry("broadcaster")
         self.nodes: list[Any] = []
-        self.metrics = BroadcasterMetrics(self.registry, lambda: self.nodes, models)
+        self.metrics = BroadcasterMetrics(self.registry, lambda: self.nodes, models, keys)
         self._jobs = 0
 
-    def begin(self, model: str = "acme/model") -> JobProgress:
+    def begin(self, model: str = "acme/model", key: str = "") -> JobProgress:
         """A job that was let in: 64 × 64 pixels, 2 steps."""
         self._jobs += 1
         pipeline = PIPELINES["text-to-image"]
         params = pipeline.parse({"prompt": "a boat", "width": 64, "height": 64, "num_inference_steps": 2, "seed": 1})
-        request = JobRequest(JobId(f"job-{self._jobs}"), pipeline, model, params, (), now_ms() + 60_000, None)
-        self.metrics.began()
+        request = JobRequest(
+            JobId(f"job-{self._jobs}"), pipeline, model, params, (), now_ms() + 60_000, None, key_name=key
+        )
+        self.metrics.let_in()
         return JobProgress(request)
 
     def attempt(self, job: JobProgress) -> JobProgress:
@@ -47,8 +50,13 @@ class Bench:
     def deliver(self, job: JobProgress, nano: int = 0) -> None:
         """The attempt and the job end well."""
         job.stages_s, job.charged_nano, job.owed_nano = STAGES_S, nano, nano
-        self.metrics.attempt(job, None)
+        self.end(job, None)
         self.metrics.finished(job, None)
+
+    def end(self, job: JobProgress, error: ReelnetError | None) -> None:
+        """The attempt ends."""
+        self.metrics.attempt_left(job)
+        self.metrics.attempt(job, job.ended_attempt(error))
 
     @property
     def said(self) -> Exposition:
@@ -77,7 +85,7 @@ def test_every_attempt_that_began_ends() -> None:
     """One that its job's end cuts off ends as its job does; a second one of the same job is a fail-over."""
     bench = Bench()
     good = bench.attempt(bench.begin())
-    bench.metrics.attempt(good, NodeError("x"))
+    bench.end(good, NodeError("x"))
     bench.deliver(bench.attempt(good))
     cut = bench.attempt(bench.begin())
     assert bench.said.sum("reelnet_attempts_in_progress") == 1
@@ -109,7 +117,7 @@ def test_what_is_withheld_is_counted_as_paid() -> None:
     job = bench.attempt(bench.begin())
     job.charged_nano = job.owed_nano = 5
     job.withheld = True
-    bench.metrics.attempt(job, None)
+    bench.end(job, None)
     bench.metrics.finished(job, RefusedError("x", code="nsfw"))
     said = bench.said
     assert said.sum("reelnet_jobs_total", outcome="failed", class_="refused") == 1
@@ -127,6 +135,34 @@ def test_stages_of_a_good_job_are_observed() -> None:
         assert f"`{stage}`" in STAGE.values
         assert bench.said.sum("reelnet_job_stage_seconds_sum", stage=stage) == seconds
         assert bench.said.sum("reelnet_job_stage_seconds_count", stage=stage) == 1
+
+
+def test_each_key_has_its_jobs_seconds_and_price() -> None:
+    """By its name; what was not delivered costs nothing, and jobs without a key stand together."""
+    bench = Bench(keys=("school",))
+    for key, run_s in (("school", 1.5), ("school", 2.0), ("", 4.0)):
+        job = bench.attempt(bench.begin(key=key))
+        job.timings_s = {"node_run": run_s}
+        bench.deliver(job, nano=7)
+    bench.metrics.finished(bench.begin(key="school"), NodeError("x"))
+    said = bench.said
+    assert said.sum("reelnet_key_jobs_total", key="school", outcome="ok") == 2
+    assert said.sum("reelnet_key_jobs_total", key="school", outcome="failed") == 1
+    assert said.sum("reelnet_key_jobs_total", key="none", outcome="ok") == 1
+    assert said.sum("reelnet_key_run_seconds_total", key="school") == 3.5
+    assert said.sum("reelnet_key_charged_dollars_total", key="school") == 14e-9
+    assert said.sum("reelnet_key_charged_dollars_total") == said.sum("reelnet_charged_dollars_total")
+
+
+def test_keys_are_few_labels() -> None:
+    """Those of the file always have theirs; of names that come later some do."""
+    names = tuple(f"key-{number}" for number in range(300))
+    bench = Bench(keys=names[:250])
+    for name in names:
+        bench.metrics.finished(bench.begin(key=name), None)
+    said = bench.said
+    assert said.sum("reelnet_key_jobs_total", key="key-249") == 1
+    assert said.sum("reelnet_key_jobs_total", key="other") == 50
 
 
 def test_models_of_strangers_are_few() -> None:
@@ -180,12 +216,28 @@ async def test_a_job_that_began_is_no_refusal() -> None:
     assert bench.said.sum("reelnet_refusals_total") == 0
 
 
-@pytest.mark.parametrize(("code", "reason"), [("jobs", "jobs"), ("draining", "draining"), ("strange", "other")])
-async def test_a_refusal_of_the_gateway_counts_once(code: str, reason: str) -> None:
-    """The gateway names the reason; the answer's 503 does not count it again."""
+@pytest.mark.parametrize("reason", Reason)
+async def test_a_refusal_of_the_gateway_counts_once(reason: Reason) -> None:
+    """The gateway names the reason, which the page knows; the answer's 503 does not count it again."""
     bench = Bench()
-    await post(bench, 503, meanwhile=lambda: bench.metrics.refused(BusyError("x", code=code)))
+    assert f"`{reason}`" in REASON.values
+    await post(bench, 503, meanwhile=lambda: bench.metrics.refused(reason))
     assert bench.said.sum("reelnet_refusals_total", reason=reason) == bench.said.sum("reelnet_refusals_total") == 1
+
+
+async def test_a_request_that_no_node_took_is_a_refusal() -> None:
+    """It was let in, and is in progress no more; neither jobs nor attempts count it."""
+    bench = Bench()
+
+    def turned_away() -> None:
+        bench.metrics.attempt_left(bench.attempt(bench.begin()))
+        bench.metrics.turned_away(Reason.FULL)
+
+    await post(bench, 503, meanwhile=turned_away)
+    said = bench.said
+    assert said.sum("reelnet_refusals_total", reason="full") == said.sum("reelnet_refusals_total") == 1
+    for name in ("jobs_total", "attempts_total", "failovers_total", "jobs_in_progress", "attempts_in_progress"):
+        assert said.sum(f"reelnet_{name}") == 0
 
 
 async def test_a_request_after_another_is_looked_at_anew() -> None:

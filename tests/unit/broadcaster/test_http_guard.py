@@ -139,7 +139,7 @@ async def test_a_keys_policy_goes_along(tmp_path: Path) -> None:
     guard = KeyGuard(app, Keys.read(tmp_path / "keys"), jobs_per_key=1)
     for key in (KEY, "other-key"):
         await ask(guard, authorization=f"Bearer {key}")
-    assert [scope["state"]["safety"] for scope in app.scopes] == ["blur", ""]
+    assert [scope["state"]["key"].safety for scope in app.scopes] == ["blur", ""]
 
 
 class Held(Reached):
@@ -390,7 +390,7 @@ async def test_other_pages_may_not_call(origins: tuple[str, ...], origin: str, s
     assert bool(app.scopes) is (status == 200)
 
 
-@pytest.mark.parametrize("make", [body_limit, lambda app: KeyGuard(app, Keys(frozenset()))])
+@pytest.mark.parametrize("make", [body_limit, lambda app: KeyGuard(app, Keys({}))])
 async def test_what_is_no_request_passes(make: Callable[[App], App]) -> None:
     """Start and end of the server are not guarded."""
     app = Reached()

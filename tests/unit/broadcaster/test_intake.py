@@ -17,6 +17,7 @@ from starlette.types import Message
 from broadcaster.inspector import Inspector
 from broadcaster.intake import MAX_MODEL_ID_CHARS, Intake, InvalidParamsError, read_body
 from broadcaster.job import JobRequest
+from broadcaster.keys import ApiKey
 from broadcaster.local_failure import LocalError
 from broadcaster.registry import Registry
 from broadcaster.scores import Scores
@@ -65,13 +66,14 @@ def intake(registry: Registry, scratch: Path, failure: OSError | None = None) ->
     return Intake(settings, registry, Copies(failure), scratch)
 
 
-async def asked(taken: Intake, **fields: Any) -> JobRequest:
-    """The job of a JSON request."""
+async def asked(taken: Intake, key: ApiKey | None = None, **fields: Any) -> JobRequest:
+    """The job of a JSON request, which came with a key or without."""
 
     async def receive() -> Message:
         return {"type": "http.request", "body": json.dumps({"prompt": "boat", **fields}).encode()}
 
     scope = {"type": "http", "method": "POST", "headers": [(b"content-type", b"application/json")]}
+    scope |= {"state": {"key": key}} if key else {}
     return await taken.job(PIPELINES["text-to-image"], Request(scope, receive))
 
 
@@ -142,3 +144,12 @@ async def test_a_disk_that_takes_no_form_is_the_broadcasters_failure(monkeypatch
         await read_body(Request(scope, receive), 100)
     error: ReelnetError = caught.value
     assert error.http_status == 503
+
+
+async def test_a_job_is_its_keys(registry: Registry, tmp_path: Path) -> None:
+    """It carries the key's id and name, and nothing else of it."""
+    key = ApiKey(bytes(range(32)), name="shop")
+    job = await asked(intake(registry, tmp_path), key)
+    assert (job.key_id, job.key_name) == ("000102030405", "shop")
+    without = await asked(intake(registry, tmp_path))
+    assert (without.key_id, without.key_name) == ("", "")

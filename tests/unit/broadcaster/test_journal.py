@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import random
 import sqlite3
@@ -10,13 +11,15 @@ import threading
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.schema import CreateTable
 
 from broadcaster import journal_schema
-from broadcaster.journal import AttemptRow, JobRow, Journal, Mode, database_url
-from reelnet.errors import BusyError, ConfigError, FailureClass, TransientError
+from broadcaster.journal import AttemptRow, JobRow, Journal, Mode
+from reelnet.database.opening import database_url
+from reelnet.errors import FailureClass, StartError, TransientError
 from reelnet.jobs import TERMINAL, JobState
 from tests.fakes.databases import FailingDatabase, HeldDatabase
 
@@ -40,13 +43,15 @@ DONE = dataclasses.replace(
     node_id="n1",
     charged_nano=7,
     owed_nano=5,
+    key_id="0123456789ab",
+    run_ms=1500,
 )
 ATTEMPT = AttemptRow(job_id="j1", attempt=1, node_id="n1", started_ms=1, ended_ms=2, outcome="succeeded", owed_nano=5)
 
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    return database_url("sqlite", tmp_path)
+    return database_url("sqlite", tmp_path / "journal.db")
 
 
 def refused() -> OperationalError:
@@ -177,22 +182,20 @@ async def test_a_restart_ends_what_was_open(url: str) -> None:
         assert journal.recovered == 0
 
 
-async def test_a_full_journal_refuses_new_jobs_only(url: str) -> None:
-    """Back-pressure falls on what is not let in yet; a job under way is always recorded to its end."""
+async def test_a_full_journal_takes_the_rows_of_jobs_that_are_here(url: str) -> None:
+    """It says that it is full, for what is not let in yet; a job under way is always recorded to its end."""
     async with Journal(url, capacity=2) as journal:
         database = HeldDatabase(journal)
         await journal.record(JOB)
         await asyncio.to_thread(database.began.wait, 10)
         for name in ("a", "b"):
             await journal.record(dataclasses.replace(JOB, id=name))
-        with pytest.raises(BusyError) as error:
-            journal.record(dataclasses.replace(JOB, id="c"))
-        assert (error.value.code, error.value.retry_after_s) == ("journal_full", 1.0)
+            assert journal.full == (name == "b")
         ended = [journal.record(row, Mode.WAIT) for row in (DONE, ATTEMPT)]
         database.go.set()
         await asyncio.gather(*ended)
         assert await journal.job("j1") == DONE
-        assert await journal.job("c") is None
+        assert not journal.full
 
 
 async def test_a_database_that_recovers_loses_nothing(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,6 +263,18 @@ async def test_sqlite_is_safe_and_shared(url: str, tmp_path: Path) -> None:
             assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
 
 
+async def test_what_a_key_has_used_is_found_by_an_index(url: str, tmp_path: Path) -> None:
+    """A bill for a month reads the rows of its key alone."""
+    query = "SELECT sum(run_ms), sum(charged_nano) FROM jobs WHERE key_id = '0123456789ab' AND created_ms >= 0"
+    async with Journal(url, mode=Mode.WAIT) as journal:
+        for row in (DONE, dataclasses.replace(DONE, id="j2"), dataclasses.replace(DONE, id="j3", key_id="x")):
+            await journal.record(row)
+        found = await asyncio.to_thread(journal._select, text(query))
+        (plan,) = await asyncio.to_thread(journal._select, text(f"EXPLAIN QUERY PLAN {query}"))
+    assert list(found[0].values()) == [3000, 14]
+    assert "USING INDEX jobs_by_key" in plan["detail"]
+
+
 def test_no_column_could_hold_a_prompt() -> None:
     """What a job asked for is never stored."""
     columns = {column.name for table in journal_schema.metadata.tables.values() for column in table.c}
@@ -276,40 +291,68 @@ def test_postgresql_takes_the_same_statements() -> None:
     assert "created_ms BIGINT NOT NULL" in str(CreateTable(journal_schema.jobs).compile(dialect=dialect))
 
 
-def test_database_urls(tmp_path: Path) -> None:
-    """`sqlite` is a file of the instance; PostgreSQL goes through psycopg; the rest is refused."""
-    assert database_url("sqlite", tmp_path) == f"sqlite:///{tmp_path}/journal.db"
-    for name in ("postgresql://u@h/d", "postgresql+psycopg://u@h/d"):
-        assert database_url(name, tmp_path) == "postgresql+psycopg://u@h/d"
-    for name in ("mysql://h/d", "postgres", "postgresql://"):
-        with pytest.raises(ConfigError, match="postgresql://"):
-            database_url(name, tmp_path)
+def version_1(path: Path, *extra: str) -> None:
+    """A journal as the program wrote it before schemas had a version, with one job that ended and one that did not."""
+    with contextlib.closing(sqlite3.connect(path)) as file:
+        file.executescript("PRAGMA journal_mode=WAL;" + VERSION_1 + ";".join(extra))
+        file.commit()
+
+
+VERSION_1 = """
+CREATE TABLE jobs (
+    id TEXT NOT NULL, pipeline TEXT NOT NULL, model TEXT NOT NULL, state TEXT NOT NULL, created_ms BIGINT NOT NULL,
+    updated_ms BIGINT NOT NULL, finished_ms BIGINT, deadline_ms BIGINT NOT NULL, attempts INTEGER NOT NULL,
+    node_id TEXT, failure_class TEXT, failure_code TEXT, failure_message TEXT, pixel_steps BIGINT NOT NULL,
+    output_pixels BIGINT NOT NULL, charged_nano BIGINT NOT NULL, owed_nano BIGINT NOT NULL, PRIMARY KEY (id));
+CREATE TABLE attempts (
+    job_id TEXT NOT NULL, attempt INTEGER NOT NULL, node_id TEXT NOT NULL, started_ms BIGINT NOT NULL,
+    ended_ms BIGINT NOT NULL, outcome TEXT NOT NULL, owed_nano BIGINT NOT NULL, PRIMARY KEY (job_id, attempt));
+INSERT INTO jobs VALUES ('j1', 'text-to-image', 'acme/sd', 'succeeded', 1000, 2000, 2000, 601000, 1, 'n1',
+    NULL, NULL, NULL, 9007199254740992, 589824, 7, 5);
+INSERT INTO jobs VALUES ('j2', 'text-to-image', 'acme/sd', 'running', 1000, 1000, NULL, 601000, 1, 'n1',
+    NULL, NULL, NULL, 9007199254740992, 589824, 0, 0);
+INSERT INTO attempts VALUES ('j1', 1, 'n1', 1, 2, 'succeeded', 5);
+"""
+
+
+async def test_a_journal_without_a_version_is_gone_on_with(url: str, tmp_path: Path) -> None:
+    """Every row that was there is there, what was open is failed, new rows come beside them, and no copy is lost."""
+    version_1(tmp_path / "journal.db")
+    async with Journal(url, mode=Mode.WAIT, now_ms=lambda: 5000) as journal:
+        assert await journal.job("j1") == dataclasses.replace(DONE, key_id=None, run_ms=None)
+        assert await journal.attempts("j1") == [ATTEMPT]
+        assert journal.recovered == 1
+        await journal.record(dataclasses.replace(DONE, id="j3"))
+    async with Journal(url) as journal:
+        assert await journal.job("j3") == dataclasses.replace(DONE, id="j3")
+    with contextlib.closing(sqlite3.connect(tmp_path / "journal.db.v1")) as copy:
+        assert copy.execute("SELECT id, state FROM jobs ORDER BY id").fetchall() == [
+            ("j1", "succeeded"), ("j2", "running")
+        ]  # fmt: skip
 
 
 @pytest.mark.parametrize("damage", ["garbage", "a page of garbage"])
-async def test_a_damaged_file_is_put_aside(tmp_path: Path, damage: str) -> None:
-    """What is no whole database any more keeps no broadcaster down: it stays beside a new one."""
-    path, url = tmp_path / "journal.db", database_url("sqlite", tmp_path)
+async def test_a_damaged_file_starts_no_journal(url: str, tmp_path: Path, damage: str) -> None:
+    """It holds amounts of money: it is left as it is, and a person is told what to do with it."""
+    path = tmp_path / "journal.db"
     async with Journal(url, mode=Mode.WAIT) as journal:
         await journal.record(DONE)
         await journal.record(ATTEMPT)
     whole = path.read_bytes()
     path.write_bytes(b"garbage" * 1000 if damage == "garbage" else whole[:4096] + b"\xaa" * (len(whole) - 4096))
     damaged = path.read_bytes()
-    async with Journal(url, mode=Mode.WAIT, now_ms=lambda: 1_800_000_000_123) as journal:
-        assert await journal.job("j1") is None
-        await journal.record(DONE)
-        assert await journal.job("j1") == DONE
-    assert (tmp_path / "journal.db.damaged-1800000000").read_bytes() == damaged
+    with pytest.raises(StartError, match=f"journal: {path} is .*; restore your copy of it, or move it away"):
+        async with Journal(url):
+            raise AssertionError("it started")
+    assert path.read_bytes() == damaged
 
 
-async def test_a_start_without_damage_puts_nothing_aside(tmp_path: Path) -> None:
-    """A whole file is gone on with."""
-    url = database_url("sqlite", tmp_path)
-    for _ in range(2):
-        async with Journal(url, mode=Mode.WAIT) as journal:
-            await journal.record(DONE)
-    assert [path.name for path in tmp_path.iterdir()] == ["journal.db"]
+async def test_a_missing_column_loses_no_row(url: str, tmp_path: Path) -> None:
+    """Where rows could not be written the journal does not start."""
+    version_1(tmp_path / "journal.db", "ALTER TABLE jobs DROP COLUMN owed_nano")
+    with pytest.raises(StartError, match="table jobs has no column owed_nano"):
+        async with Journal(url):
+            raise AssertionError("it started")
 
 
 async def test_a_database_that_lost_rows_is_tried_again(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

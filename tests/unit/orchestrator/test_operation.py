@@ -54,6 +54,9 @@ class Office:
     engine: TalkingEngine
     operation: Operation
     file: list[OrchestratorSettings | Exception]
+    stopping: asyncio.Event
+    said: list[bool]
+    """What is kept of the operator's word."""
 
     async def until(self, so: Callable[[], Any]) -> None:
         async with asyncio.timeout(PATIENCE_S):
@@ -112,13 +115,12 @@ async def office(
             raise file[0]
         return file[0]
 
-    stopping = asyncio.Event()
-    operation = Operation(
-        node, engine, "scripted", f"127.0.0.1:1#{node.id}", reread, lambda: {} if read is None else read
-    )
+    stopping, said = asyncio.Event(), list[bool]()
+    address = f"127.0.0.1:1#{node.id}"
+    operation = Operation(node, engine, "scripted", address, reread, lambda: {} if read is None else read, said.append)
     task = asyncio.create_task(node.run(stopping, lambda: None))
     try:
-        yield Office(node, engine, operation, file)
+        yield Office(node, engine, operation, file, stopping, said)
     finally:
         stopping.set()
         await task
@@ -186,7 +188,20 @@ async def test_a_drained_node_takes_jobs_again(home: Path) -> None:
             word()
             word()
             assert at.operation.status().draining is draining
+            assert at.operation.status().drained is draining
             assert at.node.load().draining is draining
+        assert at.said == [True, True, False, False]
+
+
+async def test_a_node_that_stops_is_not_drained(home: Path) -> None:
+    """The next start takes jobs, unless the operator said otherwise; `resume` keeps no node from stopping."""
+    async with office(home, model()) as at:
+        at.stopping.set()
+        await at.until(lambda: at.node.draining)
+        assert (at.operation.status().drained, at.said) == (False, [])
+        at.operation.resume()
+        status = at.operation.status()
+        assert (status.draining, status.drained, at.said) == (True, False, [False])
 
 
 async def test_a_reload_takes_over_what_it_can(home: Path) -> None:

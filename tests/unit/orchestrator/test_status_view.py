@@ -90,6 +90,13 @@ def test_draining_is_seen() -> None:
     assert "DRAINING" not in text(StatusView(STATUS), 80)
 
 
+def test_the_operators_word_is_seen() -> None:
+    """With what takes it back; a node that only stops has no such line."""
+    for drained in (True, False):
+        shown = text(StatusView(replace(STATUS, draining=True, drained=drained)), 80)
+        assert ("the node is drained: `orchestrator resume` has it take jobs" in shown) is drained
+
+
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_models(width: int) -> None:
     """Which are loaded, which come on demand, what they cost."""

@@ -43,7 +43,7 @@ def test_notes_and_the_mode_stay(file: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "safety", "said"),
     [
-        ("old", "", "another key has the name 'old'"),
+        ("old", "", "two keys have the name old"),
         ("two words", "", "expected one key a line"),
         ("", "", "1 to 64 printable characters"),
         ("x" * 65, "", "1 to 64 printable characters"),

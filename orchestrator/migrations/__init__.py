@@ -1,0 +1,1 @@
+"""How the node's tables came to be as they are: a version each, none of which is ever changed."""
