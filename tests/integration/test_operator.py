@@ -21,7 +21,12 @@ import pytest
 import yaml
 
 from orchestrator.control_client import ControlClient, ControlError
-from tests.fakes.pool import broadcaster_settings, ready, running_broadcaster, until
+from orchestrator.doctor import Finding, Verdict
+from orchestrator.doctor_checks_host import ports
+from orchestrator.host import this_host
+from orchestrator.settings import OrchestratorSettings
+from reelnet.client import Address
+from tests.fakes.pool import InProcessEngine, broadcaster_settings, ready, running_broadcaster, running_node, until
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 60
@@ -347,13 +352,17 @@ async def test_the_doctor_with_a_faulty_file(operator: Operator) -> None:
     assert found["tiny job"][0]["verdict"] == "PASS"
 
 
-async def test_the_doctor_beside_a_running_node(operator: Operator) -> None:
-    """Its ports are taken by itself, which is no fault."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    file = operator.write(grpc={"port": port})
-    node = await operator.serve(file)
-    code, found = await findings(operator, file)
-    assert "this node runs and listens there" in found["ports"][0]["text"]
-    assert code == 0
-    assert await end(node) == 0
+async def test_the_doctor_beside_a_running_node(tmp_path: Path) -> None:
+    """A port that the node itself has is no fault; the same port is one for a node of another name."""
+    values = {"home": tmp_path, "metrics": {"port": 0}, "models": [BARS], "devices": ["cpu"]}
+    serving = OrchestratorSettings.model_validate({**values, "name": "one", "grpc": {"port": 0}})
+    async with running_node(serving, InProcessEngine()) as node:
+        port = int(Address.parse(node.address).target.rpartition(":")[2])
+
+        def seen_by(name: str) -> Finding:
+            asking = OrchestratorSettings.model_validate({**values, "name": name, "grpc": {"port": port}})
+            return next(iter(ports(this_host(asking))))
+
+        own, other = [await asyncio.to_thread(seen_by, name) for name in ("one", "two")]
+    assert (own.verdict, own.text) == (Verdict.PASS, f"grpc 127.0.0.1:{port}: this node runs and listens there")
+    assert (other.verdict, f"process {os.getpid()} (" in other.text) == (Verdict.FAIL, True)
