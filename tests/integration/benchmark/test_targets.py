@@ -16,8 +16,9 @@ from statistics import NormalDist
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
-from benchmark.document import Report
+from benchmark.document import Report, document
 from benchmark.local_pool import PoolPlan
 from benchmark.scenario import Request
 from benchmark.targets import Aim
@@ -31,7 +32,16 @@ from runner.settings import RunnerSettings
 from runner.synthetic import SyntheticBackend
 from runner.worker import State
 from tests.fakes.bench import measured
-from tests.fakes.pool import InProcessEngine, node_settings, running_node, running_pool, until
+from tests.fakes.pool import (
+    InProcessEngine,
+    broadcaster_settings,
+    node_settings,
+    ready,
+    running_broadcaster,
+    running_node,
+    running_pool,
+    until,
+)
 from tests.fakes.pool import PoolPlan as FakePool
 
 TEXT, VIDEO = PIPELINES["text-to-image"], PIPELINES["image-to-video"]
@@ -165,6 +175,29 @@ async def test_a_node_that_does_not_know_this_key_says_so(tmp_path: Path) -> Non
         assert caught.group_contains(StartError, match="broadcasters.*--identity FILE")
         assessed = await measured(aim(tmp_path, nodes=where, identity=key), request, tmp_path)
     assert assessed.good
+
+
+async def test_a_broadcaster_that_asks_for_a_key_gets_it(tmp_path: Path) -> None:
+    """Without one, or with a wrong one, the error says how to give it; the report and the error do not show it."""
+    keys = tmp_path / "keys"
+    keys.write_text("the-right-key\n")
+    request = Request(TEXT, 1, SMALL, runs=2, warmup=0)
+    plan = FakePool(tmp_path, [InProcessEngine()], broadcaster={"keys_file": str(keys)})
+    async with running_node(node_settings(plan, 0), plan.engines[0]) as one:
+        settings = broadcaster_settings(tmp_path, [one.address], **plan.broadcaster)
+        async with running_broadcaster(settings) as broadcaster:
+            await ready(broadcaster, 1)
+            for key, said in (
+                (None, "asks for an API key"),
+                (SecretStr("the-wrong-key"), "does not know this API key"),
+            ):
+                with pytest.raises(StartError, match=f"{said}.*--key-file FILE.*REELNET_BENCHMARK_KEY") as caught:
+                    await measured(aim(tmp_path, url=broadcaster.url, key=key), request, tmp_path)
+                assert "wrong" not in str(caught.value)
+            key = SecretStr("the-right-key")
+            assessed = await measured(aim(tmp_path, url=broadcaster.url, key=key), request, tmp_path)
+    assert assessed.good
+    assert "the-right-key" not in document(assessed, "1").model_dump_json()
 
 
 async def test_a_runner_is_measured_over_its_socket(short_folder: Path, tmp_path: Path) -> None:
