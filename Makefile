@@ -23,7 +23,8 @@ pool: ## A pool to try: make pool NODES=2 BACKEND=tiny|synthetic
 image: ## The runner's image: make image TARGET=full|synthetic
 	@scripts/image $(TARGET)
 
-test: ## All tests but gpu and load
+test: ## All tests but gpu and load; where it is root with apt-get, it installs what they call
+	@scripts/packages || true
 	@scripts/bootstrap full
 	@scripts/bootstrap clients
 	@PYTHON=$(PY) scripts/test

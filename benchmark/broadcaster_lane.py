@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from time import perf_counter
 
+from pydantic import SecretStr
+
 from benchmark.client import BroadcasterClient
 from benchmark.lane import Delivered, Order
 from reelnet.errors import NodeError
@@ -45,7 +47,8 @@ class BroadcasterLane:
 
 
 @asynccontextmanager
-async def broadcaster_lane(url: str, concurrency: int) -> AsyncIterator[BroadcasterLane]:
+async def broadcaster_lane(url: str, concurrency: int, key: SecretStr | None = None) -> AsyncIterator[BroadcasterLane]:
     """The lane, with its connections open for the length of the block."""
     async with AsyncExitStack() as stack:
-        yield BroadcasterLane([await stack.enter_async_context(BroadcasterClient(url)) for _ in range(concurrency)])
+        clients = [BroadcasterClient(url, key) for _ in range(concurrency)]
+        yield BroadcasterLane([await stack.enter_async_context(client) for client in clients])

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from benchmark import options, report
 from benchmark.assessment import Assessment, assess
+from benchmark.client import KEY_VARIABLE
 from benchmark.document import document
 from benchmark.interruption import unless_stopped
 from benchmark.local_pool import LeftoverError
@@ -49,6 +50,9 @@ def benchmark(
     node: Annotated[list[str] | None, typer.Option(help="A node's host:port or host:port#id; repeat it.")] = None,
     runner: Annotated[list[Path] | None, typer.Option(help="A runner's Unix socket; repeat it.")] = None,
     identity: Annotated[Path | None, typer.Option(help="Key that signs for --node; default: a new one.")] = None,
+    key_file: Annotated[
+        Path | None, typer.Option(help=f"The API key of a broadcaster; default: ${KEY_VARIABLE}.", metavar="FILE")
+    ] = None,
     local_pool: Annotated[bool, typer.Option("--local-pool", help="Start a pool even where one answers.")] = False,
     backend: Annotated[str | None, typer.Option(help="Of a local pool: tiny or synthetic.")] = None,
     nodes: Annotated[int | None, typer.Option(help="Of a local pool; default: 1.", min=1, max=16)] = None,
@@ -85,9 +89,8 @@ def benchmark(
         )
         plan(request, model or "")  # a wrong option is found before seconds are spent on a pool
         pool = options.PoolOptions(backend, nodes, speeds, local_pool)
-        aim = options.aim(
-            options.Named(target, url, tuple(node or ()), tuple(runner or ()), identity), pool, concurrency
-        )
+        named = options.Named(target, url, tuple(node or ()), tuple(runner or ()), identity, key_file)
+        aim = options.aim(named, pool, concurrency)
         options.check_writable(json_file)
     except ConfigError as error:
         raise typer.Exit(report_error(error)) from None

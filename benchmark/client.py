@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
+from pydantic import SecretStr
 from pydantic_core import from_json
 
 from reelnet.client import Address
-from reelnet.errors import NodeError, ReelnetError, TransientError, from_class
+from reelnet.errors import NodeError, ReelnetError, RefusedError, TransientError, from_class
 from reelnet.pricing import parse_money
 
 EVENT_STREAM = {"accept": "text/event-stream"}
@@ -21,6 +22,8 @@ CONNECT_TIMEOUT_S = 5.0
 JOB_TIMEOUT_S = 900.0
 """Longest silence of a job's answer: over the broadcaster's own deadline, so that its word is heard."""
 MAX_OUTPUT_BYTES = 512 * 2**20
+KEY_VARIABLE = "REELNET_BENCHMARK_KEY"
+KEY_ADVICE = f"give a line of its `keys_file` with --key-file FILE, or in the environment variable {KEY_VARIABLE}"
 Offer = tuple[str, str]
 """(pipeline, model)."""
 
@@ -88,9 +91,11 @@ class BroadcasterClient:
     """One connection to a broadcaster; for more at once, make more of these: one pool for many jobs is slow in httpx.
 
     Failures come as the ReelnetError of their class; a broadcaster that cannot be reached is a TransientError.
+    `key` goes with questions and jobs, and never with a download, whose link may lead anywhere.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, key: SecretStr | None = None) -> None:
+        self._headers = {"authorization": f"Bearer {key.get_secret_value()}"} if key else {}
         # trust_env: a proxy in the environment is for the outside, not for a broadcaster on loopback or in a tunnel.
         timeout = httpx.Timeout(JOB_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         self._http = httpx.AsyncClient(base_url=url, timeout=timeout, trust_env=False)
@@ -142,21 +147,22 @@ class BroadcasterClient:
     async def run(self, job: JobSpec) -> Answer:
         """The finished job."""
         try:
-            answer = await self._http.post(f"/{job.pipeline}", **job.body())
+            answer = await self._http.post(f"/{job.pipeline}", headers=self._headers, **job.body())
         except httpx.HTTPError as error:
             raise _unreachable(error) from None
         return Answer.parse(_checked(answer))
 
     async def _models(self, timeout_s: float) -> dict[str, Any]:
         try:
-            return _checked(await self._http.get("/models", timeout=timeout_s))
+            return _checked(await self._http.get("/models", headers=self._headers, timeout=timeout_s))
         except httpx.HTTPError as error:
             raise _unreachable(error) from None
 
     async def events(self, job: JobSpec) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
         """The job's server-sent events in their order, up to and with `result`; `error` is raised."""
         try:
-            async with self._http.stream("POST", f"/{job.pipeline}", headers=EVENT_STREAM, **job.body()) as answer:
+            headers = {**self._headers, **EVENT_STREAM}
+            async with self._http.stream("POST", f"/{job.pipeline}", headers=headers, **job.body()) as answer:
                 if answer.status_code != httpx.codes.OK:
                     await answer.aread()
                     raise _failure(answer)
@@ -219,6 +225,9 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def _failure(answer: httpx.Response) -> ReelnetError:
+    if answer.status_code == httpx.codes.UNAUTHORIZED:
+        known = "does not know this API key" if "authorization" in answer.request.headers else "asks for an API key"
+        return RefusedError(f"the broadcaster {known}; {KEY_ADVICE}", code="key")
     try:
         return _failure_of(from_json(answer.content, allow_inf_nan=False))
     except ValueError:

@@ -19,7 +19,7 @@ from typing import Any, Self
 import yaml
 
 from benchmark.client import BroadcasterClient
-from benchmark.pool_plan import Backend, PoolPlan, node_settings
+from benchmark.pool_plan import Backend, PoolPlan, check_installation, node_settings
 from benchmark.processes import Child, ProcessId, environment, family, gone, start, tail
 from reelnet.errors import ReelnetError, StartError
 from reelnet.lifecycle import READY_FILE
@@ -81,6 +81,7 @@ class LocalPool:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
+            check_installation(self._plan)
             _check_port(self._plan.broadcaster_port)
             stack.enter_context(_own_folder(self._plan.home))
             stack.push_async_callback(self._stop)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -47,14 +47,21 @@ class Measurement:
         return self.labels.get(node) or (node if "/" in node else node[:SHORT_CHARS])
 
 
-async def measure(found: Found, folder: Path, console: Console, reference: float | None = None) -> Measurement:
-    """Drives the lanes and checks what came back, with a bar for each phase on a terminal."""
+async def measure(
+    found: Found,
+    folder: Path,
+    console: Console,
+    reference: float | None = None,
+    clock: Callable[[], float] = perf_counter,
+) -> Measurement:
+    """Drives the lanes and checks what came back, with a bar for each phase on a terminal; turns are by `clock`."""
     scenario, machine = found.scenario, await look_around()
     columns = (TextColumn("{task.description:<8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bars = {phase: progress.add_task(phase, total=_total(found, phase)) for phase in (WARMUP, RUN, CHECKS)}
         began = perf_counter()
-        tracks = await Drive(scenario, folder, lambda phase: progress.advance(bars[phase])).run(found.lanes)
+        drive = Drive(scenario, folder, lambda phase: progress.advance(bars[phase]), clock)
+        tracks = await drive.run(found.lanes)
         wall_s = perf_counter() - began
         jobs = [job for track in tracks for job in (*track.warmup, *track.jobs)]
         progress.update(bars[CHECKS], total=len(jobs))

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -147,10 +148,11 @@ async def _receive(attempt: AttemptStream, reception: Reception) -> None:
 class Reception:
     """What a node says of one job, and when it said it by this program's clock."""
 
-    def __init__(self, arrival: Arrival) -> None:
+    def __init__(self, arrival: Arrival, clock: Callable[[], float] = perf_counter) -> None:
         self.arrival = arrival
         self.cold = False
-        self._began = perf_counter()
+        self._clock = clock
+        self._began = clock()
         self._at: dict[type[Event], float] = {}
         self._open: Output | None = None
         self._digests: list[str] = []
@@ -161,7 +163,7 @@ class Reception:
         before = {Started: Accepted, Output: Started, Done: Started}.get(type(event))
         if before and before not in self._at:
             raise NodeError(f"the node said {type(event).__name__} too early", code="protocol")
-        self._at.setdefault(type(event), perf_counter())
+        self._at.setdefault(type(event), self._clock())
         match event:
             case Started(cold=cold):
                 self.cold |= cold

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast, get_args
 
+from pydantic import SecretStr
+
+from benchmark.client import KEY_VARIABLE
 from benchmark.lane import Kind
 from benchmark.local_pool import Backend, PoolPlan
 from benchmark.scenario import parse_pipeline, parse_size
@@ -18,6 +24,9 @@ DEFAULT_RUNS = 10
 SPEED_UNIT_S = 0.01
 """Seconds per megapixel·step of a node of speed 1: jobs take so long that the chain's own time hardly counts."""
 MAX_NODES = 16
+KEY_FILE_BYTES = 4096
+KEY = re.compile(r"[!-~]{1,1024}")
+"""What can stand in a header: printable ASCII without spaces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +38,7 @@ class Named:
     nodes: tuple[str, ...] = ()
     runners: tuple[Path, ...] = ()
     identity: Path | None = None
+    key_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +62,15 @@ def runs_of(runs: int | None, duration_s: float | None) -> int:
     return DEFAULT_RUNS if runs is None else runs
 
 
-def aim(named: Named, pool: PoolOptions, concurrency: int) -> Aim:
+def aim(named: Named, pool: PoolOptions, concurrency: int, environ: Mapping[str, str] = os.environ) -> Aim:
     """Where to measure. Raises ConfigError for what does not go together."""
     kind = _kind(named)
     if pool.given and (named.url or named.nodes or named.runners):
         raise ConfigError("--local-pool, --backend, --nodes and --speeds are of a pool that is started: name no other")
     if named.identity and kind not in ("orchestrator", None):
         raise ConfigError(f"--identity: signs tickets for nodes; a {kind} takes none")
+    if named.key_file and (named.nodes or named.runners or pool.given):
+        raise ConfigError("--key-file: holds the key that a broadcaster asks for; name none without --url")
     if kind == "runner" and concurrency > 1:
         raise ConfigError("--concurrency: a runner takes one job at a time")
     for socket in named.runners:
@@ -66,7 +78,29 @@ def aim(named: Named, pool: PoolOptions, concurrency: int) -> Aim:
             raise ConfigError(f"--runner: {socket} is no Unix socket")
     addresses = tuple(_address(text) for text in named.nodes)
     fresh = pool.fresh or pool.speeds is not None
-    return Aim(_plan(pool), kind, named.url, addresses, named.runners, fresh, named.identity)
+    key = api_key(named.key_file, environ)
+    return Aim(_plan(pool), kind, named.url, addresses, named.runners, fresh, named.identity, key)
+
+
+def api_key(file: Path | None, environ: Mapping[str, str]) -> SecretStr | None:
+    """The API key of a file, else of the environment. Raises ConfigError, which never has the key in it."""
+    if file is None:
+        where, text = KEY_VARIABLE, environ.get(KEY_VARIABLE, "")
+    else:
+        where, text = "--key-file", _read(file)
+    if not (key := text.strip()) and file is None:
+        return None
+    if not KEY.fullmatch(key):
+        raise ConfigError(f"{where}: expected one key, printable ASCII without spaces")
+    return SecretStr(key)
+
+
+def _read(file: Path) -> str:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(KEY_FILE_BYTES).decode("ascii", "replace")
+    except OSError as error:
+        raise ConfigError(f"--key-file: {file} cannot be read: {error.strerror}") from None
 
 
 def placed(aim: Aim, home: Path) -> Aim:

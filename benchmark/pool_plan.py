@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmark.client import Offer
+from reelnet.console import installation, missing_extras
+from reelnet.errors import StartError
 from reelnet.pipelines import PIPELINES
 
 Backend = Literal["tiny", "synthetic"]
@@ -84,6 +86,13 @@ class PoolPlan:
     def models_of(self, number: int) -> tuple[TinyModel, ...]:
         """The tiny models of a node."""
         return self.tiny[number % len(self.tiny)]
+
+
+def check_installation(plan: PoolPlan) -> None:
+    """Raises StartError where a component of the pool is not installed."""
+    runner = () if plan.image else ("runner", "diffusers") if plan.backend == "tiny" else ("runner",)
+    if lacking := missing_extras("broadcaster", "orchestrator", *runner):
+        raise StartError(f"a pool of its own needs more than is installed: {installation(*lacking)}")
 
 
 def node_settings(plan: PoolPlan, number: int) -> dict[str, Any]:

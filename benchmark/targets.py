@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from pydantic import SecretStr
+
 from benchmark.broadcaster_lane import broadcaster_lane
 from benchmark.client import BroadcasterClient, Offer
 from benchmark.lane import Kind, Lane
@@ -19,7 +21,7 @@ from benchmark.node_lane import NodeLane, NodeOffer
 from benchmark.runner_lane import runner_lane
 from benchmark.scenario import Request, Scenario, choose_model, plan
 from reelnet.client import Address, OrchestratorClient
-from reelnet.errors import ReelnetError, StartError, printable
+from reelnet.errors import ReelnetError, RefusedError, StartError, printable
 from reelnet.identity import Identity
 from reelnet.jobs import Description
 
@@ -37,6 +39,7 @@ class Aim:
     """What the command line names. `kind` None takes what answers; `pool` is what is started where nothing does.
 
     `fresh` starts the pool even so. `identity` is the file of the key that signs tickets; None makes one for this run.
+    `key` is the API key that a broadcaster gets.
     """
 
     pool: PoolPlan
@@ -46,6 +49,7 @@ class Aim:
     runners: tuple[Path, ...] = ()
     fresh: bool = False
     identity: Path | None = None
+    key: SecretStr | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +106,8 @@ async def _place(aim: Aim, stack: AsyncExitStack, tell: Callable[[str], None]) -
     if aim.nodes:
         return _Place("orchestrator", nodes=aim.nodes)
     if aim.url:
-        return await _of_broadcaster(aim.url, aim.kind)
-    if not aim.fresh and (running := await _running(aim.kind)):
+        return await _of_broadcaster(aim.url, aim)
+    if not aim.fresh and (running := await _running(aim)):
         return running
     pool = await stack.enter_async_context(LocalPool(aim.pool, lambda step: tell(f"local pool: {step}")))
     side_by_side = aim.kind == "orchestrator" or (aim.kind is None and bool(aim.pool.speeds))
@@ -112,20 +116,20 @@ async def _place(aim: Aim, stack: AsyncExitStack, tell: Callable[[str], None]) -
     return _Place("broadcaster", url=pool.url, pool=pool)
 
 
-async def _running(kind: Kind | None) -> _Place | None:
-    if await _answers(DEFAULT_URL):
-        return await _of_broadcaster(DEFAULT_URL, kind)
+async def _running(aim: Aim) -> _Place | None:
+    if await _answers(DEFAULT_URL, aim.key):
+        return await _of_broadcaster(DEFAULT_URL, aim)
     address = Address.parse(DEFAULT_NODE)
-    if kind != "broadcaster" and await _description(address, FIND_TIMEOUT_S):
+    if aim.kind != "broadcaster" and await _description(address, FIND_TIMEOUT_S):
         return _Place("orchestrator", nodes=(address,))
     return None
 
 
-async def _of_broadcaster(url: str, kind: Kind | None) -> _Place:
+async def _of_broadcaster(url: str, aim: Aim) -> _Place:
     """The broadcaster, or the nodes that it lists as up."""
-    if kind != "orchestrator":
+    if aim.kind != "orchestrator":
         return _Place("broadcaster", url=url)
-    async with BroadcasterClient(url) as client:
+    async with BroadcasterClient(url, aim.key) as client:
         nodes = await _or_no_start(url, client.nodes())
     if not nodes:
         raise StartError(f"{url}: no node of this broadcaster is up")
@@ -138,11 +142,12 @@ Opened = tuple[tuple[Lane, ...], Scenario]
 async def _open_broadcaster(
     place: _Place, aim: Aim, request: Request, model: str | None, stack: AsyncExitStack
 ) -> Opened:
-    async with BroadcasterClient(place.url) as client:
+    key = None if place.pool else aim.key
+    async with BroadcasterClient(place.url, key) as client:
         offers = await _or_no_start(place.url, client.offers())
         schemas = await _or_no_start(place.url, client.schemas())
     scenario = _planned(request, choose_model(request.pipeline, model, offers), schemas)
-    return (await stack.enter_async_context(broadcaster_lane(place.url, request.concurrency)),), scenario
+    return (await stack.enter_async_context(broadcaster_lane(place.url, request.concurrency, key)),), scenario
 
 
 async def _open_nodes(place: _Place, aim: Aim, request: Request, model: str | None, stack: AsyncExitStack) -> Opened:
@@ -203,17 +208,20 @@ async def _description(address: Address, timeout_s: float) -> Description | None
             return None
 
 
-async def _answers(url: str) -> bool:
-    async with BroadcasterClient(url) as client:
+async def _answers(url: str, key: SecretStr | None) -> bool:
+    """Whether a broadcaster is there; one that asks for a key is."""
+    async with BroadcasterClient(url, key) as client:
         try:
             await client.offers(timeout_s=FIND_TIMEOUT_S)
-        except ReelnetError:
-            return False
+        except ReelnetError as error:
+            return isinstance(error, RefusedError)
     return True
 
 
 async def _or_no_start(where: str, asked: Awaitable[T]) -> T:
     try:
         return await asked
+    except RefusedError as error:
+        raise StartError(f"{where}: {printable(error.message, 300)}") from None
     except ReelnetError as error:
         raise StartError(f"{where}: {printable(error.message, 300)}; does it answer there?") from None

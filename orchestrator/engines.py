@@ -14,6 +14,7 @@ from orchestrator.docker_engine import DockerEngine
 from orchestrator.engine import EngineError, RunnerEngine
 from orchestrator.process_engine import ProcessEngine
 from orchestrator.settings import OrchestratorSettings
+from reelnet.console import installation, missing_extras
 
 UNIX = "unix://"
 log = structlog.get_logger()
@@ -24,19 +25,26 @@ async def choose_engine(
 ) -> RunnerEngine:
     """The engine that the settings ask for; `auto` says in the log what it took and why.
 
-    Raises EngineError when `docker` is asked for and cannot be used.
+    Raises EngineError when what is asked for cannot be used.
     """
     if settings.engine == "process":
-        return ProcessEngine(compiled=compiled)
+        return _process(compiled)
     try:
         engine = await _docker(settings, node_id, compiled)
     except EngineError as error:
         if settings.engine == "docker":
             raise
         log.info("engine chosen", engine="process", reason=str(error))
-        return ProcessEngine(compiled=compiled)
+        return _process(compiled)
     log.info("engine chosen", engine="docker", socket=str(engine.socket))
     return engine
+
+
+def _process(compiled: CompiledCode | None) -> ProcessEngine:
+    if missing_extras("runner"):
+        way = f"{installation('runner')}, or set `engine: docker` and `image`"
+        raise EngineError(f"engine process: no runner is installed: {way}")
+    return ProcessEngine(compiled=compiled)
 
 
 async def _docker(settings: OrchestratorSettings, node_id: str, compiled: CompiledCode | None) -> DockerEngine:

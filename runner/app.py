@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from importlib.metadata import version
 
 import structlog
@@ -28,15 +29,18 @@ _NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": Fa
 """A runner has no network; what it has to say of its jobs stands in its metrics."""
 
 
-def build(settings: RunnerSettings, backend: Backend | None = None) -> FastAPI:
+def build(
+    settings: RunnerSettings, backend: Backend | None = None, clock: Callable[[], float] = time.monotonic
+) -> FastAPI:
     """A runner. Its model begins to load when the application starts up; `app.state.worker` is its Worker.
 
-    `backend` replaces the one that the settings name. Raises ConfigError for synthetic options that make no sense.
+    `backend` replaces the one that the settings name; `clock` gives the seconds of its jobs. Raises ConfigError for
+    synthetic options that make no sense.
     """
     metrics = RunnerMetrics()
     encoder = Encoder(settings.png_level, settings.jpeg_quality, settings.clip_output)
     previewer = Previewer(PreviewEncoder(settings.preview_side, settings.preview_quality))
-    worker = Worker(backend or make_backend(settings), encoder, metrics, previewer)
+    worker = Worker(backend or make_backend(settings), encoder, metrics, previewer, clock)
 
     @contextlib.asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:

@@ -49,7 +49,8 @@ class SyntheticBackend:
     """Serves every pipeline (or those named) with colour bars that depend on seed and prompt and move in a clip.
 
     A clip comes back with each pixel repeated to the asked size, or each frame to the asked rate. LoRAs change the
-    colours. `kill` is what the fault `die` calls. Raises ConfigError for an unknown kind of fault.
+    colours. `kill` is what the fault `die` calls; `pause` waits for an event, but at most some seconds. Raises
+    ConfigError for an unknown kind of fault.
     """
 
     def __init__(
@@ -59,12 +60,14 @@ class SyntheticBackend:
         pipelines: tuple[str, ...] = (),
         kill: Callable[[], None] = kill_process,
         extras: SyntheticExtras = SyntheticExtras(),  # noqa: B008 - frozen
+        pause: Callable[[threading.Event, float], object] = threading.Event.wait,
     ) -> None:
         self._model_id = model_id
         self._options = options
         self._pipelines = pipelines or tuple(PIPELINES)
         self._kill = kill
         self._extras = extras
+        self._pause = pause
         self._clips = ClipMaker(extras.output, _Nearest())
         self._late = tuple(faults.LateFault(row.after_jobs, faults.configured(row.kind)) for row in options.faults)
         self._finished = 0
@@ -162,7 +165,7 @@ class SyntheticBackend:
         pause_s = self._step_s(job, steps * outputs, fault)
         for step in range(index * steps + 1, (index + 1) * steps + 1):
             if pause_s > 0:
-                job.canceled.wait(pause_s)
+                self._pause(job.canceled, pause_s)
             report.step("denoise", step, steps * outputs)
             if job.shows(at := step - index * steps, steps):
                 report.sketch(_sketch(job, index, at, steps))

@@ -9,7 +9,7 @@ import hashlib
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -61,11 +61,16 @@ class Worker:
 
     The permit is taken by `submit` and returned when the model thread has left the job, whether it was delivered,
     failed or canceled: the device never computes for two jobs. Encoding may still go on then.
-    `current` is the job that holds the permit.
+    `current` is the job that holds the permit. `clock` gives the seconds of jobs and their stages.
     """
 
     def __init__(
-        self, backend: Backend, encoder: Encoder, metrics: RunnerMetrics, previewer: Previewer | None = None
+        self,
+        backend: Backend,
+        encoder: Encoder,
+        metrics: RunnerMetrics,
+        previewer: Previewer | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.current: Activity | None = None
         self.info: ModelInfo | None = None
@@ -75,6 +80,7 @@ class Worker:
         self._model = Lane("model", depth=0)
         self._media = Lane("media", depth=MEDIA_DEPTH)
         self._previewer = previewer or Previewer()
+        self._clock = clock
         self._active: dict[str, Activity] = {}
         self._lock = threading.RLock()
         self._state, self._reason, self._changed = State.STARTING, "", time.monotonic()
@@ -130,7 +136,7 @@ class Worker:
     def submit(self, job: RunnerJob) -> Activity:
         """Takes the permit and gives the job to the model thread. Raises as `require_ready`; nothing ever waits."""
         loop = asyncio.get_running_loop()
-        activity = Activity(job, loop, exhibit=self._previewer.offer)
+        activity = Activity(job, loop, self._clock, exhibit=self._previewer.offer)
         with self._lock:
             self._require_ready()
             self.current = self._active[job.job_id] = activity
@@ -231,7 +237,7 @@ class Worker:
         total = len(promised) * rendered.shape[0]
         before = rendered.index * rendered.shape[0]
         spec, note = promised[rendered.index], note_of(activity.job, rendered.seed)
-        began = time.monotonic()
+        began = self._clock()
         try:
             encoded = self._encoder.encode(
                 rendered, spec, note, lambda n: activity.advance("encode", before + n, total)
@@ -239,7 +245,7 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - outermost: the job fails, the runner goes on
             activity.stop(as_failure(error))
             return
-        activity.spend("encode", time.monotonic() - began)
+        activity.spend("encode", self._clock() - began)
         activity.emit(Output(rendered.index, encoded.media_type, rendered.seed, rendered.nsfw))
         for chunk in chunks(encoded.data):
             activity.emit(chunk)

@@ -36,10 +36,23 @@ Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 def _no_skip(report: Report) -> Report:
     if os.environ.get("CI") == "true" and report.outcome == "skipped" and not hasattr(report, "wasxfail"):
-        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
-        report.longrepr = f"in CI nothing may be skipped: {reason}"
+        report.longrepr = f"in CI nothing may be skipped: {_reason(report)}"
     return report
+
+
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+    return " ".join(str(reason).removeprefix("Skipped: ").split())
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says why tests were skipped, a line for each, in the file that `scripts/test` sums up."""
+    file = os.environ.get("REELNET_TEST_SKIPS")
+    reports = terminalreporter.stats.get("skipped", [])
+    if file and reports:
+        with Path(file).open("a", encoding="utf-8") as skips:
+            skips.writelines(f"{_reason(report)}\n" for report in reports)
 
 
 @pytest.fixture(scope="session")

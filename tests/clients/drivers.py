@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests import programs
+
 HERE = Path(__file__).resolve().parent
 PYTHON = HERE / "python" / ".venv" / "bin" / "python"
 NODE_PACKAGE = HERE / "node" / "node_modules" / "@livepeer" / "ai"
@@ -51,12 +53,10 @@ class Driver:
 
 def missing(client: str) -> str | None:
     """What is to be done before a client can be driven; None when it is there."""
-    again = "then run scripts/bootstrap clients"
-    if client == "python":
-        return None if PYTHON.exists() else "the Python client is not installed: run scripts/bootstrap clients"
-    if not shutil.which("node"):
-        return f"Node.js is missing: install nodejs and npm (Debian: apt-get install nodejs npm), {again}"
-    return None if NODE_PACKAGE.exists() else f"the JavaScript client is not installed: install npm, {again}"
+    if client == "javascript" and (reason := programs.missing("node", "npm")):
+        return f"{reason}; then run scripts/bootstrap clients"
+    there = (PYTHON if client == "python" else NODE_PACKAGE).exists()
+    return None if there else f"the {client} client is not installed: run scripts/bootstrap clients"
 
 
 @contextlib.contextmanager

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
+from time import perf_counter
 
 from rich.console import Console
 
@@ -13,9 +15,11 @@ from benchmark.scenario import Request
 from benchmark.targets import Aim, find
 
 
-async def measured(aim: Aim, request: Request, folder: Path, model: str | None = None) -> Assessment:
-    """What the command would print. The outputs are in `folder`/outputs until they are checked."""
+async def measured(
+    aim: Aim, request: Request, folder: Path, model: str | None = None, clock: Callable[[], float] = perf_counter
+) -> Assessment:
+    """What the command would print, turns by `clock`. The outputs are in `folder`/outputs until they are checked."""
     outputs = folder / "outputs"
     outputs.mkdir(exist_ok=True)
     async with find(aim, request, model, lambda step: None) as found:
-        return assess(await measure(found, outputs, Console(file=io.StringIO())))
+        return assess(await measure(found, outputs, Console(file=io.StringIO()), clock=clock))

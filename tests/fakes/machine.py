@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.processes import tail
+from tests.programs import needs
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 240
@@ -131,9 +132,7 @@ def _network_of(pid: int) -> str:
 @contextlib.contextmanager
 def network() -> Iterator[str]:
     """The file of a network with nothing but loopback; skips the test where none can be made."""
-    for tool in ("unshare", "nsenter", "ip", "curl", "make"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"no {tool} (Debian: apt-get install util-linux iproute2 curl make)")
+    needs("unshare", "nsenter", "ip", "curl", "make")
     script = "ip link set lo up && echo up && exec cat"
     with subprocess.Popen(
         ["unshare", "--net", "sh", "-c", script],

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,11 +76,13 @@ class _Life:
 class InProcessEngine:
     """Runners as applications in this event loop, each behind a true server on its Unix socket.
 
-    `backend` makes a runner's backend; the default is the product's own. `workers` are the runners' insides by slot.
+    `backend` makes a runner's backend; the default is the product's own. `clock` gives the seconds of its jobs.
+    `workers` are the runners' insides by slot.
     """
 
     backend: Callable[[RunnerSpec, RunnerSettings], Backend] = lambda spec, settings: make_backend(settings)
     runner: dict[str, Any] = field(default_factory=dict)
+    clock: Callable[[], float] = time.monotonic
     workers: dict[str, Worker] = field(default_factory=dict)
     starts: int = 0
     _lives: dict[str, _Life] = field(default_factory=dict)
@@ -91,7 +94,7 @@ class InProcessEngine:
         if not spec.folder.is_dir():
             raise EngineError(f"{spec.folder} is missing")
         settings = runner_settings(spec, **self.runner)
-        app = build(settings, _LoadsAlone(self.backend(spec, settings)))
+        app = build(settings, _LoadsAlone(self.backend(spec, settings)), self.clock)
         socket = spec.folder / "runner.sock"
         config = uvicorn.Config(
             app, http="httptools", ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=2
@@ -289,6 +292,17 @@ def broadcaster_settings(home: Path, addresses: list[str], **more: Any) -> Broad
         **more,
     }
     return BroadcasterSettings.model_validate(values)
+
+
+async def followed(answer: httpx.Response) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    """The events of an answer as they come."""
+    name = ""
+    async for line in answer.aiter_lines():
+        key, _, value = line.partition(": ")
+        if key == "event":
+            name = value
+        elif key == "data":
+            yield name, json.loads(value)
 
 
 def sse_events(text: str) -> list[tuple[str, dict[str, Any]]]:

@@ -6,7 +6,6 @@ import asyncio
 import math
 import os
 import re
-import shutil
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 import yaml
 
 START_S = 30.0
@@ -22,13 +20,6 @@ STOP_S = 10.0
 POLL_S = 0.05
 CONFIG = Path(__file__).resolve().parents[2] / "deploy" / "prometheus.yml"
 _LISTENS = re.compile(r'msg="Listening on" address=(127\.0\.0\.1:\d+)')
-
-
-def need_prometheus() -> None:
-    """Skips the test where Debian's package `prometheus` is not installed."""
-    for program in ("prometheus", "promtool"):
-        if shutil.which(program) is None:
-            pytest.skip(f"{program} is missing; install the package prometheus")
 
 
 class Prometheus:

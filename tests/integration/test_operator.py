@@ -22,8 +22,13 @@ import yaml
 from structlog.testing import capture_logs
 
 from orchestrator.control_client import NodeClient
+from orchestrator.host import this_host
+from orchestrator.settings import OrchestratorSettings
 from orchestrator.status_view import DRAINED
+from reelnet.client import Address
 from reelnet.operating.control_client import ControlError
+from reelnet.operating.doctor import Finding, Verdict
+from reelnet.operating.machine_checks import ports
 from tests.fakes.pool import (
     InProcessEngine,
     PoolPlan,
@@ -373,13 +378,17 @@ async def test_the_doctor_with_a_faulty_file(operator: Operator) -> None:
     assert found["tiny job"][0]["verdict"] == "PASS"
 
 
-async def test_the_doctor_beside_a_running_node(operator: Operator) -> None:
-    """Its ports are taken by itself, which is no fault."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    file = operator.write(grpc={"port": port})
-    node = await operator.serve(file)
-    code, found = await findings(operator, file)
-    assert "this node runs and listens there" in found["ports"][0]["text"]
-    assert code == 0
-    assert await end(node) == 0
+async def test_the_doctor_beside_a_running_node(tmp_path: Path) -> None:
+    """A port that the node itself has is no fault; the same port is one for a node of another name."""
+    values = {"home": tmp_path, "metrics": {"port": 0}, "models": [BARS], "devices": ["cpu"]}
+    serving = OrchestratorSettings.model_validate({**values, "name": "one", "grpc": {"port": 0}})
+    async with running_node(serving, InProcessEngine()) as node:
+        port = int(Address.parse(node.address).target.rpartition(":")[2])
+
+        def seen_by(name: str) -> Finding:
+            asking = OrchestratorSettings.model_validate({**values, "name": name, "grpc": {"port": port}})
+            return next(iter(ports(this_host(asking))))
+
+        own, other = [await asyncio.to_thread(seen_by, name) for name in ("one", "two")]
+    assert (own.verdict, own.text) == (Verdict.PASS, f"grpc 127.0.0.1:{port}: this node runs and listens there")
+    assert (other.verdict, f"process {os.getpid()} (" in other.text) == (Verdict.FAIL, True)

@@ -27,6 +27,7 @@ from tests.fakes.pool import (
     Pool,
     PoolPlan,
     broadcaster_settings,
+    followed,
     ready,
     running_broadcaster,
     running_pool,
@@ -58,17 +59,6 @@ async def pool(tmp_path: Path, gate: GatedBackend) -> AsyncIterator[Pool]:
         gate.open()
 
 
-async def _followed(answer: httpx.Response) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-    """The events of an answer as they come."""
-    name = ""
-    async for line in answer.aiter_lines():
-        field, _, value = line.partition(": ")
-        if field == "event":
-            name = value
-        elif field == "data":
-            yield name, json.loads(value)
-
-
 async def test_an_app_sees_the_picture_come(pool: Pool, gate: GatedBackend) -> None:
     """A preview arrives while the job is under way, and the result is the same as without."""
     seen: list[tuple[str, dict[str, Any]]] = []
@@ -77,7 +67,7 @@ async def test_an_app_sees_the_picture_come(pool: Pool, gate: GatedBackend) -> N
         pool.http.stream("POST", "/text-to-image", json=job, headers=WATCH) as answer,
         asyncio.timeout(PATIENCE_S),
     ):
-        async for name, data in _followed(answer):
+        async for name, data in followed(answer):
             seen.append((name, data))
             if name == "preview" and data["step"] == 4:
                 gate.open()

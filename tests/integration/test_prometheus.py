@@ -19,7 +19,8 @@ from reelnet.lifecycle import READY_FILE
 from tests.fakes import pool as in_process
 from tests.fakes.exposition import promtool_complaints, scrape
 from tests.fakes.pool import InProcessEngine, running_pool
-from tests.fakes.prometheus import CONFIG, Prometheus, need_prometheus, running_prometheus
+from tests.fakes.prometheus import CONFIG, Prometheus, running_prometheus
+from tests.programs import needs
 
 TEXT = "text-to-image"
 SMALL = {"width": 64, "height": 64, "num_inference_steps": 2, "seed": 1}
@@ -39,7 +40,7 @@ EXAMPLES = re.compile(r"^```\n(.*?)^```", re.MULTILINE | re.DOTALL)
 @pytest.fixture(autouse=True)
 def prometheus_is_there() -> None:
     """The programs that these tests are about."""
-    need_prometheus()
+    needs("prometheus", "promtool")
 
 
 async def test_what_prometheus_has_is_what_was_run(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -16,7 +17,7 @@ from structlog.testing import capture_logs
 
 from reelnet.clips import inspect_clip, probe_clip
 from tests.fakes.media import Clip, encoded, pattern
-from tests.fakes.pool import InProcessEngine, Pool, PoolPlan, running_pool, sse_events, until
+from tests.fakes.pool import InProcessEngine, Pool, PoolPlan, followed, running_pool, until
 from tests.fakes.runner import GatedBackend
 
 SMALL_LIMITS = {"limits": {"clip_frames": 30, "clip_pixels": 100 * 100, "clip_s": 5}}
@@ -123,15 +124,24 @@ async def test_a_picture_is_no_clip(pool: Pool) -> None:
     assert "video" in answer.text
 
 
-async def test_progress_counts_frames(pool: Pool) -> None:
-    """A client that asks for events hears of frames, and gets the clip at the end."""
+async def test_progress_counts_frames(tmp_path: Path) -> None:
+    """A client that asks for events hears of the fourth frame while the fifth is held, and gets the clip at the end."""
+    gate = GatedBackend(step=5, stage="upscale")
+    engine = InProcessEngine(backend=lambda spec, settings: gate)
     files = {"video": ("clip.mp4", FILM.encode(), "video/mp4")}
-    answer = await pool.http.post("/upscale-video", files=files, headers={"accept": "text/event-stream"})
-    events = sse_events(answer.text)
+    watch = {"accept": "text/event-stream"}
+    events: list[tuple[str, dict[str, Any]]] = []
+    async with (
+        running_pool(PoolPlan(tmp_path, [engine])) as pool,
+        pool.http.stream("POST", "/upscale-video", files=files, headers=watch) as answer,
+    ):
+        async for name, body in followed(answer):
+            events.append((name, body))
+            if name == "progress" and (body["stage"], body["step"]) == ("upscale", 4):
+                gate.open()
     assert events[-1][0] == "result"
     told = [body for name, body in events if name == "progress" and body["stage"] == "upscale"]
-    assert told
-    assert all(body["total"] == 9 for body in told)
+    assert {body["total"] for body in told} == {9}
 
 
 async def test_a_client_that_leaves_stops_the_clip_at_a_frame(tmp_path: Path) -> None:

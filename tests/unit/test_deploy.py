@@ -14,6 +14,7 @@ import yaml
 from broadcaster.settings import BroadcasterSettings
 from orchestrator.settings import OrchestratorSettings
 from reelnet.settings import ComponentSettings, load
+from tests.programs import needs
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 UNITS = sorted(DEPLOY.glob("*.service"))
@@ -70,8 +71,7 @@ def test_only_what_can_reload_is_told_to() -> None:
 @pytest.fixture(scope="module")
 def units(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The units with their drop-ins, with programs that every machine has."""
-    if not shutil.which("systemd-analyze"):
-        pytest.skip("no systemd-analyze")
+    needs("systemd-analyze")
     folder = tmp_path_factory.mktemp("units")
     for unit in UNITS:
         (folder / unit.name).write_text(PROGRAM.sub("/bin/true", unit.read_text("utf-8")), "utf-8")

@@ -1,15 +1,19 @@
-"""A skipped test is a failure in CI, wherever it is skipped."""
+"""A skipped test is a failure in CI, wherever it is skipped, and elsewhere the last lines say why."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-CONFTEST = Path(__file__).resolve().parents[1] / "conftest.py"
+from tests.programs import packages
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFTEST = ROOT / "tests" / "conftest.py"
 IN_A_TEST = """
 import pytest
 
@@ -50,7 +54,39 @@ def test_a_skip_is_a_failure_in_ci(tmp_path: Path, ci: str, said: str) -> None:
     (tmp_path / "test_one.py").write_text(IN_A_TEST, "utf-8")
     (tmp_path / "test_two.py").write_text(IN_A_FILE, "utf-8")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
-    environ = {**os.environ, "CI": ci}
+    reasons = tmp_path / "reasons"
+    environ = {**os.environ, "CI": ci, "REELNET_TEST_SKIPS": str(reasons)}
     run = subprocess.run([*command, str(tmp_path)], cwd=tmp_path, env=environ, capture_output=True, text=True)
     assert said == run.stdout.splitlines()[-1].partition(" in ")[0], run.stdout + run.stderr
     assert run.stdout.count("in CI nothing may be skipped: ") >= 4 * bool(ci)
+    assert (reasons.read_text("utf-8") if reasons.exists() else "") == ("" if ci else "no tool\n" * 4)
+
+
+def script(file: Path, text: str) -> None:
+    """A program that a shell runs."""
+    file.write_text(f"#!/bin/sh\n{text}\n", "utf-8")
+    file.chmod(0o755)
+
+
+def test_the_last_lines_say_what_was_left_out(tmp_path: Path) -> None:
+    """`scripts/test` counts the reasons of all tiers, the most frequent first, after everything else."""
+    script(tmp_path / "python", 'echo "no $4" >> "$REELNET_TEST_SKIPS"; echo "no tool" >> "$REELNET_TEST_SKIPS"')
+    environ = {**os.environ, "PYTHON": str(tmp_path / "python")}
+    run = subprocess.run([ROOT / "scripts" / "test"], env=environ, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    tiers = ("unit", "integration", "gpu", "docker", "contract", "clients")
+    assert run.stdout.splitlines()[len(tiers)] == "test: skipped    6: no tool"
+    assert set(run.stdout.splitlines()[len(tiers) + 1 :]) == {f"test: skipped    1: no tests/{tier}" for tier in tiers}
+
+
+def test_without_root_nothing_is_installed(tmp_path: Path) -> None:
+    """`scripts/packages` says what the machine lacks, and that is no failure: the tests that need it skip."""
+    for program in ("bash", "dirname", "grep", "sort"):
+        (tmp_path / program).symlink_to(str(shutil.which(program)))
+    script(tmp_path / "id", "echo 1000")
+    script(tmp_path / "python3", "exit 0")
+    script(tmp_path / "apt-get", "exit 1")
+    run = subprocess.run([ROOT / "scripts" / "packages"], env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (0, "")
+    said, _, names = run.stderr.strip().partition(": not installed, which takes root and apt-get: ")
+    assert (said, set(names.split())) == ("packages", {name for row in packages().values() for name in row})

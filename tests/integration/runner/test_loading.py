@@ -119,6 +119,13 @@ class _Movable:
         self.told.append(("to", device))
 
 
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A C compiler as far as a setup can see: with `compile` replaced, nothing calls it."""
+    monkeypatch.setenv("CC", "cc")
+
+
+@pytest.mark.usefixtures("compiler")
 def test_compiled_nets_are_warm_before_the_model_is_ready(
     tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,6 +152,7 @@ def test_compiled_nets_are_warm_before_the_model_is_ready(
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "kernels")
 
 
+@pytest.mark.usefixtures("compiler")
 def test_a_video_model_can_be_compiled(tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its net over time as well, and what is warm is the size and the frames that the setting names."""
     from runner.models.digest import survey
@@ -162,6 +170,7 @@ def test_a_video_model_can_be_compiled(tiny_models: Path, tmp_path: Path, monkey
     assert seen == [(2, 3, 8, 8, 16)] * 2, "with and without guidance at once: frames, channels, height, width"
 
 
+@pytest.mark.usefixtures("compiler")
 def test_every_net_of_a_model_is_compiled(tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wan A14B has one for early steps and one for late ones; its clip is warm in the size that is named."""
     from runner.models.digest import survey
@@ -189,6 +198,7 @@ def test_what_is_warm_is_the_models_own_size(tiny_models: Path, name: str, size:
     assert own_size(pipe) == size
 
 
+@pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize(("size", "reason"), [("100x64", "warmup: 100x64: width"), ("64x64x99", "num_frames")])
 async def test_a_size_that_no_job_can_have_is_not_warmed_up(
     tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str, reason: str

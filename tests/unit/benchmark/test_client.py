@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from benchmark.client import Answer, BroadcasterClient, JobSpec
 from reelnet.errors import ReelnetError
@@ -36,3 +39,23 @@ def test_a_number_that_is_none_is_no_answer() -> None:
     """An attempt count without end is another form."""
     with pytest.raises(ReelnetError):
         Answer.parse({"job": {"attempts": float("inf")}, "images": []})
+
+
+async def test_a_key_goes_to_the_broadcaster_alone(tmp_path: Path) -> None:
+    """With questions and jobs; a link in an answer may lead anywhere, so a download has none."""
+    seen: dict[str, str | None] = {}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen[request.url.path] = request.headers.get("authorization")
+        return httpx.Response(200, content=b"{}")
+
+    async with BroadcasterClient("http://127.0.0.1:9", SecretStr("k")) as client:
+        await client._http.aclose()
+        client._http = httpx.AsyncClient(base_url="http://b", transport=httpx.MockTransport(answer))
+        for ask in (client.offers, lambda: client.run(JobSpec("upscale", {}))):
+            with pytest.raises(ReelnetError):
+                await ask()
+        with pytest.raises(ReelnetError):
+            await anext(client.events(JobSpec("upscale-video", {})))
+        await client.download("http://elsewhere/file", tmp_path / "out")
+    assert seen == {"/models": "Bearer k", "/upscale": "Bearer k", "/upscale-video": "Bearer k", "/file": None}

@@ -37,6 +37,9 @@ def runner_socket() -> Iterator[Path]:
         (Named("auto", "http://x"), PoolOptions(speeds="1,2"), "name no other"),
         (Named("auto", "http://x"), PoolOptions(fresh=True), "name no other"),
         (Named("broadcaster", identity=Path("key")), PoolOptions(), "--identity"),
+        (Named("auto", None, (NODE,), key_file=Path("key")), PoolOptions(), "--key-file: .*broadcaster"),
+        (Named("auto", key_file=Path("key")), PoolOptions(fresh=True), "--key-file: .*broadcaster"),
+        (Named("auto", "http://x", key_file=Path("/no/such/key")), PoolOptions(), "/no/such/key cannot be read"),
         (Named("auto"), PoolOptions(backend="huge"), "expected tiny or synthetic"),
         (Named("auto"), PoolOptions(speeds="fast"), "numbers such as 1,1,2,4"),
         (Named("auto"), PoolOptions(speeds="1,-2"), "numbers such as 1,1,2,4"),
@@ -59,6 +62,22 @@ def test_what_is_named_implies_the_target(runner_socket: Path) -> None:
     assert aim(Named("auto", None, (NODE,)), PoolOptions(), 1).kind == "orchestrator"
     assert aim(Named("auto", None, (), (runner_socket,)), PoolOptions(), 1).kind == "runner"
     assert aim(Named("orchestrator", "http://x"), PoolOptions(), 1).kind == "orchestrator"
+
+
+def test_an_api_key_comes_from_a_file_or_the_environment(tmp_path: Path) -> None:
+    """The file's word counts; neither the target nor an error shows it."""
+    file = tmp_path / "key"
+    file.write_text("from-the-file\n")
+    environ = {"REELNET_BENCHMARK_KEY": "from-the-environment"}
+    keys = [aim(Named("auto", "http://x", key_file=given), PoolOptions(), 1, environ).key for given in (file, None)]
+    assert [key and key.get_secret_value() for key in keys] == ["from-the-file", "from-the-environment"]
+    assert "from-the" not in repr(aim(Named("auto", "http://x"), PoolOptions(), 1, environ))
+    assert aim(Named("auto", "http://x"), PoolOptions(), 1, {}).key is None
+    for text in ("", "two words", "k\u00e9y", "k" * 5000):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match="--key-file: expected one key") as caught:
+            aim(Named("auto", "http://x", key_file=file), PoolOptions(), 1, {})
+        assert not text or text not in str(caught.value)
 
 
 def test_a_runner_takes_one_job_at_a_time(runner_socket: Path) -> None:

@@ -63,6 +63,14 @@ async def test_auto_takes_processes_where_docker_is_not(tmp_path: Path) -> None:
         await choose_engine(settings(engine="docker", docker=nowhere), "id")
 
 
+async def test_processes_need_an_installed_runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node without one does not start a runner over and over: it says what to install, asked for or not."""
+    monkeypatch.setattr("orchestrator.engines.missing_extras", lambda *extras: extras)
+    for asked in ({"engine": "process"}, {"docker": {"socket": tmp_path / "none.sock"}}):
+        with pytest.raises(EngineError, match=r"pip install 'reelnet\[runner\]'"):
+            await choose_engine(settings(**asked), "id")
+
+
 async def test_an_engine_that_does_not_suit_is_not_taken(answering: tuple[Path, dict[str, Any]]) -> None:
     """It answers, and could not run a runner."""
     socket, info = answering
