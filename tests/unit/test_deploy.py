@@ -62,10 +62,10 @@ def test_a_unit_fits_to_its_program(unit: Path) -> None:
     assert "REELNET_HOME=/var/lib/" + service["StateDirectory"] in service["Environment"]
 
 
-def test_only_what_can_reload_is_told_to() -> None:
-    """A broadcaster has no reload: SIGHUP would end it."""
-    assert "HUP" in Unit(DEPLOY / "reelnet-orchestrator.service")["Service"]["ExecReload"]
-    assert "ExecReload" not in Unit(DEPLOY / "reelnet-broadcaster.service")["Service"]
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_a_reload_is_a_signal_to_the_program(unit: Path) -> None:
+    """Both components read their files again then."""
+    assert Unit(unit)["Service"]["ExecReload"] == "kill -HUP $MAINPID"
 
 
 @pytest.fixture(scope="module")
