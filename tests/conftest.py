@@ -46,11 +46,11 @@ def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
     return " ".join(str(reason).removeprefix("Skipped: ").split())
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Says why tests were skipped, a line for each, in the file that `scripts/test` sums up."""
     file = os.environ.get("REELNET_TEST_SKIPS")
     reports = terminalreporter.stats.get("skipped", [])
-    if file and reports:
+    if file and reports and not hasattr(config, "workerinput"):  # a worker's are told by who gave it the tests
         with Path(file).open("a", encoding="utf-8") as skips:
             skips.writelines(f"{_reason(report)}\n" for report in reports)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docker.engines import TestEngine, missing, running_engine
+from tests.docker.engines import TestEngine, need_engine, running_engine
 
 HERE = Path(__file__).parent
 LAST = "test_full_image.py"
@@ -32,8 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def docker_engine() -> Iterator[TestEngine]:
     """An engine without live-restore. A test that restarts it leaves it up, without containers."""
-    if reason := missing():
-        pytest.skip(reason)
+    need_engine()
     spare = Path(tempfile.mkdtemp(prefix="engine-"))  # a short path: sockets lie below
     try:
         with running_engine(spare) as engine:

@@ -94,11 +94,11 @@ def _output(command: list[str], timeout_s: float) -> str:
     return _good(_run(command, timeout_s))
 
 
-def missing() -> str | None:
-    """Why no engine can run here, if so."""
+def need_engine() -> None:
+    """Skips the test where no engine can run."""
     if os.geteuid() != 0:
-        return "a Docker engine of the tests' own needs root"
-    return programs.missing("dockerd", "containerd", "runc", "docker")
+        pytest.skip("a Docker engine of the tests' own needs root")
+    programs.needs("dockerd", "containerd", "runc", "docker")
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from orchestrator.docker_engine import LOOK_AGAIN_S
 from orchestrator.docker_facts import LOST
 from orchestrator.engine import EngineError, Resources, RunnerEngine, RunnerExit, RunnerHandle
 from tests.contract.engine_suite import ready
-from tests.docker.engines import TestEngine
+from tests.docker.engines import TestEngine, need_engine
 from tests.docker.nodes import NodeEngine, docker_node, runner_spec
 from tests.fakes.pool import PATIENCE_S
 
@@ -249,6 +249,7 @@ async def test_an_engine_that_hangs_holds_nobody(docker_engine: TestEngine, fold
 
 async def test_a_full_disk_is_told(tmp_path: Path) -> None:
     """An engine that cannot write says so as an EngineError that names the disk."""
+    need_engine()
     docker = TestEngine(tmp_path / "e")
     data = docker.folder / "data" / "docker"
     data.mkdir(parents=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docker.engines import ENGINE, TestEngine, missing
+from tests.docker.engines import ENGINE, TestEngine, need_engine
 
 SLEEP = ("--network=none", "--entrypoint=sleep", "--stop-signal=SIGKILL")
 NOBODY = 65534
@@ -21,8 +21,7 @@ NOBODY = 65534
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A short path of one engine's own."""
-    if reason := missing():
-        pytest.skip(reason)
+    need_engine()
     made = Path(tempfile.mkdtemp(prefix="engine-"))
     try:
         yield made

@@ -46,14 +46,24 @@ pytest.importorskip("no_such_module", reason="no tool")
 
 
 @pytest.mark.parametrize(
-    ("ci", "said"), [("true", "1 failed, 1 passed, 1 xfailed, 3 errors"), ("", "1 passed, 4 skipped, 1 xfailed")]
+    ("ci", "workers", "said"),
+    [("true", 0, "1 failed, 1 passed, 1 xfailed, 3 errors"), ("", 2, "1 passed, 4 skipped, 1 xfailed")],
 )
-def test_a_skip_is_a_failure_in_ci(tmp_path: Path, ci: str, said: str) -> None:
-    """In a fixture, a body, a mark or a whole file; elsewhere it stays a skip."""
+def test_a_skip_is_a_failure_in_ci(tmp_path: Path, ci: str, workers: int, said: str) -> None:
+    """In a fixture, a body, a mark or a whole file; elsewhere it stays a skip, whose reason is told once."""
     (tmp_path / "conftest.py").write_text(CONFTEST.read_text("utf-8"), "utf-8")
     (tmp_path / "test_one.py").write_text(IN_A_TEST, "utf-8")
     (tmp_path / "test_two.py").write_text(IN_A_FILE, "utf-8")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--continue-on-collection-errors",
+        f"-n{workers}",
+    ]
     reasons = tmp_path / "reasons"
     environ = {**os.environ, "CI": ci, "REELNET_TEST_SKIPS": str(reasons)}
     run = subprocess.run([*command, str(tmp_path)], cwd=tmp_path, env=environ, capture_output=True, text=True)

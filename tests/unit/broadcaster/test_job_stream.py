@@ -54,7 +54,12 @@ async def test_the_end_is_not_kept_waiting_by_a_preview() -> None:
 
 async def test_a_client_that_waits_is_told_at_once() -> None:
     """Of whatever comes first, and of the end."""
-    loop, news = asyncio.get_running_loop(), News()
-    loop.call_later(0.01, news.hear, Preview(b"jpeg", 0, 1, 9))
-    loop.call_later(0.03, news.end)
-    assert await _read(news) == [("preview", 1)]
+    news = News()
+    told: list[bytes | None] = []
+    for happens in (lambda: news.hear(Preview(b"jpeg", 0, 1, 9)), news.end):
+        waiting = asyncio.create_task(news.next())
+        await asyncio.sleep(0)  # it waits now
+        happens()
+        told.append(await waiting)
+    (event,) = sse_events((told[0] or b"").decode())
+    assert (event[0], event[1]["step"], told[1]) == ("preview", 1, None)
