@@ -19,6 +19,7 @@ import httpx
 import pytest
 import yaml
 
+from reelnet.jobs import JobState
 from tests.fakes.pool import broadcaster_settings, ready, running_broadcaster, until
 
 PATIENCE_S = 60
@@ -147,6 +148,34 @@ async def test_a_job_that_kills_its_runner_is_done_elsewhere(tmp_path: Path, sta
         assert answer.json()["job"]["attempts"] == 2
         await until(lambda: sum(len(n.runners()) for n in nodes) == 2, "both nodes have a runner again")
         assert {pid for node in nodes for pid in node.runners()} != before
+
+
+async def test_a_job_goes_on_when_the_runner_of_its_only_node_is_back(tmp_path: Path, start_node: Any) -> None:
+    """It waits at the node, is done in its second attempt, and each attempt has its row; nobody is blamed."""
+    node = await start_node("node-1")
+    async with broadcaster(tmp_path, [node]) as (running, http):
+        before = node.runners()
+        answer = await draw(http, "boat !die once")
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["job"]["attempts"] == 2
+        assert node.runners() != before
+        assert running.scores.reputation(node.node_id) == 1
+        await until(lambda: running.journal.backlog == 0, "the journal is written")
+        row = await running.journal.job(answer.json()["job"]["id"])
+        assert (row.state, row.attempts, row.failure_class) == (JobState.SUCCEEDED, 2, None)
+        tried = await running.journal.attempts(row.id)
+        assert [(one.attempt, one.outcome) for one in tried] == [(1, "poison"), (2, "ok")]
+
+
+async def test_a_job_that_kills_the_only_nodes_runner_twice_ends(tmp_path: Path, start_node: Any) -> None:
+    """Its node is not made to start runners for it for ever, and the app is told why in words."""
+    node = await start_node("node-1")
+    async with broadcaster(tmp_path, [node]) as (_, http):
+        answer = await draw(http, "boat !die")
+        error = answer.json()["error"]
+        assert (answer.status_code, error["class"], error["code"]) == (500, "poison", "runner_died"), answer.text
+        assert "two runners ended" in error["message"]
+        await until(lambda: node.log.read_text().count("runner failed") == 2, "both deaths are told")
 
 
 async def test_a_job_that_kills_every_runner_is_stopped_after_two(tmp_path: Path, start_node: Any) -> None:
