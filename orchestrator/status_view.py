@@ -62,6 +62,7 @@ class ModelsView:
                 _prices(model),
             )
         yield table
+        yield from (reason(model.model, model.problem) for model in self.models if model.problem)
 
 
 def jobs_here(status: NodeStatus) -> str:

@@ -245,13 +245,15 @@ def test_a_port_in_use_is_said(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_missing_model_folder_is_said(tmp_path: Path) -> None:
-    """A model that is not there ends with exit code 3, its path, and how to get one."""
-    done = run_node(tmp_path, models=[{"model": "acme/none"}], models_home=str(tmp_path), grpc={"port": 0})
-    assert done.returncode == 3
-    assert str(tmp_path / "acme/none") in done.stderr
-    assert "runner models make-tiny" in done.stderr
-    assert "Traceback" not in done.stderr
+async def test_a_missing_model_folder_stops_no_other_model(tmp_path: Path, start_node: Any) -> None:
+    """The node starts, serves what it can, and says where the other one has to lie."""
+    models = [{"model": "acme/none"}, {"model": "synthetic/bars", "backend": "synthetic"}]
+    node = await start_node("node-1", models=models, models_home=str(tmp_path))
+    async with broadcaster(tmp_path, [node]) as (_, http):
+        assert (await draw(http, "boat")).status_code == 200
+    log = node.log.read_text()
+    assert log.count(f"{tmp_path}/acme/none: there is no such folder") == 1
+    assert "runner models make-tiny" in log
 
 
 def test_another_address_than_loopback_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from reelnet.errors import ConfigError
 from reelnet.identity import Identity
 from reelnet.settings import load
 from tests.fakes.controlled import STATUS, ScriptedNode, served
+from tests.fakes.models import model_folder
 
 
 @pytest.fixture(autouse=True)
@@ -227,18 +229,9 @@ def test_models(home: Path, tmp_path: Path) -> None:
     assert "no models are configured" in run("models").stdout
 
 
-def model(
-    folder: Path, weights: bytes = b"12345678", index: str = '{"_class_name": "StableDiffusionPipeline"}'
-) -> None:
-    """A model's folder."""
-    (folder / "unet").mkdir(parents=True)
-    (folder / "model_index.json").write_text(index)
-    (folder / "unet" / "w.safetensors").write_bytes(weights)
-
-
 def test_config_check(tmp_path: Path) -> None:
     """What it prints is the whole configuration: a node reads it back and has the same one."""
-    model(tmp_path / "models" / "acme" / "sd")
+    model_folder(tmp_path / "models" / "acme" / "sd")
     text = "name: b\nmodels: [{model: acme/sd}, {model: s/bars, backend: {synthetic: {unit_s: 1}}}]\n"
     (tmp_path / "x.yaml").write_text(text)
     got = run("config", "check", "x.yaml")
@@ -262,21 +255,23 @@ def test_config_check_of_unknown_keys(tmp_path: Path) -> None:
 
 
 def test_config_check_of_missing_models(tmp_path: Path) -> None:
-    """A node could not start: each model has a line, after the values."""
-    (tmp_path / "x.yaml").write_text("models: [{model: acme/a}, {model: ./b}]\n")
+    """Each model that a node could not serve has a line, after the values, also one of which a copy was cut short."""
+    (tmp_path / "x.yaml").write_text("models: [{model: acme/a}, {model: ./b}, {model: ./half}]\n")
     (tmp_path / "b").mkdir()
+    os.truncate(model_folder(tmp_path / "half") / "unet" / "diffusion_pytorch_model.safetensors", 70)
     got = run("config", "check", "x.yaml")
     assert got.exit_code == 2
-    assert f"x.yaml: models: acme/a: {tmp_path}/models/acme/a: missing" in got.stderr
+    assert f"x.yaml: models: acme/a: {tmp_path}/models/acme/a: there is no such folder; put" in got.stderr
+    assert "diffusion_pytorch_model.safetensors is no safetensors file, or cut short (70 bytes)" in got.stderr
     assert f"x.yaml: models: b: {tmp_path}/b: no model in diffusers layout (model_index.json)" in got.stderr
     assert "log_level: info" in got.stdout
 
 
 def test_init(tmp_path: Path, home: Path) -> None:
     """The file is one that a node takes, with what was found; the key is there and private."""
-    model(tmp_path / "models" / "acme" / "svd", index='{"_class_name": "StableVideoDiffusionPipeline"}')
-    model(tmp_path / "models" / "flat")
-    model(tmp_path / "models" / ".hidden")
+    model_folder(tmp_path / "models" / "acme" / "svd", "StableVideoDiffusionPipeline")
+    model_folder(tmp_path / "models" / "flat")
+    model_folder(tmp_path / "models" / ".hidden")
     got = run("init", "--name", "gpu-box")
     assert got.exit_code == 0, got.stderr
     settings = load(OrchestratorSettings, tmp_path / "orchestrator.yaml")
@@ -291,7 +286,7 @@ def test_init(tmp_path: Path, home: Path) -> None:
 
 def test_the_commented_prices_are_good_ones(tmp_path: Path) -> None:
     """Who takes the # away has a configuration."""
-    model(tmp_path / "models" / "acme" / "sd")
+    model_folder(tmp_path / "models" / "acme" / "sd")
     assert run("init").exit_code == 0
     file = tmp_path / "orchestrator.yaml"
     file.write_text(file.read_text().replace("    # pipelines:", "    pipelines:"))

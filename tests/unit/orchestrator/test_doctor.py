@@ -28,6 +28,7 @@ from reelnet.operating.machine_checks import clock, key, ports, python, state
 from reelnet.settings import Listener
 from tests.fakes.controlled import ScriptedNode, served
 from tests.fakes.host import CARD, GIB, IMAGE, ScriptedDocker, ScriptedDriver, settings, sound_host
+from tests.fakes.models import safetensors
 
 PASS, WARN, FAIL = Verdict.PASS, Verdict.WARN, Verdict.FAIL
 Find = Callable[[Host], Iterable[Finding]]
@@ -254,13 +255,6 @@ def test_the_kernels_clock_is_asked() -> None:
 def test_no_models(tmp_path: Path) -> None:
     """A node without models starts, and serves nothing."""
     assert worst(weights, sound_host(tmp_path, models=[])).verdict is WARN
-
-
-def safetensors(path: Path, size: int = 16) -> None:
-    """A whole file with one tensor of `size` bytes."""
-    header = json.dumps({"w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
 
 
 def break_nothing(folder: Path) -> None:
