@@ -20,10 +20,12 @@ HEADER_BYTES = 100_000_000
 """Most bytes of a safetensors header, as the format's own reader has it."""
 SPARED = frozenset({"safety_checker"})
 """A component that a model does without."""
-LORAS = "loras"
-"""A folder in a model's folder whose files are no part of it."""
-NO_NETS = ("Tokenizer", "TokenizerFast", "Processor", "Scheduler", "FeatureExtractor")
+BESIDE = frozenset({"loras", "film"})
+"""Folders in a model's folder whose files are no part of it."""
+TOKENIZERS = ("Tokenizer", "TokenizerFast")
+NO_NETS = (*TOKENIZERS, "Processor", "Scheduler", "FeatureExtractor")
 """How classes end that have no weights."""
+VOCABULARIES = frozenset({"tokenizer.json", "vocab.json", "vocab.txt"})
 
 
 def damage(folder: Path) -> str:
@@ -32,7 +34,7 @@ def damage(folder: Path) -> str:
 
 
 def _faults(folder: Path) -> Iterator[str]:
-    weights = [path for path in sorted(folder.rglob("*.safetensors")) if path.parent.name != LORAS]
+    weights = [path for path in sorted(folder.rglob("*.safetensors")) if _is_part(path.relative_to(folder))]
     if (folder / INDEX).is_file():
         one_file = [path.parent for path in weights] == [folder]
         yield from _components(folder, with_nets=not one_file)
@@ -50,8 +52,21 @@ def _components(folder: Path, *, with_nets: bool) -> Iterator[str]:
             continue
         if not part.is_dir() or not any(part.iterdir()):
             yield f"{name} is missing, which {INDEX} names"
+        elif kind.endswith(TOKENIZERS):
+            yield from _tokenizer(part)
         elif with_nets and not kind.endswith(NO_NETS):
             yield from _net(part)
+
+
+def _is_part(path: Path) -> bool:
+    """Whether a file, by its path in a model's folder, is a part of the model."""
+    return path.parts[0] not in BESIDE and not any(part.startswith(".") for part in path.parts)
+
+
+def _tokenizer(part: Path) -> Iterator[str]:
+    """Libraries would take an empty one in silence."""
+    if not any(path.name in VOCABULARIES or path.suffix == ".model" for path in part.iterdir()):
+        yield f"{part.name} has no vocabulary"
 
 
 def _net(part: Path) -> Iterator[str]:

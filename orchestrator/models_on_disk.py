@@ -12,11 +12,10 @@ from orchestrator.model_damage import INDEX, INDEX_BYTES, SAFE, damage
 from orchestrator.settings import ModelSettings, OrchestratorSettings, SyntheticOptions
 from orchestrator.status import ModelStatus
 from reelnet.home import model_dir, models_home
+from reelnet.model_classes import UPSCALER, pipelines_by, pipelines_of
 from reelnet.operating.state_files import read_bounded
 
 CONFIG = "config.json"
-UPSCALER = "Spandrel"
-"""The class that a runner says of one checkpoint without an index."""
 PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 DEPTH = 3
 FOUND_MOST = 200
@@ -25,12 +24,16 @@ FOUND_MOST = 200
 
 @dataclass(frozen=True, slots=True)
 class FoundModel:
-    """A model's folder: the pipeline class that it names, its safetensors files' bytes, and names of pickled files."""
+    """A model's folder: the class that it names, its safetensors files' bytes, names of pickled files.
+
+    `pipelines` are those that a runner is known to load the class for.
+    """
 
     folder: Path
     class_name: str
     weight_bytes: int
     pickles: tuple[str, ...]
+    pipelines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +63,14 @@ def look_at(folder: Path) -> FoundModel | None:
         named = from_json(read_bounded(index, INDEX_BYTES))
     except ValueError:
         return None
+    named = named if isinstance(named, dict) else {}
     files = [path for path in folder.rglob("*") if path.is_file()]
     return FoundModel(
         folder,
-        str(named.get("_class_name", "")) if isinstance(named, dict) else "",
+        str(named.get("_class_name", "")),
         sum(path.stat().st_size for path in files if path.suffix in SAFE),
         tuple(str(path.relative_to(folder)) for path in files if path.suffix in PICKLED),
+        pipelines_by(named),
     )
 
 
@@ -77,8 +82,8 @@ def _checkpoint(folder: Path) -> FoundModel | None:
     if len(files) != 1:
         return None
     (file,) = files
-    safe = file.suffix in SAFE
-    return FoundModel(folder, UPSCALER, file.stat().st_size if safe else 0, () if safe else (file.name,))
+    size, pickles = (file.stat().st_size, ()) if file.suffix in SAFE else (0, (file.name,))
+    return FoundModel(folder, UPSCALER, size, pickles, pipelines_of(UPSCALER))
 
 
 def judge(folder: Path) -> Judgement:

@@ -95,10 +95,9 @@ def _draft(settings: OrchestratorSettings, synthetic: bool) -> Draft:
         name=settings.name,
         devices=_found_devices(this_host(settings)),
         models=() if synthetic else find_models(settings.models_home),
-        models_home=settings.models_home or models_home(),
+        models_home=(settings.models_home or models_home()).absolute(),
         synthetic=synthetic,
-        home=settings.home,
-        name_models_home=settings.models_home is not None,
+        home=settings.home and settings.home.absolute(),
     )
 
 

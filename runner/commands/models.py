@@ -17,11 +17,11 @@ from rich.table import Table
 from reelnet.errors import ConfigError, StartError
 from reelnet.home import models_home
 from reelnet.jobs import Licence
+from reelnet.model_classes import pipelines_of
 from runner.backend import SetupError
 from runner.commands.exit_codes import exit_codes
 from runner.models import full
 from runner.models.choice import Wish
-from runner.models.classes import pipelines_of
 from runner.models.copying import Import, import_model
 from runner.models.digest import FILM
 from runner.models.licences import spdx

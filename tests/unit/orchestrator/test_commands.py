@@ -284,6 +284,41 @@ def test_init(tmp_path: Path, home: Path) -> None:
     assert "# pipelines: {image-to-video: {price:" in text
 
 
+@pytest.mark.parametrize(
+    ("class_name", "pipelines"),
+    [
+        ("StableDiffusionPipeline", ["text-to-image", "image-to-image"]),
+        ("StableDiffusionInstructPix2PixPipeline", ["image-to-image"]),
+        ("FilmInterpolation", ["frame-interpolation"]),
+        ("WanImageToVideoPipeline", ["image-to-video"]),
+    ],
+)
+def test_init_offers_what_a_class_does(tmp_path: Path, class_name: str, pipelines: list[str]) -> None:
+    """And nothing else: a runner with another pipeline would not start."""
+    model_folder(tmp_path / "models" / "acme" / "x", class_name)
+    assert run("init").exit_code == 0
+    file = tmp_path / "orchestrator.yaml"
+    file.write_text(file.read_text().replace("    # pipelines:", "    pipelines:"))
+    assert list(load(OrchestratorSettings, file).models[0].pipelines) == pipelines
+
+
+@pytest.mark.parametrize("class_name", ["SomethingNewPipeline", "WanPipeline", ""])
+def test_init_leaves_out_what_no_runner_loads(tmp_path: Path, class_name: str) -> None:
+    """With the reason in the file; a Wan that draws from words alone is one of these."""
+    model_folder(tmp_path / "models" / "acme" / "x", class_name)
+    assert run("init").exit_code == 0
+    assert load(OrchestratorSettings, tmp_path / "orchestrator.yaml").models == ()
+    assert "# acme/x: left out, no runner loads a " in (tmp_path / "orchestrator.yaml").read_text()
+
+
+def test_init_always_writes_the_models_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node's service has another home, and another folder to be in."""
+    assert run("init").exit_code == 0
+    assert load(OrchestratorSettings, tmp_path / "orchestrator.yaml").models_home == tmp_path / "models"
+    assert run("init", "--force", "--models-home", "mine").exit_code == 0
+    assert load(OrchestratorSettings, tmp_path / "orchestrator.yaml").models_home == tmp_path / "mine"
+
+
 def test_the_commented_prices_are_good_ones(tmp_path: Path) -> None:
     """Who takes the # away has a configuration."""
     model_folder(tmp_path / "models" / "acme" / "sd")

@@ -46,6 +46,7 @@ def pickled(folder: Path) -> None:
         (lambda folder: (folder / NET).write_text("version https://git-lfs.github.com/spec/v1\n"), "Git LFS pointer"),
         (lambda folder: shutil.rmtree(folder / "tokenizer"), "tokenizer is missing, which model_index.json names"),
         (emptied, "tokenizer is missing, which model_index.json names"),
+        (lambda folder: (folder / "tokenizer/vocab.json").rename(folder / "tokenizer/x.json"), "has no vocabulary"),
         (lambda folder: (folder / NET).unlink(), "unet has no safetensors weights"),
         (pickled, "unet has no safetensors weights"),
         (lambda folder: (folder / "unet" / "config.json").unlink(), "unet has no config.json"),
@@ -63,10 +64,11 @@ def test_what_a_copy_lacks(tmp_path: Path, do: Callable[[Path], None], said: str
 
 
 def test_what_a_model_does_without(tmp_path: Path) -> None:
-    """A LoRA beside it that is broken, a hidden folder of a download, and the checker that its index names."""
+    """What lies beside it and is broken, a hidden folder, and the checker that its index names."""
     folder = model_folder(tmp_path / "sd")
-    (folder / "loras").mkdir()
-    (folder / "loras" / "x.safetensors").write_bytes(b"x")
+    for beside in ("loras", "film", ".cache"):
+        (folder / beside).mkdir()
+        (folder / beside / "x.safetensors").write_bytes(b"x")
     assert damage(folder) == ""
 
 
