@@ -130,6 +130,9 @@ def test_docker_that_is_old_or_ends_its_containers(tmp_path: Path) -> None:
     assert (found.verdict, "too old" in found.text) == (FAIL, True)
 
 
+ID = "sha256:" + "b" * 64
+
+
 @pytest.mark.parametrize(
     ("name", "verdict", "said"),
     [
@@ -137,13 +140,16 @@ def test_docker_that_is_old_or_ends_its_containers(tmp_path: Path) -> None:
         ("other@sha256:" + "c" * 64, WARN, "docker pull other@sha256:"),
         ("reelnet-runner:latest", FAIL, "scripts/image"),
         ("here:latest", WARN, "set `image: sha256:"),
+        (ID, PASS, "7.0 GiB"),
         (None, FAIL, "set `image`"),
     ],
 )
 def test_images(tmp_path: Path, name: str | None, verdict: Verdict, said: str) -> None:
     """Here, to be had, not to be had, or by a name that moves."""
     engine = ScriptedDocker()
-    engine.answers["/images/here:latest/json"] = engine.answers[f"/images/{IMAGE}/json"]
+    engine.answers |= dict.fromkeys(
+        ("/images/here:latest/json", f"/images/{ID}/json"), engine.answers[f"/images/{IMAGE}/json"]
+    )
     found = worst(image, sound_host(tmp_path, {"docker": engine}, engine="docker", image=name))
     assert (found.verdict, said in found.text + found.fix) == (verdict, True), found
 
