@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.control_client import COMPONENT, NOUN
 from orchestrator.devices import Device
 from orchestrator.models_on_disk import FoundModel
+from reelnet.operating.control_client import Instance
 
 GIB = 2**30
 PRICE = '{mpix_step: "0.0000045"}'
@@ -21,12 +23,17 @@ class Draft:
     The models' folder is always named: the node may run as a user, or a service, with another home.
     """
 
+    file: Path
     name: str
     devices: tuple[Device, ...]
     models: Sequence[tuple[str, FoundModel]]
     models_home: Path
     synthetic: bool = False
     home: Path | None = None
+
+    def command(self, words: str) -> str:
+        """A command line for this file's node, to paste in a shell; the file has the node's name."""
+        return Instance(COMPONENT, NOUN, config=self.file).command(words)
 
 
 def draft_text(draft: Draft) -> str:
@@ -37,7 +44,7 @@ def draft_text(draft: Draft) -> str:
 
 def _head(draft: Draft) -> str:
     lines = [
-        "# A node. Check it with `orchestrator doctor --config FILE`, run it with `orchestrator serve --config FILE`.",
+        f"# A node. Check it with `{draft.command('doctor')}`, run it with `{draft.command('serve')}`.",
         "# Every key and its default: docs/configuration.md",
         "",
         f"name: {_text(draft.name)} # names the state folder",

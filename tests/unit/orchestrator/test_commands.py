@@ -18,6 +18,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from orchestrator.cli import cli
+from orchestrator.commands import setup
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.status import from_document
 from reelnet import telemetry
@@ -326,6 +327,25 @@ def test_the_commented_prices_are_good_ones(tmp_path: Path) -> None:
     file = tmp_path / "orchestrator.yaml"
     file.write_text(file.read_text().replace("    # pipelines:", "    pipelines:"))
     assert load(OrchestratorSettings, file).models[0].pipelines["text-to-image"].rates.mpix_step > 0
+
+
+def test_hints_name_the_operators_own_file(tmp_path: Path) -> None:
+    """Whatever it is called: each line can be pasted."""
+    got = run("init", "my node.yaml", "--name", "gpu-box", "--synthetic")
+    assert "next: orchestrator doctor --config 'my node.yaml'\n" in got.stdout
+    assert "then: orchestrator serve --config 'my node.yaml'\n" in got.stdout
+    assert "`orchestrator serve --config 'my node.yaml'`" in (tmp_path / "my node.yaml").read_text().splitlines()[0]
+    assert run("status", "--config", "my node.yaml").stderr.endswith(
+        "start it with: orchestrator serve --config 'my node.yaml' --name gpu-box\n"
+    )
+
+
+def test_the_doctor_says_how_to_check_the_file(tmp_path: Path) -> None:
+    """With the file and the name that the operator gave."""
+    (tmp_path / "x y.yaml").write_text("colour: red\n")
+    for name, command in ((None, "--config 'x y.yaml'"), ("b", "--config 'x y.yaml' --name b")):
+        _, (fault,) = setup._settings_or_fault(Path("x y.yaml"), name)
+        assert f"`orchestrator config check {command}` says" in fault.finding.fix
 
 
 def test_init_replaces_nothing_by_itself(tmp_path: Path) -> None:
