@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 from orchestrator.cli import cli
 from orchestrator.commands import setup
 from orchestrator.settings import OrchestratorSettings
-from orchestrator.status import from_document
+from orchestrator.status import ModelStatus, from_document
 from reelnet import telemetry
 from reelnet.errors import ConfigError
 from reelnet.identity import Identity
@@ -228,6 +228,20 @@ def test_models(home: Path, tmp_path: Path) -> None:
     got = run("models", "--config", "x.yaml").stdout
     assert all(word in got for word in ("acme/sd", "on demand", "0 of 2", "job 0.1", "as configured: no node"))
     assert "no models are configured" in run("models").stdout
+
+
+def test_names_are_whole_in_a_pipe(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few columns the terminal has: each stands on one line."""
+    monkeypatch.setenv("COLUMNS", "60")
+    name, why = "acme/" + "m" * 115, "because " + "w" * 200
+    slot = replace(STATUS.slots[0], slot="s" * 120, model=name, job_id="j" * 120, reason=why)
+    device = replace(STATUS.devices[0], name="d" * 120, title="t" * 120)
+    with node(home, state=replace(STATUS, slots=(slot,), devices=(device,), models=(ModelStatus(name, problem=why),))):
+        status, models = run("status").stdout.splitlines(), run("models").stdout.splitlines()
+    for whole in ("s" * 120, name, "j" * 120, "d" * 120, "t" * 120, why):
+        assert any(whole in line for line in status), whole
+    for whole in (name, why):
+        assert any(whole in line for line in models), whole
 
 
 def test_config_check(tmp_path: Path) -> None:
