@@ -233,12 +233,12 @@ class Keeper:
             ward.slot.leaving = True
 
     def _differ(self, before: ModelSettings, after: ModelSettings, slot: Slot) -> bool:
-        """Whether a slot's runner would be another one; also where what it is started with is not there any more."""
+        """Whether a slot's runner would be another one. What it is started with may not be there any more."""
         device = self.berths[slot.device or ""].device
         try:
             return self._make_spec(before, slot.name, device) != self._make_spec(after, slot.name, device)
         except StartError:
-            return True
+            return _started_with(before) != _started_with(after)
 
     def _drop(self, ward: Ward) -> None:
         name = ward.slot.name
@@ -488,3 +488,8 @@ class Keeper:
         self._wards[slot.name].taken = False
         self.wake()
         self._around.table.on_change()
+
+
+def _started_with(model: ModelSettings) -> tuple[object, ...]:
+    """What a runner is started with, apart from its folders, which may be gone."""
+    return model.model, model.backend, model.image, dict(model.flags), tuple(model.pipelines)

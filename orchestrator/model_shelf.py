@@ -45,18 +45,18 @@ class ModelShelf:
         """What keeps the model from being loaded, as its folder was at the last look; empty when nothing does."""
         return self._faults.get(model.model_id, "")
 
-    async def look(self, models: Iterable[ModelSettings]) -> bool:
-        """Looks at the folders of these models, beside the loop's work; whether anything is otherwise than before."""
+    async def look(self, models: Iterable[ModelSettings]) -> None:
+        """Looks at the folders of these models, beside the loop's work."""
         found = await asyncio.to_thread(lambda: {model.model_id: self._fault_of(model) for model in models})
-        changed = {name: fault for name, fault in found.items() if fault != self._faults.get(name, "")}
-        for name, fault in changed.items():
-            self._faults[name] = fault
+        for name, fault in found.items():
+            before, self._faults[name] = self._faults.get(name, ""), fault
+            if fault == before:
+                continue
             if fault:
                 log.warning("a model cannot be served", model=name, reason=fault)
             else:
                 self._items.pop(name, None)
                 log.info("a model can be served now", model=name)
-        return bool(changed)
 
     def facts(self, model: ModelSettings) -> ModelFacts:
         """What is known of a model."""

@@ -11,12 +11,14 @@ from pydantic_core import from_json
 from orchestrator.model_damage import INDEX, INDEX_BYTES, SAFE, damage
 from orchestrator.settings import ModelSettings, OrchestratorSettings, SyntheticOptions
 from orchestrator.status import ModelStatus
+from reelnet.errors import printable
 from reelnet.home import model_dir, models_home
 from reelnet.model_classes import UPSCALER, pipelines_by, pipelines_of
 from reelnet.operating.state_files import read_bounded
 
 CONFIG = "config.json"
 PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
+FAULT_CHARS = 1000
 DEPTH = 3
 FOUND_MOST = 200
 """Models that are looked for at most; and how many folders below the models' folder."""
@@ -106,7 +108,7 @@ def fault_of(model: ModelSettings, settings: OrchestratorSettings) -> str:
     """What keeps a node from serving a model, and what to do, in a sentence; empty when nothing does."""
     folder = folder_of(model, settings)
     judged = judge(folder) if folder else Judgement()
-    return f"{judged.fault}; {judged.mend}" if judged.fault else ""
+    return printable(f"{judged.fault}; {judged.mend}", FAULT_CHARS) if judged.fault else ""
 
 
 def _no_model(folder: Path) -> Judgement:

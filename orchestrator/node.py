@@ -332,12 +332,14 @@ class Node:
         return loaded or not self._shelf.fault(model)
 
     async def _look_again(self) -> None:
-        """Takes up models whose folders come, or become whole, after the start."""
+        """Takes up models whose folders have come, or become whole; takes back the offer of who has no runner left."""
         while True:
             await asyncio.sleep(self.settings.limits.models_look_s)
             faulty = [model for model in self.settings.models if self._shelf.fault(model)]
-            if faulty and await self._shelf.look(faulty):
-                self._serve(self.settings.models)
+            if faulty:
+                with sheltered("the models' folders were not looked at"):
+                    await self._shelf.look(faulty)
+                    self.apply(self.settings)
 
     def _table_changed(self) -> None:
         self.notify()
