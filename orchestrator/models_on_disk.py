@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic_core import from_json
@@ -19,9 +19,8 @@ from reelnet.operating.state_files import read_bounded
 CONFIG = "config.json"
 PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 FAULT_CHARS = 1000
-DEPTH = 3
-FOUND_MOST = 200
-"""Models that are looked for at most; and how many folders below the models' folder."""
+DEPTH, FOUND_MOST = 3, 200
+"""How many folders below the models' folder are looked into; and how many models are looked for at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +88,12 @@ def _checkpoint(folder: Path) -> FoundModel | None:
 
 
 def judge(folder: Path) -> Judgement:
-    """What lies in a model's folder, and what keeps a node from serving it, if anything does."""
+    """What lies in a model's folder, and what keeps a node from serving it, if anything does, as plain text."""
+    judged = _judged(folder)
+    return replace(judged, fault=printable(judged.fault, FAULT_CHARS))
+
+
+def _judged(folder: Path) -> Judgement:
     try:
         found = look_at(folder)
         if found is None:
@@ -108,7 +112,7 @@ def fault_of(model: ModelSettings, settings: OrchestratorSettings) -> str:
     """What keeps a node from serving a model, and what to do, in a sentence; empty when nothing does."""
     folder = folder_of(model, settings)
     judged = judge(folder) if folder else Judgement()
-    return printable(f"{judged.fault}; {judged.mend}", FAULT_CHARS) if judged.fault else ""
+    return f"{judged.fault}; {judged.mend}" if judged.fault else ""
 
 
 def _no_model(folder: Path) -> Judgement:
