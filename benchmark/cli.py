@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from benchmark import options, report
 from benchmark.assessment import Assessment, assess
@@ -26,6 +25,7 @@ from reelnet.errors import ConfigError
 from reelnet.lifecycle import EXIT_DONE, EXIT_FAILED
 from reelnet.lifecycle import report as report_error
 from reelnet.lifecycle import run as run_until_done
+from reelnet.operating.console import to_terminal
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -113,18 +113,18 @@ def _run(task: Task, json_file: Path | None) -> int:
     if result is None:
         sys.stderr.write("interrupted: no result\n")
         return EXIT_FAILED
-    report.show(result, Console())
+    report.show(result, to_terminal())
     if json_file:
         json_file.write_text(document(result, version("reelnet")).model_dump_json(indent=1) + "\n", "utf-8")
     return EXIT_DONE if result.good else EXIT_FAILED
 
 
 async def _measure(task: Task) -> Assessment:
-    console = Console(stderr=True)
+    console = to_terminal(stderr=True)
     with tempfile.TemporaryDirectory(prefix="reelnet-bench-") as folder:
         aim = options.placed(task.aim, Path(folder, "pool"))
-        async with find(aim, task.request, task.model, lambda step: console.print(step, highlight=False)) as found:
-            console.print(f"measuring {found.kind} {found.where}", highlight=False, soft_wrap=True)
+        async with find(aim, task.request, task.model, console.print) as found:
+            console.print(f"measuring {found.kind} {found.where}", soft_wrap=True)
             measured = await measure(found, Path(folder), console, task.reference)
     return await asyncio.to_thread(assess, measured)
 

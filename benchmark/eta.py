@@ -33,6 +33,7 @@ from reelnet.errors import BusyError, ConfigError, NodeError
 from reelnet.lifecycle import EXIT_DONE, EXIT_FAILED
 from reelnet.lifecycle import report as report_error
 from reelnet.lifecycle import run as run_until_done
+from reelnet.operating.console import to_terminal
 
 JOBS_PER_SLOT, QUEUE_PER_SLOT, WARM_UP_PER_SLOT = 10, 4, 4
 JOB_S, SPREAD = 0.5, 0.5
@@ -120,7 +121,7 @@ def _run(slots: int, json_file: Path | None) -> int:
     if found is None:
         sys.stderr.write("interrupted: no result\n")
         return EXIT_FAILED
-    show(found, Console())
+    show(found, to_terminal())
     if json_file:
         json_file.write_text(json.dumps(document(found), indent=1) + "\n", "utf-8")
     return EXIT_DONE if found.good else EXIT_FAILED

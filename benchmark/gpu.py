@@ -30,6 +30,7 @@ from reelnet.home import models_home
 from reelnet.lifecycle import EXIT_DONE, EXIT_FAILED
 from reelnet.lifecycle import report as report_error
 from reelnet.lifecycle import run as run_until_done
+from reelnet.operating.console import to_terminal
 
 TRY = "to try the way without one: make gpu-bench GPU_BENCH='--tiny --device cpu --modes eager'"
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -95,8 +96,8 @@ async def _measure_all(plan: Plan, results: list[Result]) -> None:
             results.append(await _result(plan, case, mode, counted))
             (plan.out / "report.json").write_text(gpu_report.to_json(card, results), "utf-8")
             (plan.out / "report.md").write_text(gpu_report.markdown(card, results), "utf-8")
-    Console(width=None if sys.stdout.isatty() else 160).print(gpu_report.table(card, results))
-    Console(highlight=False, soft_wrap=True).print(f"{gpu_report.NOTES}\nreports: {plan.out}/report.json, report.md")
+    to_terminal().print(gpu_report.table(card, results))
+    to_terminal().print(f"{gpu_report.NOTES}\nreports: {plan.out}/report.json, report.md")
 
 
 async def _card(device: str) -> Card:

@@ -14,6 +14,7 @@ from rich.text import Text
 from benchmark.gpu_cases import AIMED_CARD, Case
 from benchmark.intervals import Interval
 from reelnet.errors import printable
+from reelnet.operating.console import headline
 
 GB = 1e9
 TERA = 1e12
@@ -73,7 +74,7 @@ class Result:
 
 def table(card: Card, results: Iterable[Result]) -> Table:
     """A row for each result; one that failed says why."""
-    made = Table(title=describe(card), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    made = Table(title=headline(describe(card)), title_justify="left", box=SIMPLE_HEAD)
     for heading in HEADINGS:
         made.add_column(heading, justify="left" if heading in ("model", "net") else "right", overflow="fold")
     for result in results:

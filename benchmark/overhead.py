@@ -18,7 +18,6 @@ from typing import Annotated
 
 import aiohttp
 import typer
-from rich.console import Console
 
 from benchmark import overhead_checks, overhead_cpu, overhead_profile, overhead_report
 from benchmark.interruption import unless_stopped
@@ -33,6 +32,7 @@ from reelnet.errors import ConfigError
 from reelnet.lifecycle import EXIT_DONE, EXIT_FAILED
 from reelnet.lifecycle import report as report_error
 from reelnet.lifecycle import run as run_until_done
+from reelnet.operating.console import to_terminal
 
 CONCURRENCY = 64
 ALONE_SHARE = 4
@@ -126,7 +126,7 @@ def _run(plan: Plan, json_file: Path | None, *, strict: bool) -> int:
 
 
 def _tell(found: Found, json_file: Path | None, *, strict: bool) -> int:
-    console = Console(width=overhead_report.WIDTH)
+    console = to_terminal(overhead_report.WIDTH)
     overhead_report.show(found.measured, console)
     overhead_profile.show(found.profiles, console)
     if json_file:
@@ -141,7 +141,7 @@ MEMORY = Path("/dev/shm")  # noqa: S108  (only as a folder for a private folder)
 
 
 async def _measure(plan: Plan) -> Found:
-    say = Console(stderr=True, highlight=False).print
+    say = to_terminal(stderr=True).print
     cores = os.cpu_count() or 1
     with tempfile.TemporaryDirectory(prefix="reelnet-overhead-", dir=_memory()) as folder:
         turns, padded_ms, others = list[Turn](), dict[int, float](), list[float]()

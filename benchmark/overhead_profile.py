@@ -23,6 +23,7 @@ from benchmark.local_pool import LocalPool
 from benchmark.overhead_figures import KILO
 from benchmark.overhead_load import drive
 from benchmark.overhead_subjects import product, product_plan
+from reelnet.operating.console import in_a_pipe
 
 JOBS, CONCURRENCY = 600, 8
 LARGEST, LARGEST_CHARS = 3, 60
@@ -120,19 +121,19 @@ def by_group(rows: Mapping[Function, Row]) -> dict[str, dict[str, float]]:
 def show(profiles: Sequence[Profile], console: Console) -> None:
     """Prints one table for each kind of process."""
     for profile in profiles:
-        console.print(table(profile))
+        console.print(table(profile, whole=in_a_pipe(console)))
     console.print(Text(NOTE, style="dim") if profiles else "")
 
 
-def table(profile: Profile) -> Table:
-    """µs of CPU for a job, by package."""
+def table(profile: Profile, *, whole: bool = False) -> Table:
+    """µs of CPU for a job, by package; `whole`: however many columns the names take."""
     total = sum(sum(functions.values()) for functions in profile.groups.values())
     total += profile.outside_s + profile.threads_s
     made = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     made.add_column(profile.name, no_wrap=True, min_width=18)
     made.add_column("µs/job", justify="right", min_width=6)
     made.add_column("%", justify="right", min_width=4)
-    made.add_column("largest, µs/job", no_wrap=True, max_width=LARGEST_CHARS)
+    made.add_column("largest, µs/job", no_wrap=True, max_width=None if whole else LARGEST_CHARS)
     rows = [(name, sum(functions.values()), functions) for name, functions in profile.groups.items()]
     rows += [(OUTSIDE, profile.outside_s, {}), (THREADS, profile.threads_s, {})]
     for name, seconds, functions in sorted(rows, key=lambda row: -row[1]):

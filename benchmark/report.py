@@ -15,9 +15,9 @@ from benchmark.intervals import Interval
 from benchmark.lane import clock_of
 from benchmark.scenario import Scenario
 from reelnet.errors import printable
+from reelnet.operating.console import NAME_CHARS, REASON_CHARS, headline
 from reelnet.pricing import NANO
 
-NAME_CHARS = 64
 WIDE_COLUMNS = 100
 """From this width on, the interval of each quantile is shown beside it."""
 MISSING = "–"
@@ -38,7 +38,7 @@ def show(assessed: Assessment, console: Console) -> None:
     console.print(Text(STAGE_NOTES, style="dim"), soft_wrap=True)
     console.print(Text(_starts(assessed)), soft_wrap=True)
     for warning in assessed.warnings:
-        console.print(Text.assemble(("warning: ", "yellow"), printable(warning, 300)))
+        console.print(Text.assemble(("warning: ", "yellow"), printable(warning, REASON_CHARS)))
 
 
 def describe(scenario: Scenario) -> str:
@@ -80,8 +80,8 @@ def _ranking(assessed: Assessment) -> Table:
 
 def _scores(assessed: Assessment) -> Table:
     """The parts of each score, and the price."""
-    title = "score = 100 × correctness × success × √throughput × ⁴√tail"
-    table = _table(title, "node", "correctness", "success", "throughput", "tail", "$ each")
+    formula = "score = 100 × correctness × success × √throughput × ⁴√tail"
+    table = _table(formula, "node", "correctness", "success", "throughput", "tail", "$ each")
     for result in _results(assessed):
         s = result.score
         parts = (f"{s.correctness:.0f}", f"{s.success:.3f}", f"{s.throughput:.3f}", f"{s.tail:.3f} {s.tail_of}")
@@ -96,7 +96,7 @@ def _trouble(assessed: Assessment) -> Table:
         for reason, times in result.figures.failures.items():
             _row(table, _name(result, assessed), printable(reason, NAME_CHARS), str(times))
         if result.score.reason:
-            _row(table, _name(result, assessed), f"score 0: {printable(result.score.reason, 300)}", "")
+            _row(table, _name(result, assessed), f"score 0: {printable(result.score.reason, REASON_CHARS)}", "")
     return table
 
 
@@ -108,7 +108,7 @@ def _stages(assessed: Assessment, *, wide: bool) -> Table:
         for stage, spread in result.figures.stages_s.items():
             clock = clock_of(assessed.measurement.kind, stage)
             cells = [_quantile(interval, wide=wide) for interval in spread.quantiles]
-            _row(table, name, printable(stage, 32), clock, str(spread.n), *cells)
+            _row(table, name, printable(stage, NAME_CHARS), clock, str(spread.n), *cells)
             if stage == "total" and not wide and any(under := [_ends(interval) for interval in spread.quantiles]):
                 _row(table, "", "  95 %", "", "", *under)
             name = ""
@@ -208,9 +208,9 @@ def _name(result: NodeResult, assessed: Assessment) -> str:
     return printable(assessed.measurement.name_of(result.figures.name), NAME_CHARS)
 
 
-def _table(title: str, *headings: str) -> Table:
+def _table(name: str, *headings: str) -> Table:
     """A table that needs few columns of the terminal; words stand left, figures right."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table = Table(title=headline(name), title_justify="left", box=SIMPLE_HEAD)
     table.pad_edge = False
     for heading in headings:
         table.add_column(heading, justify="left" if heading in WORDS else "right", overflow="fold")

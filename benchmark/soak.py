@@ -22,7 +22,6 @@ from typing import Annotated, Literal
 
 import httpx
 import typer
-from rich.console import Console
 
 from benchmark import soak_journal, soak_report
 from benchmark.interruption import unless_stopped
@@ -38,6 +37,7 @@ from reelnet.errors import ConfigError
 from reelnet.lifecycle import EXIT_DONE, EXIT_FAILED
 from reelnet.lifecycle import report as report_error
 from reelnet.lifecycle import run as run_until_done
+from reelnet.operating.console import to_terminal
 
 CLIENTS = 16
 JOB_S = 0.06
@@ -124,7 +124,7 @@ def _run(plan: Plan, json_file: Path | None) -> int:
     if soaked is None:
         sys.stderr.write("interrupted: no result\n")
         return EXIT_FAILED
-    soak_report.show(soaked, Console(width=soak_report.WIDTH))
+    soak_report.show(soaked, to_terminal(soak_report.WIDTH))
     if json_file:
         json_file.write_text(json.dumps(soak_report.document(soaked), indent=1) + "\n", "utf-8")
     return EXIT_FAILED if violations(soaked.facts) else EXIT_DONE
@@ -132,7 +132,7 @@ def _run(plan: Plan, json_file: Path | None) -> int:
 
 async def run_soak(plan: Plan) -> Soaked:
     """The whole soak. Raises SkippedError, StartError, and what reading metrics or the journal raises."""
-    say = Console(stderr=True, highlight=False).print
+    say = to_terminal(stderr=True).print
     with tempfile.TemporaryDirectory(prefix="rn-soak-", dir=_short()) as folder:
         async with _runners(plan) as runners:
             say(f"soak: {plan.jobs} jobs, a fault every {plan.fault_every}, engine {plan.engine}")

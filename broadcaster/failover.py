@@ -4,6 +4,9 @@ A class that comes from a node is a claim: only this broadcaster's own validatio
 node's `user` or `poison` ends it when a second node says the same, or when there is none; it counts as the node's
 own failure when the second one delivers. A node that refuses what its safety checker has found has the same say, but
 is not wrong when another one delivers: each operator has a policy.
+
+A runner that dies may have been killed by anybody. Where no other node suits, its own node gets the job once more and
+keeps it until the runner is back; a second death, wherever it is, ends the job.
 """
 
 from __future__ import annotations
@@ -11,13 +14,17 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-from reelnet.errors import FailureClass, ReelnetError
+from reelnet.errors import FailureClass, PoisonError, ReelnetError
 
 CLAIMS = frozenset({FailureClass.USER, FailureClass.POISON})
 COUNTED = frozenset({FailureClass.NODE, FailureClass.POISON})
 MAX_OOM = 2
 UNSAFE = "nsfw"
 """The code of a refusal that follows from what was drawn."""
+TWO_DEATHS = (
+    "two runners ended in the middle of this job, so it is not tried again; change it, "
+    "or ask the operators of its nodes what their logs say of the runners' ends"
+)
 
 
 class Verdict(enum.Enum):
@@ -42,6 +49,9 @@ class Failover:
     max_counted: int
     excluded: set[str] = field(default_factory=set)
     lost: set[str] = field(default_factory=set)
+    died: set[str] = field(default_factory=set)
+    """Nodes whose runner died of the job, and that may be asked once more."""
+    full: set[str] = field(default_factory=set)
     min_memory_bytes: int = 0
     last: ReelnetError | None = None
     _claims: dict[str, list[str]] = field(default_factory=dict)
@@ -54,6 +64,10 @@ class Failover:
         self.excluded.add(node_id)
         self.last = error
         failure = error.failure
+        if failure is FailureClass.BUSY:
+            self.full.add(node_id)
+        if failure is FailureClass.POISON:
+            self.died.add(node_id)
         if error.retry_after_s is not None:
             self._retry_after_s.append(error.retry_after_s)
         if failure in COUNTED:
@@ -77,6 +91,32 @@ class Failover:
         found = bool(self.lost)
         self.lost.clear()
         return found
+
+    def forgive_died(self) -> bool:
+        """Lets the node whose runner died of the job have it once more; whether there is one."""
+        self.excluded -= self.died
+        found = bool(self.died)
+        self.died.clear()
+        return found
+
+    def forgive_full(self) -> bool:
+        """After a runner's death, lets nodes that were full be asked again, once there may be a place; whether to wait.
+
+        A job that nobody has taken yet is not kept here: its app asks again.
+        """
+        if FailureClass.POISON not in self._claims:
+            return False
+        self.excluded -= self.full
+        found = bool(self.full)
+        self.full.clear()
+        return found
+
+    @property
+    def last_word(self) -> ReelnetError | None:
+        """What the job ends with when it ends by a verdict: the last failure, in our words where we know more."""
+        if self.last and self.last.failure is FailureClass.POISON and len(self._claims[FailureClass.POISON]) >= 2:
+            return PoisonError(TWO_DEATHS)
+        return self.last
 
     def blame_on_success(self, node_id: str) -> list[Blame]:
         """After `node_id` delivered: who claimed that the job could not be done was wrong."""

@@ -48,6 +48,8 @@ UNKNOWN_BROADCASTER = "unknown_broadcaster"
 DRAINING_RETRY_AFTER_S = 30.0
 JOBS_RETRY_AFTER_S = 10.0
 JOURNAL_RETRY_AFTER_S = 1.0
+SHORTEST_PAUSE_S = 1.0
+"""A node that is full is asked again after this long at the earliest, whatever it says."""
 LOST_PAUSE_S = 0.2
 """Before a node whose connection was lost is tried again, its watch has this long to notice."""
 log = structlog.get_logger()
@@ -222,7 +224,7 @@ class Gateway:
                 raise
             except ReelnetError as error:
                 if not self._goes_on(job, failover, candidate, error):
-                    raise
+                    raise failover.last_word or error from None
             else:
                 self._delivered(job, failover, candidate)
                 return
@@ -262,11 +264,23 @@ class Gateway:
         changed = self._p.registry.changed()
         if candidate := self._pick(request, failover):
             return candidate
+        if failover.forgive_died() and (candidate := self._pick(request, failover)):
+            return candidate
+        if candidate := await self._freed(request, failover):
+            return candidate
         if failover.forgive_lost():
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.limits.reconnect_wait_s):
                     return await self._reconnected(request, failover, changed)
         raise self._nobody(request, failover)
+
+    async def _freed(self, request: JobRequest, failover: Failover) -> Candidate | None:
+        """A full node, when it expects a place; None when the job does not wait for one, or has no time for that."""
+        pause_s = max(SHORTEST_PAUSE_S, failover.retry_after_s or DEFAULT_RETRY_AFTER_S)
+        if not failover.forgive_full() or pause_s >= request.left_s():
+            return None
+        await asyncio.sleep(pause_s)
+        return self._pick(request, failover)
 
     async def _reconnected(self, request: JobRequest, failover: Failover, changed: asyncio.Event) -> Candidate:
         """The first node that can take the job once the pool has changed, or the lost one if it is still there."""

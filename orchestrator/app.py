@@ -28,6 +28,7 @@ from orchestrator.gpu_watch import GpuWatch
 from orchestrator.gpus import DriverFacts, Gpu, GpuFault, with_cards
 from orchestrator.model_facts import FactBook
 from orchestrator.model_shelf import ModelShelf
+from orchestrator.models_on_disk import fault_of, folder_of
 from orchestrator.node import Node, NodeParts
 from orchestrator.node_metrics import NodeMetrics
 from orchestrator.nvml import open_nvml
@@ -35,7 +36,7 @@ from orchestrator.operation import Operation, Reread
 from orchestrator.operator_word import operator_word
 from orchestrator.runner_metrics import RunnerMetrics
 from orchestrator.settings import OrchestratorSettings
-from orchestrator.specs import make_spec, weights_folder
+from orchestrator.specs import make_spec
 from orchestrator.spool import Spool
 from orchestrator.status_view import DRAINED
 from reelnet.errors import StartError
@@ -82,13 +83,18 @@ async def serve(
         engine = engine or await choose_engine(settings, identity.id, CompiledCode(folder.resolve() / "compiled"))
         async with _closing(engine), operator_word(folder) as word, asyncio.TaskGroup() as tasks:
             facts = await engine.fingerprint()
+            shelf = ModelShelf(
+                FactBook(folder / "models.json"),
+                lambda model: folder_of(model, settings),
+                lambda model: fault_of(model, settings),
+            )
+            await shelf.look(settings.models)
             parts = NodeParts(
                 settings=settings,
                 identity=identity,
                 engine=engine,
                 devices=found.devices,
-                shelf=ModelShelf(FactBook(folder / "models.json"), lambda model: weights_folder(model, settings)),
-                find_weights=lambda model: weights_folder(model, settings),
+                shelf=shelf,
                 make_spec=lambda model, slot, device: make_spec(node.settings, model, slot, device, sockets),
                 spool=Spool(folder / "spool", settings.limits.spool_bytes),
                 metrics=NodeMetrics(registry),

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pydantic_core import from_json
 
 from orchestrator.parcel import Parcel
-from orchestrator.runner_client import JobStream, RunnerClient, RunnerJob
+from orchestrator.runner_client import GONE, JobStream, RunnerClient, RunnerJob
 from orchestrator.runner_events import OutputBegin, OutputEnd, RunnerDone, RunnerEvent, RunnerStarted, Tick
 from orchestrator.settings import Limits
 from orchestrator.shelter import sheltered
@@ -281,7 +281,7 @@ class Attempt:
         self._count_waits()
         runner = self._site.runner_of(slot)
         if runner is None:
-            raise TransientError("the runner is gone", code="runner_gone")
+            raise TransientError("the runner is gone", code=GONE)
         runner.busy(True)
         try:
             done = await self._run_on(runner, slot)

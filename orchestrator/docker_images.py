@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import structlog
 
@@ -13,7 +14,14 @@ from orchestrator.docker_streams import UNREACHABLE, pull
 from orchestrator.engine import EngineError
 
 DIGEST_MARK = "@sha256:"
+ID = re.compile(r"(sha256:)?[0-9a-f]{64}")
+"""An image's id, with or without its algorithm; a shorter one may come to mean several, or be a name."""
 log = structlog.get_logger()
+
+
+def is_pinned(name: str) -> bool:
+    """Whether a name means the same image for ever: by its digest, or as its id."""
+    return DIGEST_MARK in name or ID.fullmatch(name) is not None
 
 
 class Images:
@@ -41,7 +49,7 @@ class Images:
             raise EngineError(f"image {name}: it was downloaded and is not there; is another engine's disk in use?")
         if self._known.get(name) != image_id:
             self._known[name] = image_id
-            log.info("image", name=name, id=image_id, pinned=DIGEST_MARK in name)
+            log.info("image", name=name, id=image_id, pinned=is_pinned(name))
         return image_id
 
     async def local_id(self, name: str) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from orchestrator.devices import CPU, inventory, needs_gpus
+from orchestrator.docker_images import DIGEST_MARK, is_pinned
 from orchestrator.gpus import DriverError, DriverFacts
 from orchestrator.host import DockerAnswerError, DriverView, Host
 from orchestrator.settings import SyntheticOptions
@@ -152,13 +153,13 @@ def _image(host: Host, name: str) -> Finding:
     except DockerAnswerError as error:
         if error.status != 404:
             return judge(f"{name}: {error}", "look at it: docker image inspect")
-        if "@sha256:" in name:
+        if DIGEST_MARK in name:
             return poor(f"{name} is not on this host yet", f"have it before the first start: docker pull {name}")
         return judge(f"{name} is not on this host", "build it with scripts/image, or name one by repository@sha256:…")
     except SILENT:
         return judge(f"{name}: the Docker engine does not answer", "see the line of docker")
     size = f"{int(facts.get('Size') or 0) / GIB:.1f} GiB"
-    if "@sha256:" in name or re.fullmatch(r"sha256:[0-9a-f]{64}|[0-9a-f]{12,64}", name):
+    if is_pinned(name):
         return good(f"{name} is here, {size}")
     return poor(
         f"{name} is here, {size}, by a name that may mean another one tomorrow", f"set `image: {facts.get('Id')}`"

@@ -13,7 +13,7 @@ from orchestrator.doctor_checks_host import memory
 from orchestrator.engine import EngineError, Resources, RunnerEngine, RunnerHandle, RunnerSpec
 from orchestrator.engines import choose_engine
 from orchestrator.host import Host
-from orchestrator.models_on_disk import FoundModel, damage, folder_of, look_at
+from orchestrator.models_on_disk import folder_of, judge
 from orchestrator.runner_client import NO_ANSWER, RunnerClient, RunnerJob
 from orchestrator.settings import ModelSettings
 from reelnet.errors import ReelnetError
@@ -64,27 +64,10 @@ def _weights(model: ModelSettings, host: Host) -> Finding:
     folder = folder_of(model, host.settings)
     if folder is None:
         return good(f"{model.model_id}: synthetic, needs no weights")
-    try:
-        found = look_at(folder)
-    except OSError as error:
-        return bad(f"{model.model_id}: {folder}: {error.strerror}", "let the node's user read it: chmod -R a+rX")
-    if found is None:
-        what = (
-            "no model in diffusers layout (model_index.json), nor one file of weights"
-            if folder.is_dir()
-            else "there is no such folder"
-        )
-        return bad(f"{model.model_id}: {folder}: {what}", "put the model there, or set `models_home`")
-    return _judged(model, found)
-
-
-def _judged(model: ModelSettings, found: FoundModel) -> Finding:
-    if not found.weight_bytes:
-        name = f" ({found.pickles[0]})" if found.pickles else ""
-        why = f"its weights are pickled{name}, which can run code" if found.pickles else "it has no weights"
-        return bad(f"{model.model_id}: {why}", "download or convert it to safetensors")
-    if broken := damage(found.folder):
-        return bad(f"{model.model_id}: {broken}", "download the file again")
+    judged = judge(folder)
+    if judged.fault or judged.found is None:
+        return bad(f"{model.model_id}: {judged.fault}", judged.mend)
+    found = judged.found
     return good(f"{model.model_id}: {found.class_name}, {found.weight_bytes / GIB:.2f} GiB of safetensors")
 
 

@@ -3,35 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.control_client import COMPONENT, NOUN
 from orchestrator.devices import Device
-from orchestrator.models_on_disk import UPSCALER, FoundModel
+from orchestrator.models_on_disk import FoundModel
+from reelnet.operating.control_client import Instance
 
 GIB = 2**30
-PIPELINES: Mapping[str, tuple[str, ...]] = {
-    "StableVideoDiffusionPipeline": ("image-to-video",),
-    "WanImageToVideoPipeline": ("image-to-video",),
-    "WanPipeline": ("image-to-video",),
-    "StableDiffusionUpscalePipeline": ("upscale",),
-    UPSCALER: ("upscale", "upscale-video"),
-}
 PRICE = '{mpix_step: "0.0000045"}'
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What a file is drafted from; `models` are ids with what lies there. Folders are named if they were chosen."""
+    """What a file is drafted from; `models` are ids with what lies there.
 
+    The models' folder is always named: the node may run as a user, or a service, with another home.
+    """
+
+    file: Path
     name: str
     devices: tuple[Device, ...]
     models: Sequence[tuple[str, FoundModel]]
     models_home: Path
     synthetic: bool = False
     home: Path | None = None
-    name_models_home: bool = False
+
+    def command(self, words: str) -> str:
+        """A command line for this file's node, to paste in a shell; the file has the node's name."""
+        return Instance(COMPONENT, NOUN, config=self.file).command(words)
 
 
 def draft_text(draft: Draft) -> str:
@@ -42,16 +44,15 @@ def draft_text(draft: Draft) -> str:
 
 def _head(draft: Draft) -> str:
     lines = [
-        "# A node. Check it with `orchestrator doctor --config FILE`, run it with `orchestrator serve --config FILE`.",
+        f"# A node. Check it with `{draft.command('doctor')}`, run it with `{draft.command('serve')}`.",
         "# Every key and its default: docs/configuration.md",
         "",
         f"name: {_text(draft.name)} # names the state folder",
     ]
     if draft.home:
         lines.append(f"home: {_text(str(draft.home))} # state of all components: keys, sockets, spool")
-    if draft.name_models_home:
-        lines.append(f"models_home: {_text(str(draft.models_home))} # ids of models are folders below it")
     lines += [
+        f"models_home: {_text(str(draft.models_home))} # ids of models are folders below it",
         "",
         "grpc: {host: 127.0.0.1, port: 8935} # where broadcasters reach the node; loopback only, a tunnel leads here",
         "metrics: {host: 127.0.0.1, port: 7935} # /metrics, /livez, /readyz",
@@ -87,17 +88,24 @@ def _models(draft: Draft) -> str:
     head = (
         "# Found below the models' folder. Prices are plain dollars as text, by mpix_step (a million pixels, one step\n"
         "# and one frame), output_mpix, job, cold_load; without a price a pipeline is free.\n"
-        "models:\n"
     )
-    return head + "\n".join(_model(model_id, found) for model_id, found in draft.models)
+    left_out = "".join(f"# {_comment(name)}: left out, {why}\n" for name, model in draft.models if (why := _why(model)))
+    served = [_model(name, model) for name, model in draft.models if not _why(model)]
+    return head + left_out + ("models:\n" + "\n".join(served) if served else "models: []\n")
+
+
+def _why(found: FoundModel) -> str:
+    """Why a model is left out; empty when it is not."""
+    if not found.weight_bytes:
+        return "it has no safetensors weights"
+    if not found.pipelines:
+        return f"no runner loads a {_comment(found.class_name) or 'model without a class'}; name it if yours does"
+    return ""
 
 
 def _model(model_id: str, found: FoundModel) -> str:
     kind = f"{_comment(found.class_name)}, {found.weight_bytes / GIB:.2f} GiB of weights"
-    if not found.weight_bytes:
-        return f"  # {_comment(model_id)}: left out, it has no safetensors weights\n"
-    served = PIPELINES.get(found.class_name, ("text-to-image",))
-    prices = ", ".join(f"{pipeline}: {{price: {PRICE}}}" for pipeline in served)
+    prices = ", ".join(f"{pipeline}: {{price: {PRICE}}}" for pipeline in found.pipelines)
     lines = [
         f"  - model: {_text(model_id)} # {kind}",
         f"    # pipelines: {{{prices}}} # absent: all that it has, free",

@@ -233,12 +233,12 @@ class Keeper:
             ward.slot.leaving = True
 
     def _differ(self, before: ModelSettings, after: ModelSettings, slot: Slot) -> bool:
-        """Whether a slot's runner would be another one; also where what it is started with is not there any more."""
+        """Whether a slot's runner would be another one. What it is started with may not be there any more."""
         device = self.berths[slot.device or ""].device
         try:
             return self._make_spec(before, slot.name, device) != self._make_spec(after, slot.name, device)
         except StartError:
-            return True
+            return _started_with(before) != _started_with(after)
 
     def _drop(self, ward: Ward) -> None:
         name = ward.slot.name
@@ -317,6 +317,7 @@ class Keeper:
             if berth.problem and now >= berth.quarantine.until:
                 self._open(berth)
         self._let_go()
+        self._tell_faults()
         decided = plan(self._rooms(), self._residents(now), self._homeless(now))
         self._tell(decided)
         for name, device in decided.put:
@@ -374,7 +375,7 @@ class Keeper:
         """Who wants a device: warm models, models that jobs wait for, and models of which nothing is known yet."""
         found = []
         for ward in self._wards.values():
-            if ward.slot.device or not ward.wanted or now < ward.quarantine.until:
+            if ward.slot.device or not ward.wanted or now < ward.quarantine.until or self._shelf.fault(ward.model):
                 continue
             wanted_now = self._asked_for(ward) or self._to_look_at(ward)
             waits_s = max(JUST_NOW_S, self.table.oldest_wait_s(ward.slot.model)) if wanted_now else 0.0
@@ -382,6 +383,14 @@ class Keeper:
                 need, pin = self.need(ward.model), self._pin(ward.model)
                 found.append(Homeless(ward.slot.name, ward.slot.model, need, ward.model.warm, pin, waits_s))
         return found
+
+    def _tell_faults(self) -> None:
+        """Says at the slots of models whose folders cannot be served why they stay empty; their jobs do not wait."""
+        for ward in self._wards.values():
+            fault = self._shelf.fault(ward.model)
+            if fault and ward.slot.device is None:
+                ward.supervisor.reason, name = fault, ward.slot.model
+                self._give_up(name, NodeError(f"{name} cannot be served: {fault}", code="load_failed"))
 
     def _to_look_at(self, ward: Ward) -> bool:
         """Whether a model on demand has to be loaded once, to be offered; one that failed at it evicts nobody."""
@@ -479,3 +488,8 @@ class Keeper:
         self._wards[slot.name].taken = False
         self.wake()
         self._around.table.on_change()
+
+
+def _started_with(model: ModelSettings) -> tuple[object, ...]:
+    """What a runner is started with, apart from its folders, which may be gone."""
+    return model.model, model.backend, model.image, dict(model.flags), tuple(model.pipelines)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+import structlog
 
 from orchestrator.model_facts import FactBook, ModelFacts, load_estimate_s, source_of, weights_bytes
 from orchestrator.runner_answers import AnswerError, RunnerInfo, described_bytes
@@ -14,6 +16,8 @@ from orchestrator.settings import ModelSettings
 DESCRIBED_BYTES = 768 * 1024
 """Most bytes of a description for what runners say of all models: its message has 1 MiB."""
 FolderOf = Callable[[ModelSettings], Path | None]
+FaultOf = Callable[[ModelSettings], str]
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +30,33 @@ class _Item:
 
 
 class ModelShelf:
-    """Facts about the configured models. `folder_of` finds a model's weights."""
+    """Facts about the configured models. `folder_of` finds their weights, `fault_of` says what is wrong with them."""
 
-    def __init__(self, book: FactBook, folder_of: FolderOf) -> None:
+    def __init__(self, book: FactBook, folder_of: FolderOf, fault_of: FaultOf = lambda model: "") -> None:
         self._book = book
         self._folder_of = folder_of
+        self._fault_of = fault_of
+        self._faults: dict[str, str] = {}
         self._items: dict[str, _Item] = {}
         self._saving: asyncio.Task[None] | None = None
         self._unsaved = False
+
+    def fault(self, model: ModelSettings) -> str:
+        """What keeps the model from being loaded, as its folder was at the last look; empty when nothing does."""
+        return self._faults.get(model.model_id, "")
+
+    async def look(self, models: Iterable[ModelSettings]) -> None:
+        """Looks at the folders of these models, beside the loop's work."""
+        found = await asyncio.to_thread(lambda: {model.model_id: self._fault_of(model) for model in models})
+        for name, fault in found.items():
+            before, self._faults[name] = self._faults.get(name, ""), fault
+            if fault == before:
+                continue
+            if fault:
+                log.warning("a model cannot be served", model=name, reason=fault)
+            else:
+                self._items.pop(name, None)
+                log.info("a model can be served now", model=name)
 
     def facts(self, model: ModelSettings) -> ModelFacts:
         """What is known of a model."""

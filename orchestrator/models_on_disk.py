@@ -2,40 +2,48 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
 
 from pydantic_core import from_json
 
+from orchestrator.model_damage import INDEX, INDEX_BYTES, SAFE, damage
 from orchestrator.settings import ModelSettings, OrchestratorSettings, SyntheticOptions
 from orchestrator.status import ModelStatus
+from reelnet.errors import printable
 from reelnet.home import model_dir, models_home
+from reelnet.model_classes import UPSCALER, pipelines_by, pipelines_of
 from reelnet.operating.state_files import read_bounded
 
-INDEX, CONFIG = "model_index.json", "config.json"
-UPSCALER = "Spandrel"
-"""The class that a runner says of one checkpoint without an index."""
-INDEX_BYTES = 1 << 20
-SAFE, PICKLED = frozenset({".safetensors"}), frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
-LFS_MARK = b"version https://git-lfs"
-HEADER_BYTES = 100_000_000
-"""Most bytes of a safetensors header, as the format's own reader has it."""
-DEPTH = 3
-FOUND_MOST = 200
-"""Models that are looked for at most; and how many folders below the models' folder."""
+CONFIG = "config.json"
+PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
+FAULT_CHARS = 1000
+DEPTH, FOUND_MOST = 3, 200
+"""How many folders below the models' folder are looked into; and how many models are looked for at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundModel:
-    """A model's folder: the pipeline class that it names, its safetensors files' bytes, and names of pickled files."""
+    """A model's folder: the class that it names, its safetensors files' bytes, names of pickled files.
+
+    `pipelines` are those that a runner is known to load the class for.
+    """
 
     folder: Path
     class_name: str
     weight_bytes: int
     pickles: tuple[str, ...]
+    pipelines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a folder holds, and the fault that keeps a node from serving it, with what to do about it."""
+
+    found: FoundModel | None = None
+    fault: str = ""
+    mend: str = ""
 
 
 def folder_of(model: ModelSettings, settings: OrchestratorSettings) -> Path | None:
@@ -56,12 +64,14 @@ def look_at(folder: Path) -> FoundModel | None:
         named = from_json(read_bounded(index, INDEX_BYTES))
     except ValueError:
         return None
+    named = named if isinstance(named, dict) else {}
     files = [path for path in folder.rglob("*") if path.is_file()]
     return FoundModel(
         folder,
-        str(named.get("_class_name", "")) if isinstance(named, dict) else "",
+        str(named.get("_class_name", "")),
         sum(path.stat().st_size for path in files if path.suffix in SAFE),
         tuple(str(path.relative_to(folder)) for path in files if path.suffix in PICKLED),
+        pipelines_by(named),
     )
 
 
@@ -73,38 +83,50 @@ def _checkpoint(folder: Path) -> FoundModel | None:
     if len(files) != 1:
         return None
     (file,) = files
-    safe = file.suffix in SAFE
-    return FoundModel(folder, UPSCALER, file.stat().st_size if safe else 0, () if safe else (file.name,))
+    size, pickles = (file.stat().st_size, ()) if file.suffix in SAFE else (0, (file.name,))
+    return FoundModel(folder, UPSCALER, size, pickles, pipelines_of(UPSCALER))
 
 
-def damage(folder: Path) -> str:
-    """What is wrong with the first safetensors file that is not whole; empty when all are. Raises OSError.
-
-    Format: eight bytes with a length, that many bytes of JSON, and the tensors that it places behind them.
-    """
-    for path in sorted(path for path in folder.rglob("*") if path.suffix in SAFE and path.is_file()):
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(0)
-            head = file.read(len(LFS_MARK))
-            if head == LFS_MARK:
-                return f"{path.name} is a Git LFS pointer, not the file itself"
-            if not _whole(file, size):
-                return f"{path.name} is no safetensors file, or cut short ({size} bytes)"
-    return ""
+def judge(folder: Path) -> Judgement:
+    """What lies in a model's folder, and what keeps a node from serving it, if anything does, as plain text."""
+    judged = _judged(folder)
+    return replace(judged, fault=printable(judged.fault, FAULT_CHARS))
 
 
-def _whole(file: BinaryIO, size: int) -> bool:
-    file.seek(0)
-    length = int.from_bytes(file.read(8), "little")
-    if not 0 < length <= min(size - 8, HEADER_BYTES):
-        return False
+def _judged(folder: Path) -> Judgement:
     try:
-        header = from_json(file.read(length))
-        ends = [int(tensor["data_offsets"][1]) for name, tensor in header.items() if name != "__metadata__"]
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError):
-        return False
-    return 8 + length + max(ends, default=0) == size
+        found = look_at(folder)
+        if found is None:
+            return _no_model(folder)
+        if not found.weight_bytes:
+            return _without_weights(found)
+        broken = damage(folder)
+    except OSError as error:
+        return Judgement(
+            None, f"{folder} cannot be read: {error.strerror}", "let the node's user read it: chmod -R a+rX"
+        )
+    return Judgement(found, f"{folder}: {broken}", "copy or download the model whole") if broken else Judgement(found)
+
+
+def fault_of(model: ModelSettings, settings: OrchestratorSettings) -> str:
+    """What keeps a node from serving a model, and what to do, in a sentence; empty when nothing does."""
+    folder = folder_of(model, settings)
+    judged = judge(folder) if folder else Judgement()
+    return f"{judged.fault}; {judged.mend}" if judged.fault else ""
+
+
+def _no_model(folder: Path) -> Judgement:
+    """Raises OSError for a folder that cannot be looked into."""
+    mend = "put the model there, set `models_home`, or make tiny ones to try: runner models make-tiny DIR"
+    if not folder.is_dir():
+        return Judgement(None, f"{folder}: there is no such folder", mend)
+    next(folder.iterdir(), None)
+    return Judgement(None, f"{folder}: no model in diffusers layout ({INDEX}), nor one file of weights", mend)
+
+
+def _without_weights(found: FoundModel) -> Judgement:
+    why = f"its weights are pickled ({found.pickles[0]}), which can run code" if found.pickles else "it has no weights"
+    return Judgement(found, f"{found.folder}: {why}", "download or convert it to safetensors")
 
 
 def find_models(home: Path | None) -> list[tuple[str, FoundModel]]:
@@ -125,10 +147,10 @@ def find_models(home: Path | None) -> list[tuple[str, FoundModel]]:
 
 def models_on_disk(settings: OrchestratorSettings) -> tuple[ModelStatus, ...]:
     """The configured models as far as they can be known without a node."""
-    return tuple(_status(model) for model in settings.models)
+    return tuple(_status(model, fault_of(model, settings)) for model in settings.models)
 
 
-def _status(model: ModelSettings) -> ModelStatus:
+def _status(model: ModelSettings, fault: str) -> ModelStatus:
     return ModelStatus(
         model=model.model_id,
         warm=model.warm,
@@ -137,6 +159,7 @@ def _status(model: ModelSettings) -> ModelStatus:
         memory_bytes=model.memory_bytes,
         queue=model.queue,
         prices={pipeline: dict(offer.price) for pipeline, offer in model.pipelines.items()},
+        problem=fault,
     )
 
 

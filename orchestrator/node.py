@@ -20,7 +20,7 @@ from orchestrator.engine import RunnerEngine
 from orchestrator.estimates import Refused
 from orchestrator.history import History
 from orchestrator.keeper import Keeper, SpecMaker
-from orchestrator.model_shelf import FolderOf, ModelShelf
+from orchestrator.model_shelf import ModelShelf
 from orchestrator.node_metrics import NodeMetrics
 from orchestrator.offers import Key, Offers
 from orchestrator.runner_answers import RunnerInfo
@@ -55,7 +55,6 @@ class NodeParts:
     engine: RunnerEngine
     devices: tuple[Device, ...]
     shelf: ModelShelf
-    find_weights: FolderOf
     make_spec: SpecMaker
     spool: Spool
     metrics: NodeMetrics
@@ -76,7 +75,6 @@ class Node:
         self._stopping = False
         self._metrics = parts.metrics
         self._shelf = parts.shelf
-        self._find_weights = parts.find_weights
         self._attempts: dict[tuple[str, str, int], tuple[Attempt, asyncio.Task[None]]] = {}
         self._closed: dict[tuple[str, str, int], int] = {}
         self._forget_at_ms = 0
@@ -104,9 +102,11 @@ class Node:
             self._tasks = attempts
             async with asyncio.TaskGroup() as supervision:
                 keeper = supervision.create_task(self.keeper.run(), name="keeper")
+                folders = supervision.create_task(self._look_again(), name="model folders")
                 started()
                 await stopping.wait()
                 await self._drain()
+                folders.cancel()
                 keeper.cancel()
 
     @property
@@ -119,7 +119,7 @@ class Node:
         self.settings = settings
         self._around.limits = settings.limits
         self._site = self._make_site()
-        self.offers.apply(settings.models, settings.limits.rates_grace_s)
+        self.offers.apply(filter(self._loads, settings.models), settings.limits.rates_grace_s)
         self._serve(settings.models)
         self.notify()
 
@@ -162,10 +162,16 @@ class Node:
         self._attempts[key] = (attempt, task)
         return attempt
 
-    def check_models(self, models: Iterable[ModelSettings]) -> None:
-        """Raises StartError when the weights of one of these models are not there."""
-        for model in models:
-            self._find_weights(model)
+    async def look_at(self, models: Iterable[ModelSettings]) -> tuple[str, ...]:
+        """Looks at the folders of these models; what keeps some of them from being served, a line each."""
+        models = tuple(models)
+        await self._shelf.look(models)
+        faults = ((model.model_id, self._shelf.fault(model)) for model in models)
+        return tuple(f"models: {name} cannot be served: {fault}" for name, fault in faults if fault)
+
+    def faults(self) -> dict[str, str]:
+        """What keeps each model from being loaded, as its folder was at the last look; empty where nothing does."""
+        return {model.model_id: self._shelf.fault(model) for model in self.settings.models}
 
     def description(self) -> Signed:
         """The signed description as it is now."""
@@ -329,9 +335,24 @@ class Node:
         """Offers what is known without a load, and has the keeper see to the runners."""
         models = tuple(models)
         for model in models:
-            if info := self._shelf.facts(model).info:
+            if self._loads(model) and (info := self._shelf.facts(model).info):
                 self.offers.learn(model, info)
         self.keeper.apply(models)
+
+    def _loads(self, model: ModelSettings) -> bool:
+        """Whether the model is loaded, or its folder lets it be."""
+        loaded = any(slot.ready for slot in self.table.slots if slot.model == model.model_id)
+        return loaded or not self._shelf.fault(model)
+
+    async def _look_again(self) -> None:
+        """Takes up models whose folders have come, or become whole; takes back the offer of who has no runner left."""
+        while True:
+            await asyncio.sleep(self.settings.limits.models_look_s)
+            faulty = [model for model in self.settings.models if self._shelf.fault(model)]
+            if faulty:
+                with sheltered("the models' folders were not looked at"):
+                    await self._shelf.look(faulty)
+                    self.apply(self.settings)
 
     def _table_changed(self) -> None:
         self.notify()

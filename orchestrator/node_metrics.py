@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry
@@ -62,6 +62,7 @@ RESTARTS = counter(
     "reelnet_node_runner_restarts_total", "Starts of a runner after the one before had failed.", MODEL,
     Label("reason", ", ".join(f"`{end}`" for end in End if end is not End.TAKEN)),
 )  # fmt: skip
+FAULTY = gauge("reelnet_node_model_faulty", "1 while a model's folder keeps it from being loaded, else 0.", MODEL)
 COLD_STARTS = counter("reelnet_node_cold_starts_total", "Loads of a model; a runner that was adopted had none.", MODEL)
 OPEN = gauge("reelnet_node_attempts_in_progress", "Attempts here: waiting, running, or not yet acknowledged.")
 SPOOL = gauge("reelnet_node_spool_bytes", "Inputs and outputs that the node holds.", unit="bytes")
@@ -76,7 +77,7 @@ SKEW = gauge(
 )  # fmt: skip
 FAMILIES = (
     ATTEMPTS, OPEN, REFUSALS, STAGE_SECONDS, PIXEL_STEPS, OUTPUT_PIXELS, QUOTED, QUEUED, OLDEST_WAIT, SLOTS, RUNNERS,
-    RESTARTS, COLD_STARTS, SPOOL, DRAINING, SCRAPES, SKEW,
+    RESTARTS, FAULTY, COLD_STARTS, SPOOL, DRAINING, SCRAPES, SKEW,
 )  # fmt: skip
 _KNOWN_REASONS = frozenset(REASONS)
 
@@ -92,6 +93,9 @@ class Drainable(Protocol):
 
     def attempts(self) -> Sequence[object]:
         """The attempts that are here."""
+
+    def faults(self) -> Mapping[str, str]:
+        """What keeps each configured model from being loaded; empty where nothing does."""
 
 
 class Kept(Protocol):
@@ -131,6 +135,7 @@ class NodeMetrics:
         )
         RESTARTS.read(registry, lambda: {(m, end): kept.restarts[m, end] for m in counted() for end in ends})
         COLD_STARTS.read(registry, lambda: {(m,): kept.cold_starts[m] for m in counted()})
+        FAULTY.read(registry, lambda: {(model,): bool(fault) for model, fault in node.faults().items()})
         OPEN.read(registry, lambda: {(): len(node.attempts())})
         SPOOL.read(registry, lambda: {(): spool.used_bytes})
         DRAINING.read(registry, lambda: {(): node.draining})

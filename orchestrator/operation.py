@@ -78,12 +78,16 @@ class Operation:
         self._say(False)
 
     async def reload(self) -> tuple[str, ...]:
-        """Reads the configuration again; returns what changed, a line each. After a ConfigError nothing is changed."""
+        """Reads the configuration again; returns what changed, and which models cannot be served, a line each.
+
+        After a ConfigError nothing is changed.
+        """
         async with self._reloading:
             wanted = await asyncio.to_thread(self._read_again)
+            faults = await self._node.look_at(wanted.models)
             before = self._node.settings
             self._node.apply(checked(before, wanted))
-            return changes(before, wanted)
+            return (*changes(before, wanted), *faults)
 
     async def logs(self, slot: str, lines: int) -> str:
         """The last lines of a slot's runner. Raises StartError when its engine cannot give them."""
@@ -97,10 +101,6 @@ class Operation:
 
     def _read_again(self) -> OrchestratorSettings:
         wanted = self._reread()
-        try:
-            self._node.check_models(wanted.models)
-        except StartError as error:
-            raise ConfigError(str(error)) from None
         if self._engine_name == DOCKER and (without := without_image(wanted)):
             raise ConfigError(f"image: no container image is named for {without}")
         return wanted
@@ -158,4 +158,5 @@ class Operation:
             queued=len(node.table.waiting(name)),
             queue=model.queue,
             prices={pipeline: offer.price for pipeline, offer in model.pipelines.items()},
+            problem=node.faults()[name],
         )

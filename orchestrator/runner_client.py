@@ -46,6 +46,8 @@ The beginning of its answer has so long in all.
 UPLOAD_S = 60.0
 """A job with inputs has so long in all until its answer begins."""
 SILENT = "silent"
+GONE = "runner_gone"
+ENDED = "the runner ended in the middle of the job"
 BASE = URL("http://runner")
 JOBS = BASE / "jobs"
 _JOB_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_read=SILENCE_S)
@@ -155,8 +157,8 @@ class RunnerClient:
             raise NodeError("the runner does not answer a job", code=SILENT) from None
         except (HeadError, aiohttp.ClientResponseError):
             raise NodeError("the runner's answer to a job is no HTTP", code=PROTOCOL) from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise TransientError("the runner is gone", code=type(error).__name__) from None
+        except (aiohttp.ClientError, OSError):
+            raise TransientError("the runner is gone", code=GONE) from None
 
     async def _post_form(self, job: RunnerJob) -> tuple[int, _Answer]:
         async with asyncio.timeout(UPLOAD_S):
@@ -270,9 +272,11 @@ class JobStream:
         except HeadError:
             self._given_up = "the runner's answer to a job is no HTTP"
             raise NodeError(self._given_up, code=PROTOCOL) from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise PoisonError("the runner ended in the middle of the job", code=type(error).__name__) from None
-        raise PoisonError("the runner ended in the middle of the job", code="EOFError")
+        except TimeoutError:
+            raise PoisonError(f"the runner said nothing for {SILENCE_S:g} s in the middle of the job") from None
+        except (aiohttp.ClientError, OSError):
+            raise PoisonError(ENDED) from None
+        raise PoisonError(ENDED)
 
 
 async def _refusal(answer: _Answer) -> bytes:

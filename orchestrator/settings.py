@@ -189,6 +189,9 @@ class Limits(Section):
     )
     orphan_s: float = Field(30, ge=0, description="Seconds that runners of slots that are no more are left alone.")
     crash_loop: int = Field(5, ge=1, description="Failures in a row after which a runner is said to be crash looping.")
+    models_look_s: float = Field(
+        10, gt=0, description="Seconds between two looks at the folders of models that cannot be served as they lie."
+    )
     quarantine_faults: int = Field(
         3, ge=1, description="Faults of the kernel or the device within quarantine_window_s that lead to quarantine."
     )

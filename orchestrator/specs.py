@@ -6,9 +6,9 @@ from pathlib import Path
 
 from orchestrator.devices import Device
 from orchestrator.engine import Resources, RunnerSpec
+from orchestrator.models_on_disk import folder_of
 from orchestrator.settings import ModelSettings, OrchestratorSettings, SyntheticOptions
 from reelnet.errors import StartError
-from reelnet.home import model_dir
 
 
 def make_spec(
@@ -25,7 +25,7 @@ def make_spec(
     return RunnerSpec(
         slot=slot,
         model_id=model.model_id,
-        model=model.model_id if synthetic else str(weights_folder(model, settings)),
+        model=model.model_id if synthetic else str(_weights(model, settings)),
         backend="synthetic" if synthetic else "diffusers",
         device=device.name,
         folder=folder,
@@ -38,14 +38,9 @@ def make_spec(
     )
 
 
-def weights_folder(model: ModelSettings, settings: OrchestratorSettings) -> Path | None:
-    """Where a model's weights lie; None for a synthetic one. Raises StartError when there is no such folder."""
-    if isinstance(model.backend, SyntheticOptions):
-        return None
-    path = model_dir(model.model, Path.cwd(), settings.models_home)
-    if not path.is_dir():
-        raise StartError(
-            f"models: the folder of {model.model!r} is missing: {path}; put the model there (diffusers layout), "
-            "or make tiny ones to try: runner models make-tiny DIR"
-        )
+def _weights(model: ModelSettings, settings: OrchestratorSettings) -> Path:
+    """Where a model's weights lie. Raises StartError when there is no such folder."""
+    path = folder_of(model, settings)
+    if path is None or not path.is_dir():
+        raise StartError(f"models: the folder of {model.model!r} is missing: {path}; put the model there")
     return path

@@ -53,7 +53,8 @@ class DeviceStatus:
 class ModelStatus:
     """One configured model. `loaded` of its `replicas` are in memory; without `warm` it is loaded when a job asks.
 
-    `prices` are dollars by rate, by pipeline; `digest` is empty until a runner has loaded the model.
+    `prices` are dollars by rate, by pipeline; `digest` is empty until a runner has loaded the model. `problem`: what
+    keeps it from being loaded, as its folder is.
     """
 
     model: str
@@ -66,6 +67,7 @@ class ModelStatus:
     queued: int = 0
     queue: int = 0
     prices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,7 @@ class ModelsView:
                 _prices(model),
             )
         yield table
+        yield from (reason(model.model, model.problem) for model in self.models if model.problem)
 
 
 def _faults(watcher: WatcherStatus, status: NodeStatus) -> Iterable[str]:

@@ -27,6 +27,7 @@ from benchmark.local_pool import LeftoverError, LocalPool, PoolPlan
 from reelnet.errors import ReelnetError, printable
 from reelnet.inspection import EXTENSIONS, OutputFacts, check_output
 from reelnet.lifecycle import EXIT_FAILED, run
+from reelnet.operating.console import to_terminal
 from reelnet.pricing import format_money
 
 STARTED = time.monotonic()
@@ -60,7 +61,7 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="every pipeline")
     asked = parser.parse_args()
     plan, steps = (replace(PLAN, tiny=FULL), full()) if asked.full else (PLAN, plain())
-    console = Console()
+    console = to_terminal()
     finished: list[Finished] | None = None
 
     async def demo(stopping: asyncio.Event) -> None:

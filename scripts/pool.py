@@ -15,6 +15,7 @@ from rich.text import Text
 from benchmark.interruption import unless_stopped
 from benchmark.local_pool import Backend, LeftoverError, LocalPool, PoolPlan
 from reelnet.lifecycle import EXIT_FAILED, EXIT_USAGE, run
+from reelnet.operating.console import to_terminal
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "out" / "pool"
@@ -58,7 +59,7 @@ def main(
 
 async def serve(plan: PoolPlan, stopping: asyncio.Event) -> None:
     """Runs the pool until `stopping`. Raises DiedError when a component ends before."""
-    console = Console()
+    console = to_terminal()
     await unless_stopped(stopping, _serve(plan, console))
     console.print("stopped; no process is left")
 

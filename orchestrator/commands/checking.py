@@ -10,7 +10,7 @@ import yaml
 from rich.text import Text
 
 from orchestrator.commands.options import settings_of
-from orchestrator.models_on_disk import SAFE, folder_of, look_at
+from orchestrator.models_on_disk import folder_of, judge
 from orchestrator.settings import ModelSettings, OrchestratorSettings, SyntheticOptions
 from reelnet.errors import ConfigError
 from reelnet.home import models_home, state_home
@@ -70,21 +70,9 @@ def _found(model: ModelSettings, settings: OrchestratorSettings) -> dict[str, st
     folder = folder_of(model, settings)
     if folder is None:
         return {"folder": "", "state": "no weights needed", "fault": ""}
-    try:
-        found = look_at(folder)
-    except OSError as error:
-        return _missing(folder, f"cannot be read: {error.strerror}")
-    if found is None:
-        return _missing(folder, "no model in diffusers layout (model_index.json)" if folder.is_dir() else "missing")
-    if not found.weight_bytes:
-        pickled = f"; its weights are pickled ({found.pickles[0]}): convert them" if found.pickles else ""
-        return _missing(folder, f"no {', '.join(SAFE)} weights{pickled}")
-    return {
-        "folder": str(folder),
-        "state": f"{found.class_name}, {found.weight_bytes / 2**30:.2f} GiB of weights",
-        "fault": "",
-    }
-
-
-def _missing(folder: Path, fault: str) -> dict[str, str]:
-    return {"folder": str(folder), "state": fault, "fault": f"{folder}: {fault}"}
+    judged = judge(folder)
+    if judged.fault or judged.found is None:
+        return {"folder": str(folder), "state": judged.fault, "fault": f"{judged.fault}; {judged.mend}"}
+    found = judged.found
+    state = f"{found.class_name}, {found.weight_bytes / 2**30:.2f} GiB of weights"
+    return {"folder": str(folder), "state": state, "fault": ""}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.commands.options import settings_of
+from orchestrator.control_client import COMPONENT, NOUN
 from orchestrator.devices import Device, inventory
 from orchestrator.draft import Draft, draft_text
 from orchestrator.gpus import DriverError
@@ -22,6 +22,7 @@ from reelnet import telemetry
 from reelnet.errors import ConfigError
 from reelnet.home import instance_dir, models_home
 from reelnet.identity import Identity
+from reelnet.operating.control_client import Instance
 from reelnet.operating.doctor import Line, config_faults, examine, show_findings
 from reelnet.operating.options import Config, Json, Limit, Name, exit_codes
 from reelnet.settings import load
@@ -48,13 +49,12 @@ def init(
     with exit_codes():
         if file.exists() and not force:
             raise ConfigError(f"{file}: is there already; replace it with --force, or name another file")
-        draft = _draft(OrchestratorSettings(name=name, home=home, models_home=models_home), synthetic)
+        draft = _draft(file, OrchestratorSettings(name=name, home=home, models_home=models_home), synthetic)
         settings = _write(file, draft_text(draft), force)
         identity = Identity.load_or_create(instance_dir("orchestrator", settings.name, settings.home) / "identity.key")
-        named = shlex.quote(str(file))
         typer.echo(f"wrote {file}: {len(settings.models)} models, devices {', '.join(d.name for d in draft.devices)}")
         typer.echo(f"node id: {identity.id}")
-        typer.echo(f"next: orchestrator doctor --config {named}\nthen: orchestrator serve --config {named}")
+        typer.echo(f"next: {draft.command('doctor')}\nthen: {draft.command('serve')}")
 
 
 def doctor(
@@ -83,19 +83,20 @@ def _settings_or_fault(config: Path | None, name: str | None) -> tuple[Orchestra
     try:
         return settings_of(config, name), []
     except ConfigError as error:
-        faults = config_faults(error, "mend it; `orchestrator config check` says what counts")
+        check = Instance(COMPONENT, NOUN, name or "default", config=config).command("config check")
+        faults = config_faults(error, f"mend it; `{check}` says what counts")
         return OrchestratorSettings(), faults
 
 
-def _draft(settings: OrchestratorSettings, synthetic: bool) -> Draft:
+def _draft(file: Path, settings: OrchestratorSettings, synthetic: bool) -> Draft:
     return Draft(
+        file=file,
         name=settings.name,
         devices=_found_devices(this_host(settings)),
         models=() if synthetic else find_models(settings.models_home),
-        models_home=settings.models_home or models_home(),
+        models_home=(settings.models_home or models_home()).absolute(),
         synthetic=synthetic,
-        home=settings.home,
-        name_models_home=settings.models_home is not None,
+        home=settings.home and settings.home.absolute(),
     )
 
 

@@ -13,8 +13,8 @@ from typing import Annotated
 
 import typer
 from PIL import Image
-from rich.console import Console
 
+from reelnet.operating.console import to_terminal
 from runner.bench import films, report
 from runner.bench.coding import Round, measure_round, ways
 from runner.bench.likeness import likeness
@@ -37,7 +37,7 @@ def bench(
     """Codes the same frames as PNG, WebP, JPEG and MP4 in turns, and enlarges a long clip."""
     with exit_codes():
         measured = _measure(films.opened(picture), rounds, frames)
-    report.show(measured, Console(width=report.WIDTH, highlight=False))
+    report.show(measured, to_terminal(report.WIDTH))
     if json_file:
         json_file.write_text(json.dumps(report.document(measured), indent=1) + "\n", "utf-8")
     missed = report.missed(measured)
@@ -47,7 +47,7 @@ def bench(
 
 
 def _measure(picture: Image.Image, rounds: int, frames: int) -> report.Measured:
-    say = Console(stderr=True, highlight=False).print
+    say = to_terminal(stderr=True).print
     settings = RunnerSettings(model="unused")
     some = ways(settings.png_level, settings.jpeg_quality, settings.clip_output)
     coded, like = dict[str, list[Round]](), {}
@@ -63,7 +63,7 @@ def _measure(picture: Image.Image, rounds: int, frames: int) -> report.Measured:
 
 
 def _long(picture: Image.Image, frames: int, settings: RunnerSettings) -> Curve:
-    Console(stderr=True, highlight=False).print(f"enlarging a clip of {frames} frames")
+    to_terminal(stderr=True).print(f"enlarging a clip of {frames} frames")
     with tempfile.TemporaryDirectory(prefix="reelnet-bench-") as folder:
         return long_clip(picture, frames, Path(folder), settings.clip_output)
 

@@ -11,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from reelnet.operating.console import headline
 from runner.bench.coding import AIMS, CLIP, JPEG, PNG, PNG_6, WEBP, Aim, Compared, Round, compared
 from runner.bench.films import FILMS
 from runner.bench.likeness import Likeness
@@ -128,7 +129,9 @@ def _asked(aim: Aim) -> str:
 
 
 def _table(*left: str, right: tuple[str, ...], title: str | None = None) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), title=title, title_justify="left")
+    table = Table(
+        box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), title=headline(title) if title else None, title_justify="left"
+    )
     for head in left:
         table.add_column(head, no_wrap=True)
     for head in right:

@@ -8,9 +8,10 @@ import typer
 from pydantic import ValidationError
 
 from reelnet.errors import ConfigError
+from reelnet.operating.console import print_json
 from reelnet.pipelines import Pipeline, Size, explain
 from runner.commands.exit_codes import exit_codes
-from runner.commands.models import Home, Json, import_library, print_json
+from runner.commands.models import Home, Json, import_library
 from runner.memory_budget import gib
 
 NOTE = "Estimated from the architecture, not measured on a card. CUDA itself takes some 0.3 to 0.6 GiB beside it."

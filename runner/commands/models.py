@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
 from reelnet.errors import ConfigError, StartError
 from reelnet.home import models_home
 from reelnet.jobs import Licence
+from reelnet.model_classes import pipelines_of
+from reelnet.operating.console import print_json, to_terminal
 from runner.backend import SetupError
 from runner.commands.exit_codes import exit_codes
 from runner.models import full
 from runner.models.choice import Wish
-from runner.models.classes import pipelines_of
 from runner.models.copying import Import, import_model
 from runner.models.digest import FILM
 from runner.models.licences import spdx
@@ -54,7 +53,7 @@ def list_models(home: Home = None, as_json: Json = False) -> None:
         if not found:
             typer.echo(f"no models in {store.home}; pull one, or make tiny ones: runner models make-tiny {store.home}")
             return
-        Console(highlight=False).print(_table(found))
+        to_terminal().print(_table(found))
         for model in found:
             if model.fault:
                 typer.echo(f"! {model.fault}")
@@ -93,7 +92,7 @@ def pull(
             int(reserve * GIB),
         )
         address = endpoint or os.environ.get("HF_ENDPOINT") or hub.DEFAULT_ENDPOINT
-        meter = meter_on(Console(stderr=True))
+        meter = meter_on(to_terminal(stderr=True))
         with hub.connect(address, _token(token_file), timeout) as client, meter:
             patience = download.Patience(retries)
             done = pulling.Pull(hub.Hub(client), _store(home, make=True), meter, patience).run(order)
@@ -136,7 +135,7 @@ def import_(
             replace=replace,
             reserve_bytes=int(reserve * GIB),
         )
-        with meter_on(Console(stderr=True)) as meter:
+        with meter_on(to_terminal(stderr=True)) as meter:
             folder, manifest = import_model(order, _store(home, make=True), meter)
         _report(folder, manifest, as_json, "imported")
 
@@ -195,7 +194,7 @@ def make_tiny(
     They draw nothing sensible; they run the true model code on a CPU in a second or two.
     """
     with exit_codes():
-        console = Console(stderr=True)
+        console = to_terminal(stderr=True)
         tiny = import_library("runner.models.tiny")
         with console.status("making tiny models"):
             made = tiny.make_all(folder)
@@ -213,7 +212,7 @@ def make_full(
     They take the time and the memory of the real ones, for measuring, and draw nothing sensible.
     """
     with exit_codes():
-        console = Console(stderr=True)
+        console = to_terminal(stderr=True)
         with console.status("making models of full size"):
             made = full.make(folder, full.parse_names(only))
         for path in made:
@@ -234,7 +233,7 @@ def convert(
             architecture = import_library("runner.models.conversion").convert(checkpoint, folder)
         except SetupError as error:
             raise StartError(str(error)) from None
-        Console(stderr=True).print(f"{folder}: {architecture}", highlight=False, soft_wrap=True)
+        to_terminal(stderr=True).print(f"{folder}: {architecture}", highlight=False, soft_wrap=True)
 
 
 def _store(home: Path | None, *, make: bool = False) -> ModelStore:
@@ -269,11 +268,6 @@ def _report(folder: Path, manifest: Manifest, as_json: bool, done: str) -> None:
     typer.echo(f"{manifest.model}: {done} ({decimal(manifest.size)}; {licence})")
     typer.echo(f"digest {manifest.digest}")
     typer.echo(str(folder))
-
-
-def print_json(document: Any) -> None:
-    """A document for programs."""
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def _verified(model: StoredModel) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from rich.filesize import decimal
 
 from reelnet.errors import ConfigError, StartError
 from reelnet.jobs import Licence
+from reelnet.model_classes import FILM_PIPELINE, VIDEO_PIPELINE, pipelines_of
 from runner.models.checks import GIB, check_licence, check_model, free_bytes
-from runner.models.classes import FILM_PIPELINE, VIDEO_PIPELINE, pipelines_of
 from runner.models.digest import FILM, PICKLES, WEIGHTS, class_of, model_files
 from runner.models.manifest import Manifest, files_in, write_manifest
 from runner.models.meter import Meter

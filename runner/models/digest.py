@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reelnet.jobs import Licence
+from reelnet.model_classes import UPSCALER
 from runner.backend import SetupError
 
 INDEX = "model_index.json"
@@ -18,8 +19,6 @@ WEIGHTS = frozenset({".safetensors"})
 CONFIGS = frozenset({".json", ".txt", ".model"})
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 VOCABULARIES = frozenset({"tokenizer.json", "vocab.json", "vocab.txt"})
-UPSCALER = "Spandrel"
-"""The class of a model that is one checkpoint, without an index: an upscaler, by the library that reads it."""
 LORAS = "loras"
 """A folder in a model's folder, for LoRAs that lie with it."""
 FILM = "film"

@@ -12,10 +12,10 @@ from diffusers.loaders.single_file_utils import SingleFileComponentError
 from diffusers.pipelines.auto_pipeline import AUTO_IMAGE2IMAGE_PIPELINES_MAPPING, AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 from safetensors import SafetensorError
 
+from reelnet.model_classes import EDITING, UPSCALER, VIDEO_PIPELINE, draws_clips_alone, family_of, pipelines_of
 from runner.backend import SetupError
 from runner.models import film_folder
-from runner.models.classes import EDITING, VIDEO_PIPELINE, family_of, pipelines_of
-from runner.models.digest import INDEX, UPSCALER, WEIGHTS, ModelFiles, read_json
+from runner.models.digest import INDEX, WEIGHTS, ModelFiles, read_json
 from runner.models.lora import LoraShelf
 from runner.models.lora_files import survey_loras
 from runner.models.memory import compile_net, place
@@ -89,7 +89,7 @@ def read_family(files: ModelFiles, settings: RunnerSettings, device: torch.devic
 
 
 def _prompted_video(files: ModelFiles, settings: RunnerSettings, at: tuple[torch.device, torch.dtype]) -> Family:
-    if files.class_name == "WanPipeline" and not read_json(files.folder / INDEX).get("expand_timesteps"):
+    if draws_clips_alone(read_json(files.folder / INDEX)):
         raise SetupError(f"{files.folder}: makes clips from words alone, which no pipeline here does")
     device, dtype = at
     pipe = _read(diffusers.WanImageToVideoPipeline, files, dtype)

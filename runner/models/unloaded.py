@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 
 from reelnet.home import model_dir
+from reelnet.model_classes import UPSCALER, family_of, pipelines_of
 from reelnet.pipelines import Pipeline, pipeline_named
 from runner.backend import SetupError
 from runner.memory_budget import Offload
 from runner.models import film_folder
 from runner.models.architectures import PUBLISHED
-from runner.models.classes import family_of, pipelines_of
-from runner.models.digest import INDEX, UPSCALER, WEIGHTS, model_files, read_json
+from runner.models.digest import INDEX, WEIGHTS, model_files, read_json
 from runner.models.estimate import Estimate
 from runner.models.families import FULL_NUMBERS, PROMPTED_CLASSES, UPSCALE_CLASS, VIDEO_CLASS
 from runner.models.libraries import quiet_libraries
@@ -61,7 +61,7 @@ def outline(question: Question) -> Outline:
     class_name, folder = _class_of(question)
     dtype = choose_dtype(question.dtype, _ON_A_CARD, class_name)
     needs = _needs(question, class_name, folder, dtype)
-    names = ("upscale", "upscale-video") if class_name == UPSCALER else pipelines_of(class_name) or ("text-to-image",)
+    names = pipelines_of(class_name) or ("text-to-image",)
     pipelines = {name: pipeline_named(name, family_of(class_name)) for name in names}
     return Outline(Estimate.of(needs, question.offload), pipelines, str(dtype).removeprefix("torch."))
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from reelnet.errors import UnsupportedError
+from reelnet.model_classes import EDITING, family_of
 from reelnet.parameters import ImageEdit, ImageToImage, Params, TextToImage
-from runner.models.classes import EDITING, family_of
 
 _ALWAYS = ("prompt", "num_inference_steps", "generator", "callback_on_step_end")
 """Arguments without which a class cannot draw what a job asks for, or cannot be stopped."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from reelnet.model_classes import family_of
 from reelnet.parameters import CHECKED_FIRST, ImageEdit, TextToImage
 from runner.backend import Frames, Rendered, Reporter, RunnerJob, Served, SetupError
-from runner.models.classes import family_of
 from runner.models.shadows import shadows_of
 from runner.pipelines import canvas
 from runner.pipelines.arguments import Arguments

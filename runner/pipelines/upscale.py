@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from reelnet.errors import UnsupportedError
+from reelnet.model_classes import UPSCALER
 from reelnet.parameters import UPSCALE_FACTOR, VIDEO, Params, Upscale
 from runner.backend import Pixels, Rendered, Reporter, RunnerJob, Served
-from runner.models.digest import UPSCALER
 from runner.models.shadows import Nets, shadows_of
 from runner.models.upscaler import Upscaler
 from runner.pipelines.clip_memory import MULTIPLE, DiffusionUpscaleNeeds, TileNeeds

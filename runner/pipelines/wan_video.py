@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from reelnet.model_classes import VIDEO_PIPELINE, family_of
 from reelnet.parameters import CHECKED_FIRST, PromptedVideo
 from runner.backend import Frames, Rendered, Reporter, RunnerJob, Served, SetupError
 from runner.images import fit
-from runner.models.classes import VIDEO_PIPELINE, family_of
 from runner.models.shadows import shadows_of
 from runner.pipelines import canvas
 from runner.pipelines.clip_memory import beside_film

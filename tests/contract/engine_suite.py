@@ -201,8 +201,9 @@ async def test_a_dead_runner_is_the_jobs_poison(real_engine: RunnerEngine, spec:
     """A runner process that dies in mid-job ends the job as `poison`, and wait tells its exit."""
     handle = await real_engine.start(spec())
     client = await ready(handle)
-    with pytest.raises(PoisonError):
+    with pytest.raises(PoisonError) as failed:
         await _run(client, "boat !die")
+    assert failed.value.code == "runner_died", "a word of ours, no exception's name"
     ended = await real_engine.wait(handle)
     assert ended.code != 0
     await client.close()

@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from broadcaster import registry
+from broadcaster import gateway, registry
 from broadcaster.app import RunningBroadcaster
 from reelnet.codec import Failed
-from reelnet.errors import BusyError
+from reelnet.errors import BusyError, PoisonError
 from reelnet.jobs import Accepted, Chunk, Done, Queued, Started, Ticket
 from tests.fakes.lying_node import LyingNode, Script, capability, delivery, png, running, whole
 from tests.fakes.media import Clip
@@ -120,6 +120,29 @@ async def test_a_node_that_always_says_busy_is_not_always_asked_first(
             assert answer.status_code == 200, answer.text
         assert nodes[0].asked <= 1
         assert broadcaster.scores.reputation(nodes[0].identity.id) == 1
+
+
+async def test_a_job_whose_runner_died_waits_for_the_only_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked again at once, and when it is full, as often as it says that it expects a place."""
+    monkeypatch.setattr(gateway, "SHORTEST_PAUSE_S", 0.01)
+    full = Failed(BusyError("no place", code="queue_full", retry_after_s=0.01))
+    died = [Accepted(0, 0, 0), Started(), Failed(PoisonError("the runner ended"))]
+    words = [died, [full], [full]]
+    async with pool(tmp_path, lambda ticket: words.pop(0) if words else honest(ticket)) as (broadcaster, http, nodes):
+        answer = await http.post("/text-to-image", json=SMALL)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["job"]["attempts"] == 4
+        assert broadcaster.scores.reputation(nodes[0].identity.id) == 1
+
+
+async def test_a_job_does_not_wait_for_a_place_that_comes_too_late(tmp_path: Path) -> None:
+    """The app is told when to ask again."""
+    full = Failed(BusyError("no place", code="queue_full", retry_after_s=10_000))
+    words = [[Failed(PoisonError("the runner ended"))], [full]]
+    async with pool(tmp_path, lambda ticket: words.pop(0)) as (_, http, _nodes):
+        answer = await http.post("/text-to-image", json=SMALL)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "queue_full"), answer.text
+        assert int(answer.headers["Retry-After"]) > 0
 
 
 async def test_a_nodes_words_reach_the_app_clean(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import httpx
 import pytest
 import yaml
 
+from reelnet.jobs import JobState
 from tests.fakes.pool import broadcaster_settings, ready, running_broadcaster, until
 
 PATIENCE_S = 60
@@ -96,9 +97,9 @@ def start_node(tmp_path: Path) -> Iterator[Any]:
 
 
 @contextlib.asynccontextmanager
-async def broadcaster(home: Path, nodes: list[NodeProcess]) -> AsyncIterator[Any]:
+async def broadcaster(home: Path, nodes: list[NodeProcess], **settings: Any) -> AsyncIterator[Any]:
     """A broadcaster of these nodes and a client of it."""
-    async with running_broadcaster(broadcaster_settings(home, [n.address for n in nodes])) as running:
+    async with running_broadcaster(broadcaster_settings(home, [n.address for n in nodes], **settings)) as running:
         await ready(running, len(nodes))
         async with httpx.AsyncClient(base_url=running.url, timeout=PATIENCE_S) as http:
             yield running, http
@@ -147,6 +148,33 @@ async def test_a_job_that_kills_its_runner_is_done_elsewhere(tmp_path: Path, sta
         assert answer.json()["job"]["attempts"] == 2
         await until(lambda: sum(len(n.runners()) for n in nodes) == 2, "both nodes have a runner again")
         assert {pid for node in nodes for pid in node.runners()} != before
+
+
+async def test_a_job_goes_on_when_the_runner_of_its_only_node_is_back(tmp_path: Path, start_node: Any) -> None:
+    """It waits at the node, is done in its second attempt, and each attempt has its row; nobody is blamed."""
+    node = await start_node("node-1")
+    async with broadcaster(tmp_path, [node], journal="wait") as (running, http):
+        before = node.runners()
+        answer = await draw(http, "boat !die once")
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["job"]["attempts"] == 2
+        assert node.runners() != before
+        assert running.scores.reputation(node.node_id) == 1
+        row = await running.journal.job(answer.json()["job"]["id"])
+        assert (row.state, row.attempts, row.failure_class) == (JobState.SUCCEEDED, 2, None)
+        tried = await running.journal.attempts(row.id)
+        assert [(one.attempt, one.outcome) for one in tried] == [(1, "poison"), (2, "ok")]
+
+
+async def test_a_job_that_kills_the_only_nodes_runner_twice_ends(tmp_path: Path, start_node: Any) -> None:
+    """Its node is not made to start runners for it for ever, and the app is told why in words."""
+    node = await start_node("node-1")
+    async with broadcaster(tmp_path, [node]) as (_, http):
+        answer = await draw(http, "boat !die")
+        error = answer.json()["error"]
+        assert (answer.status_code, error["class"], error["code"]) == (500, "poison", "runner_died"), answer.text
+        assert "two runners ended" in error["message"]
+        await until(lambda: node.log.read_text().count("runner failed") == 2, "both deaths are told")
 
 
 async def test_a_job_that_kills_every_runner_is_stopped_after_two(tmp_path: Path, start_node: Any) -> None:
@@ -216,13 +244,15 @@ def test_a_port_in_use_is_said(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_missing_model_folder_is_said(tmp_path: Path) -> None:
-    """A model that is not there ends with exit code 3, its path, and how to get one."""
-    done = run_node(tmp_path, models=[{"model": "acme/none"}], models_home=str(tmp_path), grpc={"port": 0})
-    assert done.returncode == 3
-    assert str(tmp_path / "acme/none") in done.stderr
-    assert "runner models make-tiny" in done.stderr
-    assert "Traceback" not in done.stderr
+async def test_a_missing_model_folder_stops_no_other_model(tmp_path: Path, start_node: Any) -> None:
+    """The node starts, serves what it can, and says where the other one has to lie."""
+    models = [{"model": "acme/none"}, {"model": "synthetic/bars", "backend": "synthetic"}]
+    node = await start_node("node-1", models=models, models_home=str(tmp_path))
+    async with broadcaster(tmp_path, [node]) as (_, http):
+        assert (await draw(http, "boat")).status_code == 200
+    log = node.log.read_text()
+    assert log.count(f"{tmp_path}/acme/none: there is no such folder") == 1
+    assert "runner models make-tiny" in log
 
 
 def test_another_address_than_loopback_is_refused(tmp_path: Path) -> None:

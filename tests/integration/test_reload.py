@@ -191,14 +191,13 @@ async def test_a_bad_file_changes_nothing(tmp_path: Path) -> None:
         for bad, fault in (
             ("models: [", "yaml"),
             (yaml.safe_dump({**one.values, "modles": []}), "did you mean 'models'"),
-            (yaml.safe_dump({**one.values, "models": [{"model": "acme/none"}]}), "acme/none"),
         ):
             one.config.write_text(bad)
             with pytest.raises(ConfigError) as raised:
                 await asyncio.to_thread(one.control.reload)
             assert fault in str(raised.value).lower() or fault in str(raised.value)
             await one.hang_up()
-        assert one.log.read_text().count("configuration not reloaded") == 3
+        assert one.log.read_text().count("configuration not reloaded") == 2
         assert all(job["price"] == "0.01" for job in await asyncio.gather(*running))
         after = await asyncio.to_thread(one.control.status)
         assert [(m.model, m.queue, m.prices) for m in after.models] == [

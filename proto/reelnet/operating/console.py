@@ -22,10 +22,20 @@ REASON_CHARS = 500
 UNKNOWN = "–"
 
 
-def to_terminal(*, stderr: bool = False) -> Console:
-    """Standard output, or error, for people."""
+def to_terminal(columns: int | None = None, *, stderr: bool = False) -> Console:
+    """Standard output, or error, for people: as wide as the terminal, or `columns`, and without bounds in a pipe."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else PIPE_COLUMNS)
+    return Console(stderr=stderr, highlight=False, width=columns if stream.isatty() else PIPE_COLUMNS)
+
+
+def in_a_pipe(console: Console) -> bool:
+    """Whether nothing is to be cut for want of columns."""
+    return console.width >= PIPE_COLUMNS
+
+
+def headline(text: str) -> Text:
+    """A table's title, which may be longer than the table is wide."""
+    return Text(text, "bold", no_wrap=True, overflow="ignore")
 
 
 def print_json(document: Any, *, indent: int | None = 2) -> None:

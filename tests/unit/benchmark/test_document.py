@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from benchmark.machine import Machine
 from benchmark.measurement import Measurement
 from benchmark.report import show
 from benchmark.scenario import Request, plan
+from reelnet.operating.console import PIPE_COLUMNS
 from reelnet.pipelines import PIPELINES, Size
 from tests.fakes.lanes import SimulatedClock, SimulatedLane
 
@@ -75,3 +77,16 @@ async def test_tables_fit_the_terminal(kind: str, columns: int) -> None:
         assert word in text
     table = [line for line in text.splitlines() if "─" in line or "benchmark " in line]
     assert max(map(len, table)) <= columns
+
+
+async def test_names_are_whole_in_a_pipe() -> None:
+    """On one line each, whatever the tables hold, and the titles too."""
+    name, model, found = "n" * 120, "acme/" + "m" * 115, await assessed()
+    measured = replace(found.measurement, labels={ID: name}, scenario=replace(found.measurement.scenario, model=model))
+    out = io.StringIO()
+    show(replace(found, measurement=measured), Console(file=out, width=PIPE_COLUMNS))
+    lines = out.getvalue().splitlines()
+    assert sum(name in line for line in lines) == 5, "rank, score, failures, stages, first job"
+    assert sum(model in line for line in lines) == 1
+    assert any("score = 100 × correctness × success × √throughput × ⁴√tail" in line for line in lines)
+    assert any(line.startswith("warning: ") and line.endswith(found.warnings[0][-30:]) for line in lines)

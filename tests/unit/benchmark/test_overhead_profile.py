@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmark.overhead_profile import THREADS, Profile, Row, by_group, native_package, package_of, table
+from benchmark.overhead_profile import THREADS, Profile, Row, by_group, native_package, package_of, show, table
+from reelnet.operating.console import PIPE_COLUMNS
 
 SITE = sysconfig.get_path("purelib")
 ROOT = Path(__file__).resolve().parents[3]
@@ -66,3 +67,12 @@ def test_the_table_has_microseconds_a_job_and_shares_of_all() -> None:
     assert rows[0][:4] == [*THREADS.split(), "600", "60%"]
     assert rows[1] == ["reelnet", "300", "30%", "attempt.run", "300"]
     assert rows[2][-2:] == ["100", "10%"]
+
+
+@pytest.mark.parametrize(("width", "whole"), [(100, False), (PIPE_COLUMNS, True)])
+def test_functions_have_their_whole_names_in_a_pipe(width: int, whole: bool) -> None:
+    """On a terminal the table keeps to its columns."""
+    profile = Profile("node", 100, {"reelnet": {"f" * 120: 0.03}}, 0.01, 0.06)
+    out = io.StringIO()
+    show([profile], Console(width=width, file=out))
+    assert ("f" * 120 in out.getvalue()) is whole

@@ -97,6 +97,44 @@ def test_lost_nodes_may_be_forgiven() -> None:
     assert "a" in failover.excluded
 
 
+def test_a_runners_death_is_forgiven_once() -> None:
+    """Its node may have the job once more; a second death ends it there as it does elsewhere, in our words."""
+    failover, _ = judged(("a", F.POISON), ("b", F.NODE))
+    assert failover.forgive_died()
+    assert failover.excluded == {"b"}
+    assert not failover.forgive_died(), "once a death"
+    assert failover.judge("a", from_class("poison", "", code="ConnectionResetError")) is END
+    assert failover.last_word
+    assert (failover.last_word.failure, failover.last_word.code) == (F.POISON, "runner_died")
+    assert "two runners ended" in failover.last_word.message
+
+
+def test_a_node_that_delivers_after_its_own_death_is_not_wrong() -> None:
+    """Nobody else says what its runner died of."""
+    failover, _ = judged(("a", F.POISON))
+    assert failover.forgive_died()
+    assert failover.blame_on_success("a") == []
+
+
+def test_only_after_a_death_are_full_nodes_waited_for() -> None:
+    """A job that a runner had begun keeps its claim to be done; another one is told to come again."""
+    failover, _ = judged(("a", F.BUSY))
+    assert not failover.forgive_full()
+    assert failover.excluded == {"a"}
+    failover.judge("b", from_class("poison", ""))
+    assert failover.forgive_full()
+    assert failover.excluded == {"b"}
+    assert not failover.forgive_full(), "once a refusal"
+
+
+def test_the_last_word_is_the_last_failure() -> None:
+    """But for two deaths, of which no single node knows."""
+    assert Failover(3).last_word is None
+    for attempts in ([("a", F.POISON)], [("a", F.USER), ("b", F.USER)], [("a", F.POISON), ("b", F.NODE)]):
+        failover, _ = judged(*attempts)
+        assert failover.last_word is failover.last
+
+
 @pytest.mark.parametrize("claim", [F.USER, F.POISON])
 def test_a_claim_that_was_wrong_is_the_nodes_failure(claim: FailureClass) -> None:
     """It is held against nobody at once; when another node delivers, it counts as `node`."""

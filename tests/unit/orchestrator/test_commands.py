@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -17,13 +18,15 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from orchestrator.cli import cli
+from orchestrator.commands import setup
 from orchestrator.settings import OrchestratorSettings
-from orchestrator.status import from_document
+from orchestrator.status import ModelStatus, from_document
 from reelnet import telemetry
 from reelnet.errors import ConfigError
 from reelnet.identity import Identity
 from reelnet.settings import load
 from tests.fakes.controlled import STATUS, ScriptedNode, served
+from tests.fakes.models import model_folder
 
 
 @pytest.fixture(autouse=True)
@@ -227,18 +230,23 @@ def test_models(home: Path, tmp_path: Path) -> None:
     assert "no models are configured" in run("models").stdout
 
 
-def model(
-    folder: Path, weights: bytes = b"12345678", index: str = '{"_class_name": "StableDiffusionPipeline"}'
-) -> None:
-    """A model's folder."""
-    (folder / "unet").mkdir(parents=True)
-    (folder / "model_index.json").write_text(index)
-    (folder / "unet" / "w.safetensors").write_bytes(weights)
+def test_names_are_whole_in_a_pipe(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few columns the terminal has: each stands on one line."""
+    monkeypatch.setenv("COLUMNS", "60")
+    name, why = "acme/" + "m" * 115, "because " + "w" * 200
+    slot = replace(STATUS.slots[0], slot="s" * 120, model=name, job_id="j" * 120, reason=why)
+    device = replace(STATUS.devices[0], name="d" * 120, title="t" * 120)
+    with node(home, state=replace(STATUS, slots=(slot,), devices=(device,), models=(ModelStatus(name, problem=why),))):
+        status, models = run("status").stdout.splitlines(), run("models").stdout.splitlines()
+    for whole in ("s" * 120, name, "j" * 120, "d" * 120, "t" * 120, why):
+        assert any(whole in line for line in status), whole
+    for whole in (name, why):
+        assert any(whole in line for line in models), whole
 
 
 def test_config_check(tmp_path: Path) -> None:
     """What it prints is the whole configuration: a node reads it back and has the same one."""
-    model(tmp_path / "models" / "acme" / "sd")
+    model_folder(tmp_path / "models" / "acme" / "sd")
     text = "name: b\nmodels: [{model: acme/sd}, {model: s/bars, backend: {synthetic: {unit_s: 1}}}]\n"
     (tmp_path / "x.yaml").write_text(text)
     got = run("config", "check", "x.yaml")
@@ -262,21 +270,23 @@ def test_config_check_of_unknown_keys(tmp_path: Path) -> None:
 
 
 def test_config_check_of_missing_models(tmp_path: Path) -> None:
-    """A node could not start: each model has a line, after the values."""
-    (tmp_path / "x.yaml").write_text("models: [{model: acme/a}, {model: ./b}]\n")
+    """Each model that a node could not serve has a line, after the values, also one of which a copy was cut short."""
+    (tmp_path / "x.yaml").write_text("models: [{model: acme/a}, {model: ./b}, {model: ./half}]\n")
     (tmp_path / "b").mkdir()
+    os.truncate(model_folder(tmp_path / "half") / "unet" / "diffusion_pytorch_model.safetensors", 70)
     got = run("config", "check", "x.yaml")
     assert got.exit_code == 2
-    assert f"x.yaml: models: acme/a: {tmp_path}/models/acme/a: missing" in got.stderr
+    assert f"x.yaml: models: acme/a: {tmp_path}/models/acme/a: there is no such folder; put" in got.stderr
+    assert "diffusion_pytorch_model.safetensors is no safetensors file, or cut short (70 bytes)" in got.stderr
     assert f"x.yaml: models: b: {tmp_path}/b: no model in diffusers layout (model_index.json)" in got.stderr
     assert "log_level: info" in got.stdout
 
 
 def test_init(tmp_path: Path, home: Path) -> None:
     """The file is one that a node takes, with what was found; the key is there and private."""
-    model(tmp_path / "models" / "acme" / "svd", index='{"_class_name": "StableVideoDiffusionPipeline"}')
-    model(tmp_path / "models" / "flat")
-    model(tmp_path / "models" / ".hidden")
+    model_folder(tmp_path / "models" / "acme" / "svd", "StableVideoDiffusionPipeline")
+    model_folder(tmp_path / "models" / "flat")
+    model_folder(tmp_path / "models" / ".hidden")
     got = run("init", "--name", "gpu-box")
     assert got.exit_code == 0, got.stderr
     settings = load(OrchestratorSettings, tmp_path / "orchestrator.yaml")
@@ -289,13 +299,67 @@ def test_init(tmp_path: Path, home: Path) -> None:
     assert "# pipelines: {image-to-video: {price:" in text
 
 
+@pytest.mark.parametrize(
+    ("class_name", "pipelines"),
+    [
+        ("StableDiffusionPipeline", ["text-to-image", "image-to-image"]),
+        ("StableDiffusionInstructPix2PixPipeline", ["image-to-image"]),
+        ("FilmInterpolation", ["frame-interpolation"]),
+        ("WanImageToVideoPipeline", ["image-to-video"]),
+    ],
+)
+def test_init_offers_what_a_class_does(tmp_path: Path, class_name: str, pipelines: list[str]) -> None:
+    """And nothing else: a runner with another pipeline would not start."""
+    model_folder(tmp_path / "models" / "acme" / "x", class_name)
+    assert run("init").exit_code == 0
+    file = tmp_path / "orchestrator.yaml"
+    file.write_text(file.read_text().replace("    # pipelines:", "    pipelines:"))
+    assert list(load(OrchestratorSettings, file).models[0].pipelines) == pipelines
+
+
+@pytest.mark.parametrize("class_name", ["SomethingNewPipeline", "WanPipeline", ""])
+def test_init_leaves_out_what_no_runner_loads(tmp_path: Path, class_name: str) -> None:
+    """With the reason in the file; a Wan that draws from words alone is one of these."""
+    model_folder(tmp_path / "models" / "acme" / "x", class_name)
+    assert run("init").exit_code == 0
+    assert load(OrchestratorSettings, tmp_path / "orchestrator.yaml").models == ()
+    assert "# acme/x: left out, no runner loads a " in (tmp_path / "orchestrator.yaml").read_text()
+
+
+def test_init_always_writes_the_models_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node's service has another home, and another folder to be in."""
+    assert run("init").exit_code == 0
+    assert load(OrchestratorSettings, tmp_path / "orchestrator.yaml").models_home == tmp_path / "models"
+    assert run("init", "--force", "--models-home", "mine").exit_code == 0
+    assert load(OrchestratorSettings, tmp_path / "orchestrator.yaml").models_home == tmp_path / "mine"
+
+
 def test_the_commented_prices_are_good_ones(tmp_path: Path) -> None:
     """Who takes the # away has a configuration."""
-    model(tmp_path / "models" / "acme" / "sd")
+    model_folder(tmp_path / "models" / "acme" / "sd")
     assert run("init").exit_code == 0
     file = tmp_path / "orchestrator.yaml"
     file.write_text(file.read_text().replace("    # pipelines:", "    pipelines:"))
     assert load(OrchestratorSettings, file).models[0].pipelines["text-to-image"].rates.mpix_step > 0
+
+
+def test_hints_name_the_operators_own_file(tmp_path: Path) -> None:
+    """Whatever it is called: each line can be pasted."""
+    got = run("init", "my node.yaml", "--name", "gpu-box", "--synthetic")
+    assert "next: orchestrator doctor --config 'my node.yaml'\n" in got.stdout
+    assert "then: orchestrator serve --config 'my node.yaml'\n" in got.stdout
+    assert "`orchestrator serve --config 'my node.yaml'`" in (tmp_path / "my node.yaml").read_text().splitlines()[0]
+    assert run("status", "--config", "my node.yaml").stderr.endswith(
+        "start it with: orchestrator serve --config 'my node.yaml' --name gpu-box\n"
+    )
+
+
+def test_the_doctor_says_how_to_check_the_file(tmp_path: Path) -> None:
+    """With the file and the name that the operator gave."""
+    (tmp_path / "x y.yaml").write_text("colour: red\n")
+    for name, command in ((None, "--config 'x y.yaml'"), ("b", "--config 'x y.yaml' --name b")):
+        _, (fault,) = setup._settings_or_fault(Path("x y.yaml"), name)
+        assert f"`orchestrator config check {command}` says" in fault.finding.fix
 
 
 def test_init_replaces_nothing_by_itself(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from orchestrator.docker_container import DockerOptions, Placement, Weights, container_name, creation, environment
 from orchestrator.docker_errors import TOOLKIT, GoneError, RefusedError, UnreachableError, explained, unreachable
 from orchestrator.docker_facts import LOST, HostFacts, exit_of, host_facts, memory_bound
+from orchestrator.docker_images import is_pinned
 from orchestrator.docker_weights import weights_of
 from orchestrator.engine import EngineError, Resources, RunnerSpec
 from tests.fakes.docker_proxy import ALLOWED
@@ -20,6 +21,23 @@ OPTIONS = DockerOptions()
 SPEC = RunnerSpec("sd-0", "acme/sd", "/srv/sd", "diffusers", "cuda:0", Path("/run/sd-0"), gpu="GPU-1", image="runner")
 PLACEMENT = Placement("n" * 52, "sha256:1", "65534:65534", 2**30, Weights(Path("/srv/cache"), "snapshots/abc"))
 INFO = {"ServerVersion": "28.1", "MemTotal": 10 * 2**30, "OSType": "linux", "SecurityOptions": ["name=seccomp"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "pinned"),
+    [
+        ("registry:5000/runner@sha256:" + "a" * 64, True),
+        ("sha256:" + "a" * 64, True),
+        ("0123456789abcdef" * 4, True),
+        ("0123456789ab", False),
+        ("sha256:" + "a" * 63, False),
+        ("runner:sha256", False),
+        ("a" * 65, False),
+    ],
+)
+def test_which_names_of_images_are_pinned(name: str, pinned: bool) -> None:
+    """Those by a digest, and whole ids; part of an id may come to mean several images, or be a name."""
+    assert is_pinned(name) is pinned
 
 
 def test_a_runner_is_told_what_it_sees() -> None:

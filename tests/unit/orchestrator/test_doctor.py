@@ -28,6 +28,7 @@ from reelnet.operating.machine_checks import clock, key, ports, python, state
 from reelnet.settings import Listener
 from tests.fakes.controlled import ScriptedNode, served
 from tests.fakes.host import CARD, GIB, IMAGE, ScriptedDocker, ScriptedDriver, settings, sound_host
+from tests.fakes.models import safetensors
 
 PASS, WARN, FAIL = Verdict.PASS, Verdict.WARN, Verdict.FAIL
 Find = Callable[[Host], Iterable[Finding]]
@@ -129,6 +130,9 @@ def test_docker_that_is_old_or_ends_its_containers(tmp_path: Path) -> None:
     assert (found.verdict, "too old" in found.text) == (FAIL, True)
 
 
+ID = "sha256:" + "b" * 64
+
+
 @pytest.mark.parametrize(
     ("name", "verdict", "said"),
     [
@@ -136,13 +140,16 @@ def test_docker_that_is_old_or_ends_its_containers(tmp_path: Path) -> None:
         ("other@sha256:" + "c" * 64, WARN, "docker pull other@sha256:"),
         ("reelnet-runner:latest", FAIL, "scripts/image"),
         ("here:latest", WARN, "set `image: sha256:"),
+        (ID, PASS, "7.0 GiB"),
         (None, FAIL, "set `image`"),
     ],
 )
 def test_images(tmp_path: Path, name: str | None, verdict: Verdict, said: str) -> None:
     """Here, to be had, not to be had, or by a name that moves."""
     engine = ScriptedDocker()
-    engine.answers["/images/here:latest/json"] = engine.answers[f"/images/{IMAGE}/json"]
+    engine.answers |= dict.fromkeys(
+        ("/images/here:latest/json", f"/images/{ID}/json"), engine.answers[f"/images/{IMAGE}/json"]
+    )
     found = worst(image, sound_host(tmp_path, {"docker": engine}, engine="docker", image=name))
     assert (found.verdict, said in found.text + found.fix) == (verdict, True), found
 
@@ -254,13 +261,6 @@ def test_the_kernels_clock_is_asked() -> None:
 def test_no_models(tmp_path: Path) -> None:
     """A node without models starts, and serves nothing."""
     assert worst(weights, sound_host(tmp_path, models=[])).verdict is WARN
-
-
-def safetensors(path: Path, size: int = 16) -> None:
-    """A whole file with one tensor of `size` bytes."""
-    header = json.dumps({"w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
 
 
 def break_nothing(folder: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from orchestrator.models_on_disk import find_models, look_at
+from orchestrator.models_on_disk import fault_of, find_models, look_at
+from orchestrator.settings import OrchestratorSettings
+from tests.fakes.models import model_folder
 
 
 def made(folder: Path, *names: str) -> Path:
@@ -46,3 +48,13 @@ def test_upscalers_are_found_beside_diffusers_models(tmp_path: Path) -> None:
         ("acme/esrgan", "Spandrel"),
         ("acme/sd", "StableDiffusionPipeline"),
     ]
+
+
+def test_a_fault_can_be_shown(tmp_path: Path) -> None:
+    """Whatever a stranger's files are called: it stands in logs and in answers."""
+    folder = model_folder(tmp_path / "sd")
+    (folder / "x\x1b[2J\udcff.safetensors").write_bytes(b"x")
+    settings = OrchestratorSettings.model_validate({"models": [{"model": str(folder)}]})
+    fault = fault_of(settings.models[0], settings)
+    assert "is no safetensors file" in fault
+    assert fault.isprintable()

@@ -101,9 +101,9 @@ async def test_the_node_is_shown_as_it_is_at_each_scrape(tmp_path: Path) -> None
     supervisors = {slot.name: SimpleNamespace(slot=slot, state=state) for slot, state in states.items()}
     ends = Counter({("a", End.LOAD): 2, ("a", End.KILLED): 1, ("gone", End.STUCK): 4})
     kept = SimpleNamespace(supervisors=supervisors, restarts=ends, cold_starts=Counter(b=7))
-    spool, node = (
-        Spool(tmp_path / "spool", 1000),
-        SimpleNamespace(draining=False, attempts=lambda: [1, 2], watchers=Watchers(lambda: 5_000)),
+    spool, faults = Spool(tmp_path / "spool", 1000), {"a": "", "c": "its folder is missing"}
+    node = SimpleNamespace(
+        draining=False, attempts=lambda: [1, 2], faults=lambda: faults, watchers=Watchers(lambda: 5_000)
     )
     bench = Bench()
     bench.metrics.watch(table, kept, spool, node)  # type: ignore[arg-type]
@@ -130,6 +130,7 @@ async def test_the_node_is_shown_as_it_is_at_each_scrape(tmp_path: Path) -> None
     assert said.sum("reelnet_node_spool_bytes") == 123
     assert said.sum("reelnet_node_attempts_in_progress") == 2
     assert said.sum("reelnet_node_draining") == 1
+    assert [said.sum("reelnet_node_model_faulty", model=model) for model in "ac"] == [0, 1]
 
 
 def test_a_slot_with_a_job_is_busy_even_when_its_runner_is_given_up() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from orchestrator import supervisor
 from orchestrator.control import Controlled
@@ -23,10 +24,10 @@ from orchestrator.model_shelf import ModelShelf
 from orchestrator.node import Node, NodeParts
 from orchestrator.node_metrics import NodeMetrics
 from orchestrator.operation import Operation
-from orchestrator.settings import ModelSettings, OrchestratorSettings
+from orchestrator.settings import OrchestratorSettings
 from orchestrator.specs import make_spec
 from orchestrator.spool import Spool
-from reelnet.errors import ConfigError, StartError
+from reelnet.errors import ConfigError, NodeError, StartError
 from reelnet.identity import Identity
 from tests.fakes.engine import Life, ScriptedEngine
 
@@ -79,29 +80,25 @@ def model(name: str = "acme/sd", **more: Any) -> dict[str, Any]:
     return {"model": name, "backend": {"synthetic": {}}, **more}
 
 
-def _folder(wanted: ModelSettings) -> Path | None:
-    if wanted.model_id == "acme/none":
-        raise StartError("models: the folder of 'acme/none' is missing")
-    return None
-
-
 @asynccontextmanager
 async def office(
-    home: Path, *models: dict[str, Any], lives: tuple[Life, ...] = (Life(),), read: dict[str, GpuReading] | None = None
-) -> AsyncIterator[Office]:
-    """A node for the length of the block."""
-    settings = OrchestratorSettings.model_validate({"models": list(models), "limits": {"restart_backoff_s": 60}})
+    home: Path, *models: dict[str, Any], lives: tuple[Life, ...] = (Life(),), read: dict[str, GpuReading] | None = None,
+    faults: dict[str, str] | None = None,
+) -> AsyncIterator[Office]:  # fmt: skip
+    """A node for the length of the block. `faults` are what is wrong with models' folders."""
+    limits = {"restart_backoff_s": 60, "models_look_s": 0.01}
+    settings = OrchestratorSettings.model_validate({"models": list(models), "limits": limits})
     engine = TalkingEngine(lives)
     identity = Identity.load_or_create(home / "identity.key")
     node: Node
-
+    shelf = ModelShelf(FactBook(home / "models.json"), lambda _: None, lambda m: (faults or {}).get(m.model_id, ""))
+    await shelf.look(settings.models)
     parts = NodeParts(
         settings=settings,
         identity=identity,
         engine=engine,
         devices=(CARD,),
-        shelf=ModelShelf(FactBook(home / "models.json"), _folder),
-        find_weights=_folder,
+        shelf=shelf,
         make_spec=lambda model, slot, device: make_spec(node.settings, model, slot, device, home),
         spool=Spool(home / "spool", GIB),
         metrics=NodeMetrics(CollectorRegistry()),
@@ -214,6 +211,7 @@ async def test_a_reload_takes_over_what_it_can(home: Path) -> None:
             "models: acme/sd queue: 8 → 3",
             "limits.stall_s: 30.0 → 40.0",
             "limits.restart_backoff_s: 60.0 → 1.0",
+            "limits.models_look_s: 0.01 → 10.0",
             "log_level: info → debug (needs a restart)",
         )
         assert at.node.settings.log_level == "info"
@@ -224,17 +222,74 @@ async def test_a_reload_takes_over_what_it_can(home: Path) -> None:
 
 
 async def test_a_bad_file_changes_nothing(home: Path) -> None:
-    """Neither one that cannot be read nor one whose model is not there: nothing of it is taken over."""
+    """Nothing of one that cannot be read is taken over."""
     async with office(home, model()) as at:
         before = at.node.settings
         at.file[0] = ConfigError("orchestrator.yaml: modles: unknown key")
         with pytest.raises(ConfigError, match="modles"):
             await at.operation.reload()
-        at.say(models=[model(queue=1), model("acme/none")], limits={"stall_s": 40})
-        with pytest.raises(ConfigError, match="acme/none"):
-            await at.operation.reload()
         assert at.node.settings is before
         assert [slot.model for slot in at.operation.status().slots] == ["acme/sd"]
+
+
+async def test_a_model_without_its_folder_stops_no_other(home: Path) -> None:
+    """It is shown with the reason, said once in the log, and taken up when the folder is there."""
+    faults = {"acme/late": "/m/acme/late: there is no such folder; put the model there"}
+    with capture_logs() as logs:
+        async with office(home, model(), model("acme/late", warm=False), faults=faults) as at:
+            await at.until(lambda: at.operation.status().slots[0].state == "ready")
+            await at.until(lambda: at.operation.status().slots[1].reason)
+            status = at.operation.status()
+            assert [m.problem for m in status.models] == ["", faults["acme/late"]]
+            assert (status.slots[1].state, status.slots[1].reason) == ("stopped", faults["acme/late"])
+            assert (at.node.not_ready(), {model for _, model in at.node.offers.by_key}) == (None, {"acme/sd"})
+            faults.clear()
+            await at.until(lambda: at.operation.status().slots[1].state == "ready")
+            assert at.operation.status().models[1].problem == ""
+    told = [(entry["event"], entry["model"]) for entry in logs if "served" in entry["event"]]
+    assert told == [("a model cannot be served", "acme/late"), ("a model can be served now", "acme/late")]
+
+
+async def test_a_node_without_any_folder_is_there(home: Path) -> None:
+    """It takes no job, and `/readyz` says why."""
+    async with office(home, model(), faults={"acme/sd": "the folder is missing"}) as at:
+        await at.until(lambda: "the folder is missing" in (at.node.not_ready() or ""))
+        assert at.engine.starts == 0
+
+
+async def test_a_reload_tells_of_a_model_without_its_folder(home: Path) -> None:
+    """It is applied: the model comes when its folder does. One that is loaded goes on, and is offered."""
+    faults: dict[str, str] = {}
+    async with office(home, model(), faults=faults) as at:
+        await at.until(lambda: at.operation.status().slots[0].state == "ready")
+        faults |= {"acme/none": "the folder is missing", "acme/sd": "the disk is gone"}
+        at.say(models=[model(), model("acme/none")], limits=at.node.settings.limits.model_dump())
+        assert await at.operation.reload() == (
+            "models: acme/none is new",
+            "models: acme/sd cannot be served: the disk is gone",
+            "models: acme/none cannot be served: the folder is missing",
+        )
+        await at.until(lambda: at.operation.status().slots[1].reason == "the folder is missing")
+        assert at.operation.status().slots[0].state == "ready"
+        assert {model for _, model in at.node.offers.by_key} == {"acme/sd"}
+        faults.clear()
+        await at.until(lambda: [slot.state for slot in at.operation.status().slots] == ["ready"] * 2)
+        assert at.engine.starts == 2, "what was loaded is not loaded again"
+
+
+async def test_no_job_waits_for_a_model_that_cannot_be_loaded(home: Path) -> None:
+    """It has left its device, and its folder is gone: it is not offered any more, and who waits is told why."""
+    faults: dict[str, str] = {}
+    async with office(home, model(warm=False), faults=faults) as at:
+        await at.until(lambda: at.node.offers.by_key and at.operation.status().slots[0].state == "ready")
+        at.node.keeper.fault("GPU-0", "XID 79: fell off the bus", fatal=True)
+        await at.until(lambda: at.operation.status().slots[0].state == "quarantined")
+        place = at.node.table.reserve("acme/sd", 1.0)
+        faults["acme/sd"] = "the folder is missing"
+        await at.operation.reload()
+        with pytest.raises(NodeError, match="acme/sd cannot be served: the folder is missing"):
+            await place.granted
+        assert at.node.offers.by_key == {}
 
 
 async def test_a_model_that_no_container_could_run_is_a_bad_file(home: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner.models.classes import _FAMILIES, pipelines_of
+from reelnet.model_classes import _FAMILIES, UPSCALER, pipelines_by, pipelines_of
 from runner.models.film_folder import CLASS
 
 
@@ -13,7 +13,23 @@ def test_what_is_not_known_is_not_guessed() -> None:
     assert pipelines_of("StableDiffusionXLPipeline") == ("text-to-image", "image-to-image")
     assert pipelines_of("WanImageToVideoPipeline") == pipelines_of("WanPipeline") == ("image-to-video",)
     assert pipelines_of(CLASS) == ("frame-interpolation",)
+    assert pipelines_of(UPSCALER) == ("upscale", "upscale-video")
+    assert pipelines_of("StableDiffusionInstructPix2PixPipeline") == ("image-to-image",)
     assert pipelines_of("SomethingNewPipeline") == pipelines_of("") == ()
+
+
+@pytest.mark.parametrize(
+    ("index", "pipelines"),
+    [
+        ({"_class_name": "WanPipeline", "expand_timesteps": True}, ("image-to-video",)),
+        ({"_class_name": "WanPipeline"}, ()),
+        ({"_class_name": "FluxPipeline"}, ("text-to-image", "image-to-image")),
+        ({}, ()),
+    ],
+)
+def test_an_index_may_say_more_than_its_class(index: dict[str, object], pipelines: tuple[str, ...]) -> None:
+    """Of one class some models take a picture and some do not."""
+    assert pipelines_by(index) == pipelines
 
 
 @pytest.mark.diffusers

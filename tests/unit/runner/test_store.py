@@ -185,6 +185,16 @@ def test_a_damaged_manifest_hides_no_other_model(store: ModelStore, model: Path)
     assert [found.id for found in store.models()] == ["acme/good"]
 
 
+def test_the_list_is_not_wrapped_in_a_pipe(store: ModelStore, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few columns the terminal has: a model is a line, with its whole name."""
+    monkeypatch.setenv("COLUMNS", "80")
+    name = f"{'a' * 60}/{'b' * 59}"
+    brought(Import(model, name, FREE), store)
+    lines = CliRunner().invoke(cli, ["models", "list", "--home", str(store.home)]).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["MODEL", name]
+    assert lines[1].rstrip().endswith("text-to-image, image-to-image")
+
+
 def test_removing_takes_what_pulls_have_left(store: ModelStore, model: Path) -> None:
     """And an organisation's folder when it is empty."""
     brought(Import(model, "acme/mine", FREE), store)

@@ -1,6 +1,8 @@
-"""Which pipelines a model's class serves, known without loading a model library."""
+"""Which pipelines a model's class serves, known without loading a model library: runners and nodes go by it."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 _DRAWS, _CHANGES = "text-to-image", "image-to-image"
 VIDEO_PIPELINE, FILM_PIPELINE = "image-to-video", "frame-interpolation"
@@ -22,12 +24,25 @@ _FAMILIES = {
 EDITING = "pix2pix"
 """The family whose classes change a picture by words and draw none without one."""
 _OTHER_PARAMETERS = {"StableDiffusionInstructPix2Pix": EDITING, "Wan": "wan", "WanImageToVideo": "wan"}
-_OURS = {"FilmInterpolation": (FILM_PIPELINE,)}
+UPSCALER = "Spandrel"
+"""The class of a model that is one checkpoint, without an index: an upscaler, by the library that reads it."""
+_OURS = {"FilmInterpolation": (FILM_PIPELINE,), UPSCALER: ("upscale", "upscale-video")}
 
 
 def pipelines_of(class_name: str) -> tuple[str, ...]:
     """The pipelines of a well-known class; none for another one, which a runner may still serve."""
     return _OURS.get(class_name) or _FAMILIES.get(class_name.removesuffix("Pipeline"), ())
+
+
+def pipelines_by(index: Mapping[str, object]) -> tuple[str, ...]:
+    """The pipelines of a model by its model_index.json: what its class serves, unless the index says otherwise."""
+    class_name = str(index.get("_class_name", ""))
+    return () if draws_clips_alone(index) else pipelines_of(class_name)
+
+
+def draws_clips_alone(index: Mapping[str, object]) -> bool:
+    """Whether a model makes clips from words alone, which no pipeline does: of its class, TI2V takes a picture too."""
+    return index.get("_class_name") == "WanPipeline" and not index.get("expand_timesteps")
 
 
 def family_of(class_name: str) -> str:
