@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -24,8 +23,8 @@ from reelnet.home import instance_dir, models_home
 from reelnet.identity import Identity
 from reelnet.operating.control_client import Instance
 from reelnet.operating.doctor import Line, config_faults, examine, show_findings
+from reelnet.operating.drafts import write_draft
 from reelnet.operating.options import Config, Json, Limit, Name, exit_codes
-from reelnet.settings import load
 
 DEFAULT_FILE = Path("orchestrator.yaml")
 
@@ -47,10 +46,8 @@ def init(
     """
     telemetry.configure("orchestrator", "warning")
     with exit_codes():
-        if file.exists() and not force:
-            raise ConfigError(f"{file}: is there already; replace it with --force, or name another file")
         draft = _draft(file, OrchestratorSettings(name=name, home=home, models_home=models_home), synthetic)
-        settings = _write(file, draft_text(draft), force)
+        settings = write_draft(file, draft_text(draft), OrchestratorSettings, force=force)
         identity = Identity.load_or_create(instance_dir("orchestrator", settings.name, settings.home) / "identity.key")
         typer.echo(f"wrote {file}: {len(settings.models)} models, devices {', '.join(d.name for d in draft.devices)}")
         typer.echo(f"node id: {identity.id}")
@@ -112,20 +109,3 @@ def _found_devices(host: Host) -> tuple[Device, ...]:
     finally:
         if session:
             session.close()
-
-
-def _write(file: Path, text: str, force: bool) -> OrchestratorSettings:
-    """The file, whole or not at all, once a node would take it. Raises ConfigError."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        partial.write_text(text, "utf-8")
-        settings = load(OrchestratorSettings, partial)
-        if force:
-            partial.replace(file)
-        else:
-            os.link(partial, file)
-        return settings
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be written: {error.strerror}") from None
-    finally:
-        partial.unlink(missing_ok=True)
