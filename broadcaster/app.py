@@ -19,6 +19,7 @@ from broadcaster.gateway import Gateway, GatewayParts
 from broadcaster.http_api import HttpParts, make_app
 from broadcaster.intake import Intake
 from broadcaster.journal import Journal, Mode
+from broadcaster.journal_schema import JOURNAL_FILE
 from broadcaster.keys import Keys
 from broadcaster.media import MediaStore
 from broadcaster.operator.control import control_routes
@@ -96,7 +97,7 @@ async def _running(
     media = _media(settings, folder)
     await media.start()
     async with (
-        Journal(database_url(settings.database, folder / "journal.db"), mode=Mode(settings.journal)) as journal,
+        Journal(database_url(settings.database, folder / JOURNAL_FILE), mode=Mode(settings.journal)) as journal,
         CountedInspector(settings.inspection, metrics) as inspector,
         _background(registry.run(), media.run(), _sweep(media, metrics)),
     ):

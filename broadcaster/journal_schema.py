@@ -53,6 +53,7 @@ attempts = Table(
     Column("outcome", Text, nullable=False),
     Column("owed_nano", BigInteger, nullable=False),
 )
+JOURNAL_FILE = "journal.db"
 SCHEMA = Schema("journal", metadata, Path(__file__).with_name("migrations"), first=frozenset(metadata.tables))
 
 

@@ -13,12 +13,14 @@ from pathlib import Path
 from PIL import Image
 
 from broadcaster.inspector import Inspector
+from broadcaster.journal_schema import JOURNAL_FILE, SCHEMA
 from broadcaster.keys import Keys
 from broadcaster.operator.control_client import COMPONENT, NOUN
 from broadcaster.settings import BroadcasterSettings
 from reelnet.client import Address, OrchestratorClient, Update
 from reelnet.clocks import skew_text
-from reelnet.errors import ConfigError, ReelnetError
+from reelnet.database.opening import looked_at
+from reelnet.errors import ConfigError, ReelnetError, StartError
 from reelnet.identity import Identity
 from reelnet.operating.control_client import Instance
 from reelnet.operating.doctor import Check, Finding, bad, good, poor
@@ -70,6 +72,25 @@ def keys(machine: BroadcasterMachine) -> Iterable[Finding]:
         yield good(f"{path}: {len(known)} keys, private")
 
 
+def journal(machine: BroadcasterMachine) -> Iterable[Finding]:
+    """The journal's file: whole, and of a version that this program knows."""
+    if machine.settings.database != "sqlite":
+        yield good("the journal is in a database of its own; the start looks at it")
+        return
+    file = machine.folder / JOURNAL_FILE
+    if not file.exists():
+        yield good(f"{file}: not there yet; the first start makes it")
+        return
+    try:
+        version, newest = looked_at(file, SCHEMA)
+    except StartError as error:
+        text, _, advice = str(error).partition("; ")
+        yield bad(text, advice or "see docs/operate.md, Databases")
+        return
+    coming = "" if version == newest else f"; the next start copies it, and brings it to version {newest}"
+    yield good(f"{file}: whole, version {version}{coming}")
+
+
 def inspection(machine: BroadcasterMachine) -> Iterable[Finding]:
     """The child that checks media starts, and takes a picture for one."""
     try:
@@ -96,6 +117,7 @@ CHECKS = (
     Check("ports", ports, 10),
     Check("clock", clock, 10),
     Check("keys", keys, 5),
+    Check("journal", journal, 60),
     Check("inspection", inspection, CHECK_S + 5),
     Check("nodes", nodes, 60),
 )

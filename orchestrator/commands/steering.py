@@ -6,8 +6,9 @@ import typer
 
 from orchestrator.commands.options import client_of
 from orchestrator.status_view import jobs_here
+from reelnet.operating import watching
 from reelnet.operating.options import Config, Name, Timeout, Wait, exit_codes
-from reelnet.operating.watching import DrainWait, print_changes
+from reelnet.operating.watching import print_changes
 
 
 def drain(config: Config = None, name: Name = None, wait: Wait = True, timeout: Timeout = None) -> None:
@@ -16,13 +17,7 @@ def drain(config: Config = None, name: Name = None, wait: Wait = True, timeout: 
     Example: orchestrator drain && systemctl stop reelnet-orchestrator
     """
     with exit_codes():
-        client = client_of(config, name)
-        resume, now = client.instance.command("resume"), client.drain()
-        if not wait:
-            typer.echo(f"draining: {jobs_here(now)}")
-            return
-        DrainWait("node", client.status, jobs_here, resume).until_idle(now, timeout)
-        typer.echo(f"drained: no job is here; stop the node, or have it take jobs again with `{resume}`")
+        watching.drain(client_of(config, name), jobs_here, wait=wait, timeout_s=timeout)
 
 
 def resume(config: Config = None, name: Name = None) -> None:

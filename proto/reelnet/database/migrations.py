@@ -60,6 +60,19 @@ def migrate(engine: Engine, schema: Schema) -> None:
         _check_columns(connection, schema)
 
 
+def versions(engine: Engine, schema: Schema) -> tuple[int, int]:
+    """A database's version, 0 where nothing of the schema is in it, and this program's. Changes nothing.
+
+    Raises StartError for a newer one.
+    """
+    newest = int(ScriptDirectory(schema.migrations).get_current_head() or 0)
+    with engine.connect() as connection:
+        version = _version(connection, schema)
+    if version > newest:
+        raise _too_new(engine, schema, str(version), newest)
+    return version, newest
+
+
 def _upgrade(context: MigrationContext, schema: Schema, version: int, newest: int) -> None:
     connection = context.connection
     assert connection is not None

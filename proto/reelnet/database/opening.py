@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import ArgumentError
 
 from reelnet.database.faults import DATABASE_ERRORS, check_whole, told
-from reelnet.database.migrations import BEGIN_MODE, Schema, migrate
+from reelnet.database.migrations import BEGIN_MODE, Schema, migrate, versions
 from reelnet.errors import ConfigError, StartError
 
 
@@ -41,6 +42,20 @@ def open_database(url: str, schema: Schema) -> Engine:
         engine.dispose()
         raise
     return engine
+
+
+def looked_at(file: Path, schema: Schema) -> tuple[int, int]:
+    """The version of a file of SQLite, and this program's; the whole file is read, and nothing is changed.
+
+    Raises StartError for what would keep the database from being used.
+    """
+    engine = create_engine(f"sqlite:///file:{quote(str(file))}?mode=ro&uri=true")
+    try:
+        with start_errors(engine, schema):
+            check_whole(engine)
+            return versions(engine, schema)
+    finally:
+        engine.dispose()
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from rich.text import Text
 from reelnet.errors import printable
 from reelnet.lifecycle import EXIT_FAILED, EXIT_FORCED
 from reelnet.operating.console import print_json, to_terminal
-from reelnet.operating.control_client import ControlError
+from reelnet.operating.control_client import ControlError, Instance
 from reelnet.operating.log_tail import LogTail
 from reelnet.operating.options import until_interrupted
 
@@ -85,6 +85,20 @@ class Drainable(Protocol):
         """Whether no job is here any more."""
 
 
+class DrainClient(Protocol):
+    """The way to a component that can be drained."""
+
+    @property
+    def instance(self) -> Instance:
+        """Which one it is."""
+
+    def drain(self) -> Drainable:
+        """Has it take no new job."""
+
+    def status(self) -> Drainable:
+        """What it is like now."""
+
+
 @dataclass(frozen=True, slots=True)
 class DrainWait:
     """Waits until a component that drains has no job; `left` says how many there are, `resume` is a command line."""
@@ -120,6 +134,16 @@ class DrainWait:
                 now = self.ask()
                 if not now.draining:
                     raise ControlError(f"the {self.noun} was told to take jobs again by somebody else")
+
+
+def drain(client: DrainClient, left: Callable[[Any], str], *, wait: bool, timeout_s: float | None) -> None:
+    """Has a component take no new job, and waits until those that it has are done. Raises ControlError."""
+    noun, resume, now = client.instance.noun, client.instance.command("resume"), client.drain()
+    if not wait:
+        typer.echo(f"draining: {left(now)}")
+        return
+    DrainWait(noun, client.status, left, resume).until_idle(now, timeout_s)
+    typer.echo(f"drained: no job is here; stop the {noun}, or have it take jobs again with `{resume}`")
 
 
 def print_logs(tails: Mapping[str, LogTail], log_of: LogOf, *, follow: bool) -> None:
