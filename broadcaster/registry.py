@@ -318,8 +318,10 @@ class Registry:
 
 
 async def _close(record: NodeRecord) -> None:
-    await record.quiet.wait()
-    await record.client.close()
+    try:
+        await record.quiet.wait()
+    finally:
+        await record.client.close()
 
 
 def _set_event() -> asyncio.Event:

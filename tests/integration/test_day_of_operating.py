@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -264,3 +265,31 @@ async def until_async(ask: Any, wanted: str) -> None:
         while wanted not in (said := await ask()):
             await asyncio.sleep(0.05)
     assert wanted in said
+
+
+async def test_a_journal_of_another_day(shell: Shell) -> None:
+    """One that is damaged or newer ends the start with code 3 and what to do; one of before is gone on with."""
+    await shell.run("broadcaster", "init")
+    journal = shell.folder / "home" / "broadcaster" / "default" / "journal.db"
+    journal.write_bytes(b"no database" * 100)
+    damaged = await shell.run("broadcaster", "serve", *CONFIG, *ANY_PORT, code=3)
+    assert f"journal: {journal} is no database of SQLite" in damaged.err
+    assert "restore your copy of it, or move it away" in damaged.err
+    assert "Traceback" not in damaged.err
+    journal.unlink()
+
+    serving = await shell.background("broadcaster", "serve", *CONFIG, *ANY_PORT)
+    assert await shell.end(serving) == 0
+    with contextlib.closing(sqlite3.connect(journal)) as connection, connection:
+        connection.execute("UPDATE schema_version SET version_num = '99'")
+    newer = await shell.run("broadcaster", "serve", *CONFIG, *ANY_PORT, code=3)
+    assert "has version 99 of its schema" in newer.err
+    assert "install the newer reelnet that wrote it" in newer.err
+
+    with contextlib.closing(sqlite3.connect(journal)) as connection, connection:
+        connection.executescript("DROP TABLE schema_version; DROP INDEX jobs_by_key;")
+        connection.executescript("ALTER TABLE jobs DROP COLUMN key_id; ALTER TABLE jobs DROP COLUMN run_ms;")
+    serving = await shell.background("broadcaster", "serve", *CONFIG, *ANY_PORT)
+    assert await shell.end(serving) == 0
+    assert "database migrated" in shell.log("broadcaster").read_text("utf-8")
+    assert journal.with_name("journal.db.v1").is_file()
