@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from reelnet.clocks import now_ms
+from reelnet.clocks import bounded_skew_s, now_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,8 @@ class Watchers:
         """Counts somebody for the length of the block."""
         self._count += 1
         place = self._count
-        self._watching[place] = Watcher(name, None if theirs_ms is None else (theirs_ms - self._clock_ms()) / 1000)
+        skew_s = None if theirs_ms is None else bounded_skew_s((theirs_ms - self._clock_ms()) / 1000)
+        self._watching[place] = Watcher(name, skew_s)
         try:
             yield
         finally:

@@ -10,6 +10,10 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+MOST_SKEW_S = 3600.0
+"""No peer that proved its id is farther off: a challenge is good for minutes. What it says beyond that counts as this."""
+
+
 class Skew:
     """One peer's skew, seconds, from its answers to one call; positive where its clock is ahead.
 
@@ -24,7 +28,14 @@ class Skew:
         """The skew by an answer that says `theirs_ms`; None when it does not say."""
         if self._way_ms is None:
             self._way_ms = max(0, received_ms - self._sent_ms) / 2
-        return None if theirs_ms is None else (theirs_ms + self._way_ms - received_ms) / 1000
+        if theirs_ms is None:
+            return None
+        return bounded_skew_s((theirs_ms + self._way_ms - received_ms) / 1000)
+
+
+def bounded_skew_s(skew_s: float) -> float:
+    """A skew that a peer tells, at most MOST_SKEW_S either way."""
+    return max(-MOST_SKEW_S, min(MOST_SKEW_S, skew_s))
 
 
 def skew_text(skew_s: float) -> str:

@@ -11,6 +11,8 @@ from tests.fuzz.engine import require
 MOST_CHARS = 256
 MOST_SECONDS = 86_400.0
 MOST_INTEGER = 2**64 - 1
+SIGNED = ".skew_s"
+"""Clocks are ahead or behind; every other span of time is not below 0."""
 
 
 def require_bounded(value: object, most: Sequence[int] = (1000, 64), where: str = "") -> None:
@@ -28,7 +30,8 @@ def require_bounded(value: object, most: Sequence[int] = (1000, 64), where: str 
         case int():
             require(-(2**63) <= value <= MOST_INTEGER, f"{where}: {value.bit_length()} bits")
         case float():
-            require(math.isfinite(value) and 0 <= value <= MOST_SECONDS, f"{where}: {value}")
+            least = -MOST_SECONDS if where.endswith(SIGNED) else 0
+            require(math.isfinite(value) and least <= value <= MOST_SECONDS, f"{where}: {value}")
         case Mapping():
             _require_all([*value.keys(), *value.values()], len(value), most, where)
         case tuple() | list():

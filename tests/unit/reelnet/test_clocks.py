@@ -21,6 +21,12 @@ def test_who_does_not_say_is_not_guessed() -> None:
     assert Skew(1000).seen(900, 900) == 0
 
 
+def test_a_lie_is_bounded() -> None:
+    """Whatever a peer says of its clock, its tickets' times move by an hour at most."""
+    assert Skew(0).seen(2**48, 0) == 3600
+    assert Skew(2**48).seen(1, 2**48) == -3600
+
+
 def test_it_is_said_in_words() -> None:
     """Which way, in whole seconds."""
     assert skew_text(61.4) == "its clock is 61 s ahead of this machine's"
