@@ -11,7 +11,7 @@ def now_ms() -> int:
 
 
 MOST_SKEW_S = 3600.0
-"""No peer that proved its id is farther off: a challenge is good for minutes. What it says beyond that counts as this."""
+"""No peer that proved its id is farther off: a challenge is good for minutes. What is beyond counts as this."""
 
 
 class Skew:

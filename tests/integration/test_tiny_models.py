@@ -101,11 +101,11 @@ async def test_the_same_request_gives_the_same_bytes_on_every_node(tmp_path: Pat
         async with running_pool(plan(tmp_path / name, tiny_models, ProcessEngine())) as pool:
             answer = await pool.job("text-to-image", DRAW)
             files += await pool.outputs(answer)
-            clips += [await film(pool, picture(seed=1)) for _ in range(3)]
+            clips += [await film(pool, picture(seed=1)) for _ in range(2)]
             digests.append(answer.json()["job"]["model_digest"])
     assert len(files) == 2
     assert len(set(files)) == 1
-    assert len(clips) == 6
+    assert len(clips) == 4
     assert len(set(clips)) == 1, "a runner's history shows in its clips"
     assert len(set(digests)) == 1
 
