@@ -56,11 +56,15 @@ class Service:
 
 @dataclass
 class Machine:
-    """A machine whose network has nothing but loopback; `network` is the file of its namespace."""
+    """A machine whose network has nothing but loopback; `network` is the file of its namespace.
+
+    `mounts` is the file of another one, where it has system folders of its own.
+    """
 
     folder: Path
     network: str
     environ: dict[str, str]
+    mounts: str = ""
     services: list[Service] = field(default_factory=list)
 
     @property
@@ -76,7 +80,7 @@ class Machine:
     def run(self, line: str, codes: tuple[int, ...] = (0,)) -> str:
         """What a line prints; fails when it ends with another code than these."""
         done = subprocess.run(
-            self._words(line), cwd=self.clone, env=self.environ, stdin=subprocess.DEVNULL,
+            self._words(line), env=self.environ, stdin=subprocess.DEVNULL,
             capture_output=True, timeout=PATIENCE_S, check=False, text=True,
         )  # fmt: skip
         assert done.returncode in codes, f"`{line}` ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
@@ -84,21 +88,25 @@ class Machine:
 
     def start(self, line: str) -> Service:
         """A line in a terminal of its own."""
-        log = self.folder / f"{len(self.services)}.log"
+        log = self.folder / f"{len(list(self.folder.glob('*.log')))}.log"
         leash = [sys.executable, "-m", "benchmark.leash", str(os.getpid())]
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [*leash, *self._words(line)], cwd=self.clone, env=self.environ, stdin=subprocess.DEVNULL,
+                [*leash, *self._words(line)], env=self.environ, stdin=subprocess.DEVNULL,
                 stdout=out, stderr=out, start_new_session=True,
             )  # fmt: skip
         self.services.append(Service(line, process, log))
         return self.services[-1]
 
+    def end(self, service: Service) -> None:
+        """Ctrl-C in the terminal of one of them."""
+        service.interrupt()
+        self.services.remove(service)
+
     def interrupt(self) -> None:
         """Ctrl-C in every terminal, the last one first; nothing of them may be left."""
         while self.services:
-            self.services[-1].interrupt()
-            self.services.pop()
+            self.end(self.services[-1])
         assert not self._inside(), "processes are left"
 
     def clear(self) -> None:
@@ -110,7 +118,8 @@ class Machine:
             service.process.wait(PATIENCE_S)
 
     def _words(self, line: str) -> list[str]:
-        return ["nsenter", f"--net={self.network}", "bash", "-c", line]
+        places = [f"--net={self.network}", *([f"--mount={self.mounts}"] if self.mounts else [])]
+        return ["nsenter", *places, "bash", "-c", 'cd "$1" && eval "$2"', "bash", str(self.clone), line]
 
     def _inside(self) -> list[int]:
         """The processes in this network, but for the one that holds it."""
@@ -130,12 +139,15 @@ def _network_of(pid: int) -> str:
 
 
 @contextlib.contextmanager
-def network() -> Iterator[str]:
-    """The file of a network with nothing but loopback; skips the test where none can be made."""
-    needs("unshare", "nsenter", "ip", "curl", "make")
-    script = "ip link set lo up && echo up && exec cat"
+def namespaces(mounting: str = "") -> Iterator[Path]:
+    """The folder of namespaces: a network with nothing but loopback, and mounts as the script makes them.
+
+    Skips the test where none can be made.
+    """
+    needs("unshare", "nsenter", "ip", "curl", "make", *(["mount"] if mounting else []))
+    script = f"{mounting or ':'} && ip link set lo up && echo up && exec cat"
     with subprocess.Popen(
-        ["unshare", "--net", "sh", "-c", script],
+        ["unshare", "--net", *(["--mount"] if mounting else []), "sh", "-ec", script],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -143,19 +155,22 @@ def network() -> Iterator[str]:
         assert holder.stdout
         if (said := holder.stdout.readline()) != b"up\n":
             pytest.skip(f"no network of its own: root may make one ({said.decode().strip()})")
-        yield f"/proc/{holder.pid}/ns/net"
+        yield Path("/proc", str(holder.pid), "ns")
 
 
 @contextlib.contextmanager
-def machine(folder: Path, hosts: str = "{}") -> Iterator[Machine]:
-    """A machine in `folder`, with the environment of a new user; `hosts` is what tests.fakes.ssh is told."""
-    with network() as namespace:
-        for name in ("clone", "home", "bin"):
-            (folder / name).mkdir(parents=True)
+def machine(folder: Path, hosts: str = "{}", mounting: str = "") -> Iterator[Machine]:
+    """A machine in `folder`, with the environment of a new user; `hosts` is what tests.fakes.ssh is told.
+
+    `mounting` is a script that gives it system folders of its own.
+    """
+    for name in ("clone", "home", "bin"):
+        (folder / name).mkdir(parents=True)
+    with namespaces(mounting) as own:
         _fill(folder / "clone")
         _put_ssh(folder / "bin" / "ssh")
         (folder / "home" / ".curlrc").write_text('write-out = "\\n%{http_code}"\n', "utf-8")
-        made = Machine(folder, namespace, _environ(folder, hosts))
+        made = Machine(folder, f"{own}/net", _environ(folder, hosts), f"{own}/mnt" if mounting else "")
         try:
             yield made
         finally:
@@ -180,4 +195,5 @@ def _environ(folder: Path, hosts: str) -> dict[str, str]:
     """A new user's, with an environment that is made already (PYTHON) and a net on one core, as scripts/test has it."""
     path = f"{folder / 'bin'}:{os.environ['PATH']}"
     made = {"PYTHON": ".venv/bin/python", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    return {"PATH": path, "HOME": str(folder / "home"), "LANG": "C.UTF-8", "HOSTS": hosts, **made}
+    checkout = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
+    return {"PATH": path, "HOME": str(folder / "home"), "LANG": "C.UTF-8", "HOSTS": hosts, **made, **checkout}

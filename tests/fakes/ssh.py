@@ -1,4 +1,4 @@
-"""Stands in for `ssh -N -L NEAR:FAR USER@HOST`: forwards a port into the network of another machine of a test.
+"""Stands in for `ssh -N -L NEAR:FAR [USER@]HOST`: forwards a port into the network of another machine of a test.
 
 HOSTS says which machines there are: JSON, from a host's name to the file of its network namespace. Any other option
 than these two is an error.
@@ -23,10 +23,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="ssh", allow_abbrev=False)
     parser.add_argument("-N", action="store_true", required=True)
     parser.add_argument("-L", metavar="HOST:PORT:HOST:PORT", required=True)
-    parser.add_argument("destination", metavar="USER@HOST")
+    parser.add_argument("destination", metavar="[USER@]HOST")
     asked = parser.parse_args()
     near_host, near_port, far_host, far_port = asked.L.split(":")
-    network = json.loads(os.environ["HOSTS"])[asked.destination.partition("@")[2]]
+    network = json.loads(os.environ["HOSTS"])[asked.destination.rpartition("@")[2]]
     with socket.create_server((near_host, int(near_port))) as listener:
         enter(network)
         asyncio.run(forward(listener, far_host, int(far_port)))
