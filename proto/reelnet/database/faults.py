@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from urllib.parse import unquote
 
 from alembic.util import CommandError
 from sqlalchemy import URL, Engine, text
@@ -41,7 +42,9 @@ def check_whole(engine: Engine) -> None:
 
 def place(url: URL) -> str:
     """Where a database is: a file of SQLite by its path, any other by its URL without the password."""
-    return str(url.database) if url.get_backend_name() == "sqlite" else url.render_as_string()
+    if url.get_backend_name() == "sqlite":
+        return unquote(str(url.database).removeprefix("file:"))  # a file that is only read is named by a URI
+    return url.render_as_string()
 
 
 def told(error: Exception, what: str, url: URL) -> StartError:

@@ -60,6 +60,7 @@ def test_a_journal_is_looked_at_and_left_as_it_is(tmp_path: Path) -> None:
     _version(file, "3")
     before = file.read_bytes()
     found = only(journal(at))
+    assert f"journal: {file} has version 3" in found.text
     assert (found.verdict, "version 3 of its schema" in found.text, "install the newer" in found.fix) == (
         FAIL,
         True,
