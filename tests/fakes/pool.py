@@ -28,7 +28,7 @@ from runner.process import unix_listener
 from runner.settings import RunnerSettings
 from runner.worker import Worker
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 """Longest wait for something that has to happen."""
 
 
