@@ -74,8 +74,8 @@ def restart(name: str) -> None:
 
 def reload(name: str) -> None:
     """As ExecReload says."""
-    assert read(UNITS / f"{name}.service")["ExecReload"] == "kill -HUP $MAINPID"
-    os.kill(int(pid_file(name).read_text()), signal.SIGHUP)
+    command = read(UNITS / f"{name}.service")["ExecReload"].replace("$MAINPID", pid_file(name).read_text().strip())
+    subprocess.run(shlex.split(command), check=True, timeout=PATIENCE_S)
 
 
 def stop(name: str) -> None:
