@@ -14,8 +14,8 @@ EMPTY = ("/opt", "/srv", "/var/lib", "/run")
 """Folders that an installation finds empty; what else lies in /opt, such as an interpreter, stays."""
 SECURE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """sudo's, as Debian has it: a command elsewhere needs its path."""
-READ_ALL = "--inh-caps=+dac_read_search --ambient-caps=+dac_read_search"
-"""The interpreter and this checkout may lie where only their owner looks."""
+READ_ALL = "--securebits=+no_setuid_fixup --inh-caps=+dac_read_search --ambient-caps=+dac_read_search"
+"""The interpreter and this checkout may lie where only their owner looks. The bit has access(2) see that as well."""
 
 
 def mounting(folder: Path) -> str:

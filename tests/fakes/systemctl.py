@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -45,12 +46,23 @@ def start(name: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(f"/run/{name}.notify")
         os.chmod(f"/run/{name}.notify", 0o777)
-        manager.settimeout(PATIENCE_S)
+        manager.settimeout(0.2)
         process = launched(name, service, f"/run/{name}.notify")
         pid_file(name).write_text(str(process.pid))
-        while b"READY=1" not in manager.recv(4096):
-            assert process.poll() is None, f"{name} ended"
+        wait_until_ready(name, process, manager)
     Path(f"/run/{name}.notify").unlink()
+
+
+def wait_until_ready(name: str, process: subprocess.Popen[bytes], manager: socket.socket) -> None:
+    """Until the service says READY; fails with what it said when it ends, or takes too long."""
+    deadline, said = time.monotonic() + PATIENCE_S, b""
+    while b"READY=1" not in said:
+        ended = process.poll() is not None
+        if ended or time.monotonic() > deadline:
+            log = Path(f"/run/{name}.log").read_text("utf-8", "replace")[-2000:]
+            raise AssertionError(f"{name} {'ended' if ended else 'is not ready'}: {log}")
+        with suppress(TimeoutError):
+            said = manager.recv(4096)
 
 
 def launched(name: str, service: configparser.SectionProxy, manager: str) -> subprocess.Popen[bytes]:
