@@ -318,10 +318,14 @@ class Registry:
 
 
 async def _close(record: NodeRecord) -> None:
+    """Closes a channel when its jobs have ended. It runs beside the watches, and must not end them."""
     try:
         await record.quiet.wait()
     finally:
-        await record.client.close()
+        try:
+            await record.client.close()
+        except Exception:  # outermost: one node's channel must not end the others' watches
+            log.exception("a channel was not closed", address=record.address.target)
 
 
 def _set_event() -> asyncio.Event:

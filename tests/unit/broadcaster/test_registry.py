@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -260,3 +262,27 @@ async def test_nodes_come_and_go(registry: Registry) -> None:
     registry.apply([kept.address, gone.address])
     assert registry.nodes()[1] is not gone
     await gone.client.close()
+
+
+async def test_a_channel_that_does_not_close_ends_no_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a node that is taken off the list: the others are watched on."""
+    registry = Registry([Address("127.0.0.1:1"), Address("127.0.0.1:2")], RpcLimits(), Scores(), random.Random(5))
+    kept, gone = registry.nodes()
+    tried, close = asyncio.Event(), gone.client.close
+
+    async def fail() -> None:
+        await close()
+        tried.set()
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(gone.client, "close", fail)
+    running = asyncio.create_task(registry.run())
+    await asyncio.sleep(0)
+    registry.apply([kept.address])
+    await asyncio.wait_for(tried.wait(), 20)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not running.done()
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
