@@ -37,7 +37,7 @@ from orchestrator.engine import EngineError, EngineFacts, RunnerExit, RunnerHand
 from orchestrator.runner_command import SOCKET_NAME
 
 NAME = "docker"
-SYNTHETIC, RUNNING = "synthetic", "running"
+DIFFUSERS, RUNNING = "diffusers", "running"
 LOOK_AGAIN_S, LOOK_OFTEN_S = 15.0, 0.25
 """Longest time between two looks at a container, should an event get lost; the second while it is being ended."""
 KILL_S = 10.0
@@ -281,7 +281,7 @@ def _settled(spec: RunnerSpec) -> tuple[str, Weights | None]:
         (spec.folder / SOCKET_NAME).unlink(missing_ok=True)
         if root:
             os.chown(spec.folder, user, group)
-        weights = None if spec.backend == SYNTHETIC else weights_of(Path(spec.model), user if root else None)
+        weights = weights_of(Path(spec.model), user if root else None) if spec.backend == DIFFUSERS else None
     except OSError as error:
         raise EngineError(f"runner {spec.slot} cannot be prepared: {error}") from None
     return f"{user}:{group}", weights

@@ -19,6 +19,7 @@ from runner.encoding import Encoder
 from runner.metrics import RunnerMetrics
 from runner.previews import PreviewEncoder, Previewer
 from runner.routes import answer_error, answer_fault, job_route, make_router
+from runner.self_test import SelfTest
 from runner.settings import RunnerSettings
 from runner.synthetic import SyntheticBackend
 from runner.synthetic_extras import SyntheticExtras
@@ -66,4 +67,6 @@ def make_backend(settings: RunnerSettings) -> Backend:
     if settings.backend == "synthetic":
         named = settings.advertised_id, settings.synthetic, settings.pipelines
         return SyntheticBackend(*named, extras=SyntheticExtras.of(settings))
+    if settings.backend == "self-test":
+        return SelfTest(settings)
     return DiffusersBackend(settings)

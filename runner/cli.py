@@ -18,6 +18,7 @@ from runner.commands import gauge
 from runner.commands.estimate import estimate_model
 from runner.commands.exit_codes import exit_codes
 from runner.commands.models import models
+from runner.commands.self_test import self_test
 from runner.settings import RunnerSettings
 
 cli = typer.Typer(
@@ -30,6 +31,7 @@ models.command("estimate", epilog="Example: runner models estimate sdxl --offloa
 cli.add_typer(models, name="models")
 cli.command(epilog="Example: runner card --device cuda:0")(gauge.card)
 cli.command(epilog="Example: runner flops ./models/acme/sd --pipeline text-to-image")(gauge.flops)
+cli.command("self-test", epilog="Example: runner self-test --device cuda:1")(self_test)
 
 
 def main() -> None:
@@ -44,7 +46,7 @@ def serve(
     model: Annotated[str | None, typer.Option(help="Folder (absolute or ./…), or id under $REELNET_MODELS.")] = None,
     model_id: Annotated[str | None, typer.Option(help="Id to advertise instead.")] = None,
     pipelines: Annotated[str | None, typer.Option(help="Pipelines to serve: a,b. Default: all of the model.")] = None,
-    backend: Annotated[str | None, typer.Option(help="diffusers or synthetic.")] = None,
+    backend: Annotated[str | None, typer.Option(help="diffusers, synthetic or self-test.")] = None,
     synthetic: Annotated[str | None, typer.Option(help='Options of the synthetic backend: {"unit_s": 0.01}.')] = None,
     socket: Annotated[Path | None, typer.Option(help="Unix socket to listen on.")] = None,
     tcp: Annotated[str | None, typer.Option(help="Loopback address to listen on: 127.0.0.1:PORT.")] = None,

@@ -85,7 +85,11 @@ class RunnerSettings(ComponentSettings):
         description="Model: a folder (absolute, or starting with ./), or an id under the models' folder."
     )
     model_id: str | None = Field(None, description="Id to advertise; default: the id, or the folder's name.")
-    backend: Literal["diffusers", "synthetic"] = Field("diffusers", description="What computes the jobs.")
+    backend: Literal["diffusers", "synthetic", "self-test"] = Field(
+        "diffusers",
+        description="What computes the jobs. self-test serves the toy world, which comes with the runner, and is ready "
+        "only when it draws right.",
+    )
     pipelines: tuple[str, ...] = Field((), description="Pipelines to serve; default: all that the model's family has.")
     models_home: Path | None = Field(None, description="Folder of models; default: $REELNET_MODELS.")
     licence: LicenceOverride | None = Field(None, description="Licence, over the one in the model's reelnet.json.")

@@ -1,6 +1,6 @@
-"""The main job on tiny models: words become a picture, and a picture becomes a video, on a pool of this machine.
+"""The main job on tiny models: words become a picture, and the picture becomes a video, on a pool of this machine.
 
-With --full, every pipeline.
+Both are looked at: they have to show what was asked. With --full, every pipeline.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from demo_engine import containers
-from demo_jobs import FULL, Step, full, plain, source
+from demo_jobs import FULL, PLAIN, Step, full, plain, source
+from demo_sights import Made, SightError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -34,7 +35,7 @@ STARTED = time.monotonic()
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "out" / "demo"
 NODES = 2
-PLAN = PoolPlan(home=OUT / "state", models=OUT / "models", nodes=NODES)
+PLAN = PoolPlan(home=OUT / "state", models=OUT / "models", nodes=NODES, tiny=PLAIN)
 SHORT_CHARS = 10
 CELL_CHARS = 80
 
@@ -52,6 +53,8 @@ class Finished:
     file: Path
     facts: OutputFacts
     sounds: bool
+    seen: str
+    """What the file was found to show; empty where nothing is known of it."""
 
 
 def main() -> int:
@@ -80,7 +83,8 @@ def main() -> int:
         sys.stderr.write("interrupted\n")
         return EXIT_FAILED
     console.print(lines(finished) if asked.full else table(finished))
-    console.print("tiny models have random weights: what they draw is coloured noise, made by the true model code")
+    for item in finished:
+        console.print(told(item), markup=False, highlight=False)
     console.print(f"demo finished in {time.monotonic() - STARTED:.1f} s")
     return 0
 
@@ -116,13 +120,14 @@ async def all_jobs(client: BroadcasterClient, steps: list[Step], console: Consol
     finished: list[Finished] = []
     made: dict[str, Path] = {}
     for step in steps:
-        finished.append(await one_job(client, step, step.job(made), console))
+        finished.append(await one_job(client, step, made, console))
         made[step.name] = finished[-1].file
     return finished
 
 
-async def one_job(client: BroadcasterClient, step: Step, job: JobSpec, console: Console) -> Finished:
-    """Runs a job with live progress, fetches its file and checks it. Raises DemoError."""
+async def one_job(client: BroadcasterClient, step: Step, made: Made, console: Console) -> Finished:
+    """Runs a job with live progress, fetches its file, checks it and looks at it. Raises DemoError."""
+    job = step.job(made)
     result: dict[str, Any] = {}
     try:
         with StageBars(step.title, console) as bars:
@@ -132,7 +137,10 @@ async def one_job(client: BroadcasterClient, step: Step, job: JobSpec, console: 
         answer = Answer.parse(result)
         draft = OUT / "state" / "download"
         media_type = await client.download(answer.urls[0], draft)
-        return await asyncio.to_thread(keep, answer, step, job, (draft, media_type))
+        kept = await asyncio.to_thread(keep, answer, step, job, (draft, media_type))
+        return replace(kept, seen=await asyncio.to_thread(step.sight, kept.file, made)) if step.sight else kept
+    except SightError as error:
+        raise DemoError(f"{step.title} came out wrong: {error}") from None
     except ReelnetError as error:
         reason = f"{error.failure.value}/{error.code}: {error.message}"
         raise DemoError(f"{step.title} failed ({reason}); the logs are in {near(OUT / 'state' / 'logs')}") from None
@@ -147,7 +155,7 @@ def keep(answer: Answer, step: Step, job: JobSpec, fetched: tuple[Path, str]) ->
     if facts.constant or facts.still:
         raise DemoError(f"{step.title}: the output is {'one colour all over' if facts.constant else 'a still clip'}")
     file = OUT / f"{step.name}-{answer.seeds[0]}.{EXTENSIONS[media_type]}"
-    return Finished(step.title, answer, draft.rename(file), facts, sounds=bool(spec.sound))
+    return Finished(step.title, answer, draft.rename(file), facts, sounds=bool(spec.sound), seen="")
 
 
 class StageBars:
@@ -232,6 +240,11 @@ def rows(finished: list[Finished]) -> dict[str, list[str]]:
         "output": [look(item.facts) for item in finished],
         "file": [near(item.file) for item in finished],
     }
+
+
+def told(item: Finished) -> str:
+    """What the file shows."""
+    return f"{item.title}: {item.seen or 'coloured noise, by the true code of a model with random weights'}"
 
 
 def versions(answer: Answer) -> str:

@@ -10,39 +10,61 @@ from pathlib import Path
 
 import av
 import numpy as np
+from demo_sights import Made, Sight, clip_moves, picture_shows
 from PIL import Image
 
 from benchmark.client import JobSpec
-from benchmark.pool_plan import TINY, TinyModel
+from benchmark.pool_plan import TinyModel
 from reelnet.clips import ClipLimits, probe_clip
 from reelnet.parameters import VIDEO
 from reelnet.pipelines import Pipeline, Size, pipeline_named
+from runner.toyworld.scenes import SIDE, Scene
+from runner.toyworld.trained import CLIP, PICTURE
 
 PHOTO = Path(__file__).resolve().parent.parent / "examples" / "rocket.jpg"
-SD, SVD, WAN = "reelnet/tiny-random-sd", "reelnet/tiny-random-svd", "reelnet/tiny-random-wan"
+SD, SVD = "reelnet/tiny-random-sd", "reelnet/tiny-random-svd"
 PIX2PIX = "reelnet/tiny-random-instruct-pix2pix"
 LORA = "reelnet/ink"
 LORAS = json.dumps([{"folder": "ink", "id": LORA}])
 SEED = 7
 CLIP_SIZE, CLIP_FRAMES, CLIP_FPS = (96, 64), 9, 8
 SOUND_HZ = 48_000
-PLAIN = (TINY,)
+PLAIN = ((TinyModel(PICTURE, ("text-to-image",)), TinyModel(CLIP, ("image-to-video",))),)
 FULL = (
     (
-        TinyModel(SD, ("text-to-image", "image-to-image"), {"loras": LORAS}),
+        TinyModel(PICTURE, ("text-to-image",)),
+        TinyModel(SD, ("image-to-image",), {"loras": LORAS}),
         TinyModel(PIX2PIX, ("image-to-image",)),
         TinyModel("reelnet/tiny-random-esrgan", ("upscale", "upscale-video")),
     ),
     (
         TinyModel(SVD, ("image-to-video",)),
-        TinyModel(WAN, ("image-to-video",)),
+        TinyModel(CLIP, ("image-to-video",)),
         TinyModel("reelnet/tiny-random-film", ("frame-interpolation",)),
     ),
 )
 """What the nodes serve, in turn."""
 WORDS = {"prompt": "a rocket on its pad at dawn", "num_inference_steps": 20, "seed": SEED}
-Made = Mapping[str, Path]
-"""The files of the jobs that are done, by the job's name."""
+SCENE, MOVE = Scene("circle", "red", "blue"), "right"
+DRAWN = {
+    "prompt": f"a {SCENE.colour} {SCENE.shape} on {SCENE.ground}",
+    "width": SIDE,
+    "height": SIDE,
+    "num_inference_steps": 12,
+    "guidance_scale": 2.5,
+    "seed": SEED,
+}
+"""What the model of the toy world was trained for."""
+MOVED = {
+    "prompt": f"the {SCENE.shape} moves to the {MOVE}",
+    "width": SIDE,
+    "height": SIDE,
+    "num_frames": 9,
+    "fps": 8,
+    "num_inference_steps": 8,
+    "guidance_scale": 2,
+    "seed": SEED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +74,8 @@ class Step:
     name: str
     job: Callable[[Made], JobSpec]
     family: str = ""
+    sight: Sight | None = None
+    """Looks whether the job's file shows what was asked, where the model has learned to."""
 
     @property
     def title(self) -> str:
@@ -64,21 +88,16 @@ class Step:
 
 
 def plain() -> list[Step]:
-    """Words become a picture, and a photograph a video."""
-    return [
-        Step("text-to-image", lambda _: JobSpec("text-to-image", {**WORDS, "width": 512, "height": 512})),
-        Step("image-to-video", lambda _: JobSpec("image-to-video", _clip(fps=6), files=_photo())),
-    ]
+    """Words become a picture, and the picture a video."""
+    return [_drawing({}), _moving_it("image-to-video", {})]
 
 
 def full() -> list[Step]:
     """Every pipeline; what one makes goes into the next where it fits."""
     sound = sounding_clip()
-    drawn = {**WORDS, "width": 256, "height": 256, "metadata": True}
     changed = {**WORDS, "strength": 0.6, "loras": {LORA: 0.8}, "output_format": "webp"}
-    words = {"prompt": WORDS["prompt"], "num_frames": 9, "num_inference_steps": 4, "width": 128, "height": 96}
     return [
-        Step("text-to-image", lambda _: JobSpec("text-to-image", drawn)),
+        _drawing({"metadata": True}),
         Step("image-to-image_with_a_LoRA", lambda made: JobSpec("image-to-image", changed, SD, _drawn(made))),
         Step(
             "image-to-image_by_instruction",
@@ -90,11 +109,7 @@ def full() -> list[Step]:
             "image-to-video_at_24_fps",
             lambda _: JobSpec("image-to-video", _clip(192, fps=7, interpolate_to_fps=24), SVD, _photo()),
         ),
-        Step(
-            "image-to-video_with_words",
-            lambda made: JobSpec("image-to-video", {**words, "video_codec": "av1", "seed": SEED}, WAN, _drawn(made)),
-            family="wan",
-        ),
+        _moving_it("image-to-video_with_words", {"video_codec": "av1"}),
         Step(
             "frame-interpolation",
             lambda _: JobSpec("frame-interpolation", {"fps": 24, "seed": SEED}, files={VIDEO: ("clip.mp4", sound)}),
@@ -104,6 +119,25 @@ def full() -> list[Step]:
             lambda _: JobSpec("upscale-video", {"seed": SEED}, files={VIDEO: ("clip.mp4", sound)}),
         ),
     ]
+
+
+def _drawing(more: Mapping[str, object]) -> Step:
+    """Words become a picture."""
+    return Step(
+        "text-to-image",
+        lambda _: JobSpec("text-to-image", DRAWN | more, PICTURE),
+        sight=lambda file, _: picture_shows(file, SCENE),
+    )
+
+
+def _moving_it(name: str, more: Mapping[str, object]) -> Step:
+    """The picture becomes a video."""
+    return Step(
+        name,
+        lambda made: JobSpec("image-to-video", MOVED | more, CLIP, _drawn(made)),
+        family="wan",
+        sight=lambda file, made: clip_moves(file, made["text-to-image"], SCENE, MOVE),
+    )
 
 
 def source(job: JobSpec) -> Size | None:
@@ -150,7 +184,7 @@ def _tone(seconds: float) -> Iterator[av.AudioFrame]:
         yield frame
 
 
-def _clip(side: int = 256, **more: object) -> dict[str, object]:
+def _clip(side: int, **more: object) -> dict[str, object]:
     return {"width": side, "height": side, "num_frames": 14, "num_inference_steps": 5, "seed": SEED, **more}
 
 

@@ -189,9 +189,10 @@ def rm(
 def make_tiny(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write the models into.")],
 ) -> None:
-    """Writes tiny models with random weights: reelnet/tiny-random-sd, reelnet/tiny-random-svd and others.
+    """Writes tiny models: reelnet/tiny-random-sd and others with random weights, and those of the toy world.
 
-    They draw nothing sensible; they run the true model code on a CPU in a second or two.
+    They run the true model code on a CPU in a second or two. Those with random weights draw nothing sensible; those
+    of the toy world, reelnet/toy-world and reelnet/toy-world-clip, draw flat shapes as words say.
     """
     with exit_codes():
         console = to_terminal(stderr=True)

@@ -366,7 +366,7 @@ def test_the_tiny_job_without_a_runner(tmp_path: Path, monkeypatch: pytest.Monke
     async def broken(settings: object, node_id: str) -> ProcessEngine:
         return ProcessEngine(("/bin/sh", "-c", "echo no such module; exit 1"))
 
-    monkeypatch.setattr("orchestrator.doctor_checks_models.choose_engine", broken)
+    monkeypatch.setattr("orchestrator.doctor_checks_jobs.choose_engine", broken)
     check = next(check for check in CHECKS if check.name == "tiny job")
     found = worst(check.find, sound_host(tmp_path))
     assert found.verdict is FAIL

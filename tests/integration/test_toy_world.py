@@ -1,0 +1,96 @@
+"""The models of the toy world draw what the words say, over every hop: that pictures mean something is tested here."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from runner.backend import SetupError
+from runner.self_test import SelfTest
+from runner.settings import RunnerSettings
+from runner.toyworld import trained
+from runner.toyworld.scenes import Pixels
+from runner.toyworld.sight import follow, look
+from tests.fakes.pool import InProcessEngine, Pool, PoolPlan, running_pool
+
+pytestmark = pytest.mark.diffusers
+
+DRAW = {"width": 128, "height": 128, "num_inference_steps": 12, "guidance_scale": 2.5}
+CLIP = {"width": 128, "height": 128, "num_frames": 9, "fps": 8, "num_inference_steps": 8, "guidance_scale": 2}
+
+
+@pytest.fixture
+async def pool(tmp_path: Path, tiny_models: Path) -> AsyncIterator[Pool]:
+    """A node with both models, and a broadcaster."""
+    models = [{"model": name} for name in trained.MODELS]
+    plan = PoolPlan(tmp_path, [InProcessEngine()], models, node={"models_home": str(tiny_models)})
+    async with running_pool(plan) as running:
+        yield running
+
+
+def pixels(file: bytes) -> Pixels:
+    with Image.open(io.BytesIO(file)) as picture:
+        return np.asarray(picture.convert("RGB")).astype(np.float32) / 255
+
+
+def frames(mp4: bytes) -> Iterator[Pixels]:
+    with av.open(io.BytesIO(mp4)) as container:
+        for frame in container.decode(video=0):
+            yield frame.to_ndarray(format="rgb24").astype(np.float32) / 255
+
+
+async def picture(pool: Pool, prompt: str, seed: int = 1) -> bytes:
+    (data,) = await pool.outputs(await pool.job("text-to-image", {**DRAW, "prompt": prompt, "seed": seed}))
+    return data
+
+
+@pytest.mark.parametrize(
+    ("prompt", "shape", "colour", "ground"),
+    [
+        ("a red circle on blue", "circle", "red", "blue"),
+        ("a big white square, black background", "square", "white", "black"),
+        ("please draw a green triangle on a yellow background", "triangle", "green", "yellow"),
+    ],
+)
+async def test_a_picture_shows_what_was_asked(pool: Pool, prompt: str, shape: str, colour: str, ground: str) -> None:
+    """Its shape, colour and ground, read from the PNG that the app fetched."""
+    seen = look(pixels(await picture(pool, prompt)))
+    assert (seen.shape, seen.colour, seen.ground) == (shape, colour, ground)
+
+
+async def test_a_clip_begins_with_its_picture_and_moves_as_asked(pool: Pool) -> None:
+    """The drawn picture becomes a clip: its first frame is the picture; the shape goes one way in every frame."""
+    drawn = await picture(pool, "a red circle on blue")
+    for prompt, heading in (("the circle moves to the right", "right"), ("the circle moves up", "up")):
+        (clip,) = await pool.outputs(await pool.job("image-to-video", {**CLIP, "prompt": prompt, "seed": 3}, drawn))
+        shown = list(frames(clip))
+        assert len(shown) == CLIP["num_frames"]
+        assert np.abs(shown[0] - pixels(drawn)).mean() * 255 < 16
+        walk = follow(shown)
+        assert (walk.shape, walk.colour, walk.ground, walk.heading) == ("circle", "red", "blue", heading)
+        assert min(walk.steps) > -0.01
+
+
+def settings(**values: Any) -> RunnerSettings:
+    return RunnerSettings(model="any", backend="self-test", device="cpu", **values)
+
+
+def test_this_machine_passes_the_self_test() -> None:
+    """Every known answer comes out, in float32."""
+    test = SelfTest(settings())
+    assert test.load().served[0].pipeline == "text-to-image"
+    assert [finding.wrong for finding in test.ask()] == [""] * 4
+
+
+def test_other_weights_do_not_pass_the_self_test(monkeypatch: pytest.MonkeyPatch, tiny_models: Path) -> None:
+    """Random ones draw noise, which is found out."""
+    monkeypatch.setattr(trained, "folder_of", lambda name: tiny_models / "reelnet" / "tiny-random-sd")
+    with pytest.raises(SetupError, match="'a red circle on blue' came out wrong on cpu"):
+        SelfTest(settings()).load()
