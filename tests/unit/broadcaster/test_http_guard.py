@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from broadcaster.http_guard import BodyLimit, KeyGuard, OriginGuard, Prefix
+from broadcaster.http_guard import BodyLimit, KeyGuard, Prefix
+from broadcaster.http_names import OriginGuard
 from broadcaster.keys import Keys
 from reelnet.errors import BusyError, ConfigError, RefusedError, UserError
 from reelnet.http_routes import BodyBounds
