@@ -26,7 +26,7 @@ from broadcaster.job_stream import JobStreamResponse, unless_client_leaves, want
 from broadcaster.keys import Keys
 from broadcaster.media import MediaStore
 from broadcaster.media_http import media_route
-from broadcaster.openapi import describe_pipeline, error_schemas
+from broadcaster.openapi import document
 from broadcaster.pool_view import pool_body
 from broadcaster.registry import Registry, short
 from broadcaster.request_ids import RequestIds
@@ -34,7 +34,7 @@ from broadcaster.settings import Limits
 from reelnet.errors import BusyError, NodeError, ReelnetError, UserError, printable
 from reelnet.http_headers import header, header_list
 from reelnet.http_routes import Answer, Direct, Handler, route_path
-from reelnet.pipelines import MAX_NAME_CHARS, PIPELINES, Pipeline, did_you_mean, families_of
+from reelnet.pipelines import MAX_NAME_CHARS, PIPELINES, Pipeline, did_you_mean
 from reelnet.pricing import format_money
 
 MEDIA = "/media/{name}"
@@ -93,27 +93,15 @@ def make_app(parts: HttpParts) -> tuple[ASGIApp, Guards]:
 
 
 def make_api(parts: HttpParts, routes: Mapping[tuple[str, str], Handler] | None = None) -> FastAPI:
-    """Every route with its documentation, without the guards; `routes` are those of jobs and media."""
+    """Every route, without the guards; `routes` are those of jobs and media. Starlette answers HEAD as it does GET."""
     routes = routes or _routes(parts)
-    app = FastAPI(title="Reelnet broadcaster", version="1", redoc_url=None, docs_url=None)
-    for pipeline in PIPELINES.values():
-        app.add_api_route(
-            f"/{pipeline.name}",
-            routes["POST", f"/{pipeline.name}"],
-            methods=["POST"],
-            name=pipeline.name,
-            summary=" ".join(filter(None, (family.params.__doc__ for family in families_of(pipeline.name)))),
-            responses=error_schemas(),
-            openapi_extra=describe_pipeline(pipeline),
-        )
-    reads = {
-        MEDIA: (routes["GET", MEDIA], "A result's bytes."),
-        "/models": (_models_route(parts), "What the pool serves, and where."),
-        "/healthz": (_health_route(parts), "Whether jobs are taken."),
-    }
-    for path, (handler, summary) in reads.items():
-        app.add_api_route(path, handler, methods=["GET"], summary=summary)
-        app.add_api_route(path, handler, methods=["HEAD"], include_in_schema=False)
+    app = FastAPI(redoc_url=None, docs_url=None)
+    app.openapi_schema = document()
+    reads = {MEDIA: routes["GET", MEDIA], "/models": _models_route(parts), "/healthz": _health_route(parts)}
+    for pipeline in PIPELINES:
+        app.add_route(f"/{pipeline}", routes["POST", f"/{pipeline}"], methods=["POST"])
+    for path, handler in reads.items():
+        app.add_route(path, handler, methods=["GET"])
     app.add_exception_handler(ReelnetError, _on_failure)
     app.add_exception_handler(HTTPException, _on_http_error(app))
     app.add_exception_handler(Exception, _on_fault)

@@ -116,6 +116,9 @@ async def read_form(request: Request, max_files: int, max_fields: int, field_byt
     try:
         async with aclosing(parser.stream):
             form = await parser.parse()
+    except ClientDisconnect:
+        parser.close_files()
+        raise
     except MultiPartException as error:
         too_long = "exceeded maximum size" in error.message
         why = (
@@ -140,6 +143,11 @@ class _Whole(MultiPartParser):
     def on_end(self) -> None:
         """The closing boundary."""
         self._ended = True
+
+    def close_files(self) -> None:
+        """Closes what came of a form that is not read to its end; Starlette does so at its own errors alone."""
+        for file in self._files_to_close_on_error:
+            file.close()
 
     async def _to_its_end(self, request: Request) -> AsyncGenerator[bytes, None]:
         """The body. Raises MultiPartException when it was no whole form: within the parser, which closes its files."""
@@ -241,3 +249,27 @@ def _prefix(at: tuple[str, str]) -> tuple[str, str, str]:
     method, path = at
     prefix, _, name = path.rpartition("{")
     return method, prefix, name.rstrip("}")
+
+
+class Heads:
+    """Answers HEAD as GET, without the body, for an application whose routes know GET alone."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application."""
+        head = scope["type"] == "http" and scope["method"] == "HEAD"
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 405:
+                message["headers"] = [_with_head(*item) for item in message["headers"]]
+            elif head and message["type"] == "http.response.body":
+                message["body"] = b""
+            await send(message)
+
+        await self._app({**scope, "method": "GET"} if head else scope, receive, sending)
+
+
+def _with_head(name: bytes, value: bytes) -> tuple[bytes, bytes]:
+    return (name, value + b", HEAD") if name.lower() == b"allow" and value == b"GET" else (name, value)
