@@ -71,3 +71,20 @@ def test_without_a_time_there_is_no_header() -> None:
     """A failure that waiting does not mend."""
     assert "retry-after" not in error_response(UserError("x")).headers
     assert "retry_after_s" not in error_body(UserError("x"))["error"]
+
+
+def test_a_401_says_how_to_come_in() -> None:
+    """RFC 9110 wants the challenge; no other failure has one."""
+    assert error_response(RefusedError("x", http_status=401)).headers["www-authenticate"] == 'Bearer realm="reelnet"'
+    assert "www-authenticate" not in error_response(RefusedError("x")).headers
+
+
+def test_no_failure_is_kept_by_a_cache() -> None:
+    """A browser may keep a 404 on its own judgement, and the result may come."""
+    assert error_response(UserError("x", http_status=404)).headers["cache-control"] == "no-store"
+
+
+def test_a_failure_of_no_field_has_no_empty_prefix() -> None:
+    """What is wrong with the whole request is said as it is."""
+    rows = [{"loc": ["body"], "msg": "too much", "type": "t"}, {"loc": ["body", "fps"], "msg": "low", "type": "t"}]
+    assert answer(InvalidParamsError(rows))[1]["error"]["message"] == "too much; fps: low"
