@@ -95,9 +95,13 @@ def make_app(parts: HttpParts) -> tuple[ASGIApp, Guards]:
 def make_api(parts: HttpParts, routes: Mapping[tuple[str, str], Handler] | None = None) -> FastAPI:
     """Every route, without the guards; `routes` are those of jobs and media. Starlette answers HEAD as it does GET."""
     routes = routes or _routes(parts)
-    app = FastAPI(redoc_url=None, docs_url=None)
-    app.openapi_schema = document()
-    reads = {MEDIA: routes["GET", MEDIA], "/models": _models_route(parts), "/healthz": _health_route(parts)}
+    app = FastAPI(openapi_url=None)
+    reads = {
+        MEDIA: routes["GET", MEDIA],
+        "/models": _models_route(parts),
+        "/healthz": _health_route(parts),
+        "/openapi.json": _described,
+    }
     for pipeline in PIPELINES:
         app.add_route(f"/{pipeline}", routes["POST", f"/{pipeline}"], methods=["POST"])
     for path, handler in reads.items():
@@ -171,6 +175,10 @@ def _health_route(parts: HttpParts) -> Callable[[Request], Awaitable[Response]]:
         return JSONResponse({"status": "OK", "nodes_up": len(up)})
 
     return healthz
+
+
+async def _described(request: Request) -> Response:
+    return JSONResponse(document())
 
 
 async def _on_failure(request: Request, error: Exception) -> Response:

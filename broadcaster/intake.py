@@ -185,7 +185,7 @@ class Intake:
 
         Raises UserError, and LocalError where the disk refuses the file or its copy.
         """
-        with _unusable(), _on_disk(str(self.scratch)), tempfile.TemporaryDirectory(dir=self.scratch) as folder:
+        with _unusable(name), _on_disk(str(self.scratch)), tempfile.TemporaryDirectory(dir=self.scratch) as folder:
             given, clean = Path(folder, "given"), Path(folder, "clean")
             await asyncio.to_thread(given.write_bytes, data)
             del data  # it is not needed in memory while it is checked
@@ -213,12 +213,13 @@ def _on_disk(folder: str) -> Iterator[None]:
 
 
 @contextmanager
-def _unusable() -> Iterator[None]:
-    """A file that is no picture or clip which is taken is a bad request, 400: the published clients know no 415."""
+def _unusable(name: str) -> Iterator[None]:
+    """A file that is no picture which is taken is a bad request, 400: the published clients, who send no clips, know
+    no 415."""
     try:
         yield
     except UserError as error:
-        if error.http_status != 415:
+        if error.http_status != 415 or name == VIDEO:
             raise
         raise UserError(error.message, code=error.code, loc=error.loc, http_status=400) from None
 

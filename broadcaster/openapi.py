@@ -18,12 +18,12 @@ KEYWORDS = frozenset([
 ])  # fmt: skip
 """What of a parameter model's schema is JSON Schema's own; the rest is the models' word to this program."""
 MEANINGS = {
-    400: "The request, or its picture or clip, cannot be read.",
+    400: "The request or its picture cannot be read.",
     401: "The API key is missing or unknown.",
     403: "A page of another origin, another host's name, or an unsafe result that is withheld.",
     408: "The rest of the body did not come in time.",
     413: "The request or its picture is too large.",
-    415: "The body's type or encoding is none that is taken.",
+    415: "The type or the encoding of the body, or of its clip, is none that is taken.",
     422: "A parameter is not valid.",
     429: "The API key has as many jobs under way as it may; Retry-After says when to ask again.",
     500: "Every node that was tried failed.",

@@ -122,7 +122,7 @@ SCHEMAS: dict[str, Node] = {
         model=TEXT,
         schema=_said("The parameters' schema, pipeline/family@version."),
         digest=TEXT,
-        licence=record(id=TEXT, commercial=YES_OR_NO),
+        licence=record(id=TEXT, commercial={"type": "string", "enum": ["yes", "no", "conditional", "unknown"]}),
         price=by_name(TEXT),
         slots=_said("Jobs that run at once.", COUNT),
         features=each(TEXT),
