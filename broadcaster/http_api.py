@@ -198,15 +198,13 @@ def _on_http_error(app: FastAPI) -> Callable[[Request, Exception], Awaitable[Res
         assert isinstance(error, HTTPException)
         path = route_path(request.scope)
         shown = printable(path, MAX_NAME_CHARS)
-        if error.status_code == 404:
+        if error.status_code != 405:
             hint = did_you_mean(path.strip("/"), PIPELINES)
             return error_response(UserError(f"there is no {shown}{hint}", code="no_route", http_status=404))
-        if error.status_code == 405:
-            allowed = _methods_at(app, request.scope)
-            message = f"{shown} takes {' and '.join(allowed)}, not {printable(request.method, MAX_NAME_CHARS)}"
-            wrong = UserError(message, code="method", http_status=405)
-            return error_response(wrong, headers={"Allow": ", ".join(allowed)})
-        return error_response(UserError(str(error.detail), code="http", http_status=error.status_code))
+        allowed = _methods_at(app, request.scope)
+        message = f"{shown} takes {' and '.join(allowed)}, not {printable(request.method, MAX_NAME_CHARS)}"
+        wrong = UserError(message, code="method", http_status=405)
+        return error_response(wrong, headers={"Allow": ", ".join(allowed)})
 
     return answer
 

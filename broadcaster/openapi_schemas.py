@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from broadcaster.error_codes import CODES
 from reelnet.errors import FailureClass
 from reelnet.metadata import JPEG
-from reelnet.warnings import CODES
+from reelnet.warnings import CODES as WARNINGS
 
 Node = dict[str, Any]
 TEXT: Node = {"type": "string"}
@@ -68,7 +69,7 @@ SCHEMAS: dict[str, Node] = {
         checked=_said("Whether a safety checker has looked.", YES_OR_NO),
     ),
     "Warning": record(
-        code={"type": "string", "enum": sorted(CODES)},
+        code={"type": "string", "enum": sorted(WARNINGS)},
         message=TEXT,
         parameter=_said("A parameter or an input; may be empty."),
     ),
@@ -99,7 +100,7 @@ SCHEMAS: dict[str, Node] = {
         },
         message=TEXT,
         **{"class": {"type": "string", "enum": [failure.value for failure in FailureClass]}},
-        code=_said("A stable word; docs/api.md has the list."),
+        code=_said(f"A stable word: {', '.join(CODES)}; or a file's, a feature's or a node's own."),
     ),
     "Pool": record(offers=each(ref("Offer")), nodes=each(ref("Node"))),
     "Offer": record(
