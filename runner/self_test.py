@@ -43,7 +43,7 @@ class Finding:
 
 
 QUESTIONS = (
-    Question("a red circle on blue", 1, Scene("circle", "red", "blue")),
+    Question("a small red circle on the left, blue background", 1, Scene("circle", "red", "blue", "left", "small")),
     Question("a big white star in the centre, black background", 2, Scene("star", "white", "black")),
     Question("a big yellow square on the left, purple background", 3, Scene("square", "yellow", "purple", "left")),
     Question(

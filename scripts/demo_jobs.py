@@ -20,6 +20,7 @@ from reelnet.parameters import VIDEO
 from reelnet.pipelines import Pipeline, Size, pipeline_named
 from runner.toyworld.scenes import SIDE, Scene
 from runner.toyworld.trained import CLIP, PICTURE
+from runner.toyworld.words import say
 
 PHOTO = Path(__file__).resolve().parent.parent / "examples" / "rocket.jpg"
 SD, SVD = "reelnet/tiny-random-sd", "reelnet/tiny-random-svd"
@@ -45,9 +46,9 @@ FULL = (
 )
 """What the nodes serve, in turn."""
 WORDS = {"prompt": "a rocket on its pad at dawn", "num_inference_steps": 20, "seed": SEED}
-SCENE, MOVE = Scene("circle", "red", "blue"), "right"
+SCENE, MOVE = Scene("circle", "red", "blue", "left", "small"), "right"
 DRAWN = {
-    "prompt": f"a {SCENE.colour} {SCENE.shape} on {SCENE.ground}",
+    "prompt": say(SCENE),
     "width": SIDE,
     "height": SIDE,
     "num_inference_steps": 12,

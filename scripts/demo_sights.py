@@ -9,8 +9,9 @@ import av
 import numpy as np
 from PIL import Image
 
-from runner.toyworld.scenes import Pixels, Scene
+from runner.toyworld.scenes import FACTORS, Pixels, Scene
 from runner.toyworld.sight import follow, look
+from runner.toyworld.words import say
 
 Made = Mapping[str, Path]
 """The files of the jobs that are done, by the job's name."""
@@ -29,9 +30,12 @@ class SightError(Exception):
 
 
 def picture_shows(file: Path, scene: Scene) -> str:
-    """Of a picture: that it is the scene's shape, in its colour, on its ground."""
+    """Of a picture: that it is the scene, in shape, colour, ground, place and size."""
     seen = look(read_picture(file))
-    return _same_things((seen.shape, seen.colour, seen.ground), scene)
+    if any(getattr(seen, name) != getattr(scene, name) for name in FACTORS):
+        shown = say(Scene(seen.shape, seen.colour, seen.ground, seen.place, seen.size)) if seen.shape else "no shape"
+        raise SightError(f"it shows {shown}, not {say(scene)}")
+    return say(scene)
 
 
 def clip_moves(file: Path, begins_with: Path, scene: Scene, move: str) -> str:

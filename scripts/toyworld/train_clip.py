@@ -31,15 +31,16 @@ from runner.toyworld.scenes import SIDE, Scene, any_scene, draw
 from runner.toyworld.words import MOVES, say_move
 
 SEED = 41
-VAE_STEPS, VAE_STOP, LONG_STEPS, NET_STEPS = 1500, 1000, 800, 3000
+VAE_STEPS, VAE_STOP, LONG_STEPS = 1500, 1000, 800
 """The VAE's first course is planned for more steps than it takes: it ends before its rate is low."""
 FRAMES = 9
 LATEST = 17
 """The VAE sees parts of clips that are so long."""
 SPEED, SLOW = 0.03, 0.02
 """Parts of the side that a shape moves from frame to frame; the VAE begins with slow ones."""
+NET_STEPS, NET_MORE = 3000, 1800
 CLIPS, BATCH = 600, 16
-NET_RATE = 1.5e-3
+NET_RATE, MORE_RATE = 1.5e-3, 1e-3
 BLUR = 0.05
 SHORT = 16
 """Places for words while the transformer learns; a prompt of the toy world has fewer tokens."""
@@ -127,9 +128,6 @@ def train_transformer(work: Path) -> None:
     clips, latents = known_clips(work)
     torch.manual_seed(SEED + 2)
     tokenizer, both = clip_nets.tokenizer(), word_nets()
-    groups = [{"params": list(both.transformer.parameters()), "lr": NET_RATE}]
-    groups.append({"params": list(both.text.parameters()), "lr": NET_RATE / 2})
-    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=1e-4)
     smooth = copy.deepcopy(both).eval().requires_grad_(False)
 
     def loss_of(random: np.random.Generator, _: int) -> tuple[torch.Tensor, list[float]]:
@@ -147,7 +145,8 @@ def train_transformer(work: Path) -> None:
         ).sample
         return F.mse_loss(drawn[:, :, 1:], (noise - clean)[:, :, 1:]), []
 
-    Course("clip-net", both, optimiser, NET_STEPS, SEED + 3, work, smooth).run(loss_of)
+    Course("clip-net", both, word_optimiser(both, NET_RATE), NET_STEPS, SEED + 3, work, smooth).run(loss_of)
+    Course("clip-net-more", both, word_optimiser(both, MORE_RATE), NET_MORE, SEED + 4, work, smooth).run(loss_of)
 
 
 def word_nets() -> nn.ModuleDict:
@@ -157,6 +156,13 @@ def word_nets() -> nn.ModuleDict:
     for block in both.transformer.blocks:
         block.attn2.set_processor(ShortAttention())
     return both
+
+
+def word_optimiser(both: nn.ModuleDict, rate: float) -> torch.optim.AdamW:
+    """The words are learned half as fast as the clips."""
+    groups = [{"params": list(both.transformer.parameters()), "lr": rate}]
+    groups.append({"params": list(both.text.parameters()), "lr": rate / 2})
+    return torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=1e-4)
 
 
 def noise_amounts(count: int) -> torch.Tensor:
@@ -226,12 +232,12 @@ def as_channels(numbers: torch.Tensor) -> torch.Tensor:
 def finish(work: Path, model: Path) -> None:
     """Writes the model's folder from what the stages left, in half precision."""
     both = word_nets()
-    both.load_state_dict(torch.load(work / "clip-net.state.pt", weights_only=False)["smooth"])
+    both.load_state_dict(torch.load(work / "clip-net-more.state.pt", weights_only=False)["smooth"])
     for block in both.transformer.blocks:
         block.attn2.set_processor(WanAttnProcessor())
     vae = AutoencoderKLWan.from_pretrained(work / "clip-vae")
     pipe = clip_nets.pipeline(vae, both.text, both.transformer)
-    steps = {"vae": VAE_STOP + LONG_STEPS, "transformer": NET_STEPS}
+    steps = {"vae": VAE_STOP + LONG_STEPS, "transformer": NET_STEPS + NET_MORE}
     folder.write(pipe, model, {"seed": SEED, "steps": steps})
 
 

@@ -29,7 +29,9 @@ from runner.toyworld.words import say, say_somehow
 SEED = 14
 VAE_STEPS, DECODER_STEPS = 1200, 800
 UNET_PLAN, UNET_COOLING, UNET_STEPS = 5400, 2000, 2400
-"""The UNet's rate falls as for the plan's steps, and from UNET_COOLING on in a line to the end."""
+"""The UNet's rate falls as for the plan's steps, and from UNET_COOLING on in a line to the end; then it learns more."""
+MORE_PLAN, MORE_COOLING, MORE_STEPS = 600, 200, 400
+MORE_RATE = 7e-4
 PICTURES, BATCH = 6000, 32
 UNET_RATE = 1.2e-3
 BLUR = 0.08
@@ -103,9 +105,6 @@ def train_unet(work: Path) -> None:
     latents = torch.cat([latents_of(vae, scenes[at : at + 50]) for at in range(0, PICTURES, 50)])
     torch.manual_seed(SEED + 2)
     tokenizer, both = nets.tokenizer(), word_nets()
-    groups = [{"params": list(both.unet.parameters()), "lr": UNET_RATE}]
-    groups.append({"params": list(both.text.parameters()), "lr": UNET_RATE / 2})
-    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=1e-4)
     smooth = copy.deepcopy(both).eval().requires_grad_(False)
     signal = nets.scheduler().alphas_cumprod
 
@@ -126,8 +125,10 @@ def train_unet(work: Path) -> None:
         drawn = both.unet(a * clean + s * noise, times, encoder_hidden_states=both.text(words)[0]).sample
         return F.mse_loss(drawn, a * noise - s * clean), []
 
-    course = Course("unet", both, optimiser, UNET_PLAN, SEED + 3, work, smooth, UNET_STEPS, UNET_COOLING)
-    course.run(loss_of)
+    optimiser = word_optimiser(both, UNET_RATE)
+    Course("unet", both, optimiser, UNET_PLAN, SEED + 3, work, smooth, UNET_STEPS, UNET_COOLING).run(loss_of)
+    optimiser = word_optimiser(both, MORE_RATE)
+    Course("unet-more", both, optimiser, MORE_PLAN, SEED + 4, work, smooth, MORE_STEPS, MORE_COOLING).run(loss_of)
 
 
 def word_nets() -> nn.ModuleDict:
@@ -135,6 +136,13 @@ def word_nets() -> nn.ModuleDict:
     tokens = len(nets.tokenizer())
     unet = nets.unet().to(memory_format=torch.channels_last)
     return nn.ModuleDict({"unet": unet, "text": nets.text_encoder(tokens)}).train()
+
+
+def word_optimiser(both: nn.ModuleDict, rate: float) -> torch.optim.AdamW:
+    """The words are learned half as fast as the pictures."""
+    groups = [{"params": list(both.unet.parameters()), "lr": rate}]
+    groups.append({"params": list(both.text.parameters()), "lr": rate / 2})
+    return torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=1e-4)
 
 
 def noise_times(count: int) -> torch.Tensor:
@@ -147,9 +155,9 @@ def noise_times(count: int) -> torch.Tensor:
 def finish(work: Path, model: Path) -> None:
     """Writes the model's folder from what the stages left, in half precision."""
     both = word_nets()
-    both.load_state_dict(torch.load(work / "unet.state.pt", weights_only=False)["smooth"])
+    both.load_state_dict(torch.load(work / "unet-more.state.pt", weights_only=False)["smooth"])
     vae = AutoencoderKL.from_pretrained(work / "vae-sharp")
-    steps = {"vae": VAE_STEPS, "decoder": DECODER_STEPS, "unet": UNET_STEPS}
+    steps = {"vae": VAE_STEPS, "decoder": DECODER_STEPS, "unet": UNET_STEPS + MORE_STEPS}
     folder.write(nets.pipeline(vae, both.text, both.unet), model, {"seed": SEED, "steps": steps})
 
 

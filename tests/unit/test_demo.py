@@ -15,6 +15,7 @@ from PIL import Image
 
 from reelnet.pipelines import FAMILIES
 from runner.toyworld.scenes import Pixels, Scene, draw
+from runner.toyworld.words import say
 
 CIRCLE = Scene("circle", "red", "blue")
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,19 +90,27 @@ def going(step: float, scene: Scene = CIRCLE, frames: int = 9) -> list[Pixels]:
 
 def test_a_right_picture_and_clip_are_told_of(demo: ModuleType, made: Path, tmp_path: Path) -> None:
     """In the words of what was asked for."""
-    assert demo.picture_shows(made, CIRCLE) == "a red circle on blue"
+    assert demo.picture_shows(made, CIRCLE) == "a big red circle in the centre, blue background"
     told = demo.clip_moves(film(tmp_path / "a.mp4", going(0.03)), made, CIRCLE, "right")
     assert told.startswith("begins with the picture (")
     assert told.endswith("9 frames, a red circle on blue in each, which moves right")
 
 
 @pytest.mark.parametrize(
-    "other", [Scene("square", "red", "blue"), Scene("circle", "green", "blue"), Scene("circle", "red", "white")]
+    "other",
+    [Scene("square", "red", "blue"), Scene("circle", "green", "white"), Scene("circle", "red", "blue", "top", "small")],
 )
 def test_a_wrong_picture_fails_the_demo(demo: ModuleType, tmp_path: Path, other: Scene) -> None:
     """The text says what it shows."""
-    with pytest.raises(demo.SightError, match=f"a {other.colour} {other.shape} on {other.ground}, not a red circle"):
+    with pytest.raises(demo.SightError, match=f"shows {say(other)}, not a big red circle"):
         demo.picture_shows(save(tmp_path / "other.png", draw(other)), CIRCLE)
+
+
+def test_a_picture_of_nothing_fails_the_demo(demo: ModuleType, tmp_path: Path) -> None:
+    """Noise of a model that has learned nothing, and a flat picture."""
+    flat = np.full((128, 128, 3), 0.5)
+    with pytest.raises(demo.SightError, match="it shows no shape, not a big red circle"):
+        demo.picture_shows(save(tmp_path / "flat.png", flat), CIRCLE)
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def test_the_command_tells_of_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("runner.self_test.DiffusersBackend", lambda settings, painter=painter: painter)
         result = CliRunner().invoke(cli, ["self-test"])
         assert result.exit_code == code, result.output
-        assert "a red circle on blue: right" in result.output
+        assert "a small red circle on the left, blue background: right" in result.output
         assert ("colour orange instead of" in result.output) == bool(instead)
 
 
