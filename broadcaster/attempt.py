@@ -39,6 +39,7 @@ from reelnet.patience import Patience
 from reelnet.pipelines import MediaSpec
 from reelnet.pricing import price
 from reelnet.ticket import check_receipt, sign_ticket
+from reelnet.warnings import JobWarning
 
 log = structlog.get_logger()
 
@@ -84,6 +85,7 @@ async def run_attempt(
         job.results, job.withheld, job.model_digest = results, withheld, ticket.model_digest
         job.charged_nano = job.owed_nano = quote
         job.timings_s, job.facts = delivery.timings()
+        job.warnings = delivery.warnings
         job.stages_s = delivery.stages((now_ms() - job.created_ms) / 1000)
 
 
@@ -265,6 +267,11 @@ class Delivery:
         """Seconds by stage, the node's word but for `node_run`; and the node's word on how the job was made."""
         assert self._done is not None
         return {**self._done.timings_s, "node_run": self._run_s}, dict(self._done.facts)
+
+    @property
+    def warnings(self) -> tuple[JobWarning, ...]:
+        """The warnings of the answer."""
+        return self._request.warned(self._done.warnings if self._done else ())
 
     def stages(self, total_s: float) -> dict[str, float]:
         """Seconds by stage of the job, which took `total_s` until now: one after the other, by this clock."""

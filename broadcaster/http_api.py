@@ -158,6 +158,7 @@ def result_body(job: JobProgress, base: str) -> dict[str, Any]:
     images = [_image(result, base) for result in job.results]
     return {
         "images": images,
+        "warnings": [warning.body() for warning in job.warnings],
         "job": {
             "id": job.request.id,
             "pipeline": job.request.pipeline.name,

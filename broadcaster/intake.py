@@ -41,6 +41,8 @@ from reelnet.pipelines import (
     did_you_mean,
     pipeline_named,
 )
+from reelnet.prompts import bracket_warnings
+from reelnet.warnings import NO_PREVIEW, JobWarning
 
 MAX_JOB_FILES = 4
 MAX_MODEL_ID_CHARS = 256
@@ -85,8 +87,10 @@ class Intake:
         key: ApiKey = request.scope.get("state", {}).get("key", ApiKey())
         floor = strictest(self.settings.safety, key.safety)
         params = params.model_copy(update={"safety": strictest(params.safety, floor)})
-        if not followed or params.safety in CHECKED_FIRST:
-            params = _unseen(params)
+        warnings = [*bracket_warnings(params)]
+        if why := _why_unseen(params, followed=followed):
+            params = params.model_copy(update={"preview_steps": 0})
+            warnings.append(JobWarning(NO_PREVIEW, why, "preview_steps"))
         self._check_offered(pipeline, model, params, floor)
         inputs = await self._inputs(pipeline, files)
         return JobRequest(
@@ -100,6 +104,8 @@ class Intake:
             digests=self.settings.digests(model),
             key_id=key.id,
             key_name=key.name,
+            given=frozenset(fields),
+            warnings=tuple(warnings),
         )
 
     def _model(self, pipeline: Pipeline, asked: object) -> str:
@@ -189,9 +195,13 @@ def _on_disk(folder: str) -> Iterator[None]:
         raise LocalError(text, code="scratch") from None
 
 
-def _unseen(params: Params) -> Params:
-    """The parameters without previews."""
-    return params.model_copy(update={"preview_steps": 0}) if getattr(params, "preview_steps", 0) else params
+def _why_unseen(params: Params, *, followed: bool) -> str:
+    """Why nobody is to see the previews that a job asks for; empty where somebody is, and where it asks for none."""
+    if not getattr(params, "preview_steps", 0):
+        return ""
+    if params.safety in CHECKED_FIRST:
+        return f"No preview is shown under safety={params.safety}, because no checker has looked at it."
+    return "" if followed else "Previews are shown in a stream of events alone: ask with Accept: text/event-stream."
 
 
 def _model_id(asked: object) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from broadcaster.media import StoredMedia
@@ -14,6 +14,7 @@ from reelnet.inspection import PictureFacts
 from reelnet.jobs import InputRef, JobId, JobState, advance
 from reelnet.parameters import Params
 from reelnet.pipelines import MediaSpec, Pipeline, Work
+from reelnet.warnings import NOT_USED, JobWarning, known_warnings
 
 JOB_ID_BYTES = 12
 
@@ -31,7 +32,8 @@ class JobInput:
 class JobRequest:
     """A validated job. `params` is complete, its seed included; money is nano-dollars, times Unix milliseconds.
 
-    `key_id` and `key_name` are those of the API key that it came with; empty for none.
+    `key_id` and `key_name` are those of the API key that it came with; empty for none. `given`: the parameters that the
+    request named. `warnings`: what is known of the answer before a node is asked.
     """
 
     id: JobId
@@ -44,6 +46,8 @@ class JobRequest:
     digests: tuple[str, ...] = ()
     key_id: str = ""
     key_name: str = ""
+    given: frozenset[str] = frozenset()
+    warnings: tuple[JobWarning, ...] = ()
     work: Work = field(init=False)
     """The job's work units."""
     promises: tuple[MediaSpec, ...] = field(init=False)
@@ -59,6 +63,15 @@ class JobRequest:
     def loras(self) -> tuple[str, ...]:
         """The LoRAs that it uses."""
         return used_loras(self.params)
+
+    def warned(self, claimed: Iterable[JobWarning]) -> tuple[JobWarning, ...]:
+        """The warnings of the job's answer, with those that a node claims and that its pipeline declares.
+
+        A parameter that the request did not name is not missed where a model does not use it.
+        """
+        names = {*type(self.params).model_fields, *self.pipeline.inputs}
+        asked = (each for each in claimed if each.code != NOT_USED or each.parameter in self.given)
+        return known_warnings([*self.warnings, *asked], self.pipeline.warns, names)
 
     @property
     def preview_steps(self) -> int:
@@ -111,6 +124,7 @@ class JobProgress:
     stages_s: dict[str, float] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
+    warnings: tuple[JobWarning, ...] = ()
     withheld: bool = False
     delivered: bool = False
     """Whether the attempt's node has delivered everything: what takes time from then on is not its fault."""

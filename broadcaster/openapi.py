@@ -7,6 +7,7 @@ from typing import Any
 
 from reelnet.parameters import VIDEO
 from reelnet.pipelines import Pipeline, families_of
+from reelnet.warnings import CODES
 
 ERROR = {
     "type": "object",
@@ -25,7 +26,7 @@ ERROR = {
 }
 IMAGES = {
     "type": "object",
-    "required": ["images"],
+    "required": ["images", "warnings"],
     "properties": {
         "images": {
             "type": "array",
@@ -37,6 +38,19 @@ IMAGES = {
                     "seed": {"type": "integer"},
                     "nsfw": {"type": "boolean"},
                     "checked": {"type": "boolean", "description": "Whether a safety checker has looked."},
+                },
+            },
+        },
+        "warnings": {
+            "type": "array",
+            "description": "What of the job is not done as it was asked; docs/api.md has the codes.",
+            "items": {
+                "type": "object",
+                "required": ["code", "message", "parameter"],
+                "properties": {
+                    "code": {"type": "string", "enum": sorted(CODES)},
+                    "message": {"type": "string"},
+                    "parameter": {"type": "string", "description": "A parameter or an input; may be empty."},
                 },
             },
         },

@@ -297,7 +297,8 @@ class Attempt:
         queued_s = (self._reservation.started_at or 0.0) - self._reservation.reserved_at
         digests = [event.sha256 for event in self._milestones if isinstance(event, Output)]
         receipt = self._site.sign(self.ticket, digests, self.quote)
-        self._add(Done({"queue": queued_s, **done.timings_s}, self.quote, done.model_digest, done.facts, receipt))
+        timings_s = {"queue": queued_s, **done.timings_s}
+        self._add(Done(timings_s, self.quote, done.model_digest, done.facts, receipt, done.warnings))
 
     async def _wait_for_input(self) -> None:
         try:

@@ -14,11 +14,12 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, TypeAdapter, Val
 from pydantic_core import PydanticCustomError
 
 from orchestrator.runner_answers import Hex, Text, first_fault
-from reelnet.errors import NodeError, from_class
+from reelnet.errors import NodeError, from_class, printable
 from reelnet.inspection import MP4
 from reelnet.jobs import MAX_PREVIEW_BYTES, Chunk, Preview, Progress
 from reelnet.parameters import PICTURE_TYPES
 from reelnet.pipelines import Work
+from reelnet.warnings import MAX_WARNING_CHARS, MAX_WARNINGS, JobWarning
 
 MAX_LINE_BYTES = 256 * 1024
 MAX_CHUNK_BYTES = 1024 * 1024
@@ -88,6 +89,7 @@ class RunnerDone:
     timings_s: Mapping[str, float]
     model_digest: str
     facts: Mapping[str, str]
+    warnings: tuple[JobWarning, ...] = ()
 
 
 RunnerEvent = RunnerStarted | Progress | Preview | OutputBegin | Chunk | OutputEnd | Tick | RunnerDone
@@ -129,11 +131,27 @@ class _Preview:
 
 
 @dataclass(frozen=True, slots=True)
+class _Warning:
+    code: Text
+    message: Annotated[str, Field(strict=True, max_length=MAX_LINE_BYTES)]
+    parameter: Text = ""
+
+
+@dataclass(frozen=True, slots=True)
 class _Done:
     timings_s: Annotated[dict[Text, Seconds], Field(max_length=MAX_ENTRIES)]
     model_digest: Hex
     class_: Annotated[Text, Field(alias="class")] = ""
     versions: Annotated[dict[Text, Text], Field(max_length=MAX_ENTRIES - 1)] = field(default_factory=dict)
+    warnings: Annotated[tuple[_Warning, ...], Field(max_length=MAX_WARNINGS)] = ()
+
+    def event(self) -> RunnerDone:
+        """What is told of it."""
+        facts = {"class": self.class_, **self.versions}
+        warnings = tuple(
+            JobWarning(each.code, printable(each.message, MAX_WARNING_CHARS), each.parameter) for each in self.warnings
+        )
+        return RunnerDone(self.timings_s, self.model_digest, facts, warnings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +342,7 @@ class EventReader:
             case _Done():
                 order.finish()
                 self.ended = True
-                return RunnerDone(line.timings_s, line.model_digest, {"class": line.class_, **line.versions})
+                return line.event()
             case _Failure():
                 self.ended = True
                 raise from_class(line.class_, line.message, code=line.code or "failed")

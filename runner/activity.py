@@ -10,6 +10,7 @@ from collections.abc import Callable
 from itertools import zip_longest
 
 from reelnet.errors import CanceledError, DeadlineError, NodeError, OutOfMemoryError, ReelnetError
+from reelnet.warnings import JobWarning
 from runner.backend import RunnerJob, Sketch
 from runner.events import TERMINAL, Event, Preview, Progress, Started
 
@@ -38,6 +39,7 @@ class Activity:
         self.error: ReelnetError | None = None
         self.progress: Progress | None = None
         self.timings_s: dict[str, float] = {}
+        self.warnings: tuple[JobWarning, ...] = ()
         self.encodes = False
         """Whether an output of it went to the media thread, which all that follows has to follow."""
         self._loop = loop
@@ -89,6 +91,13 @@ class Activity:
     def sketch(self, sketch: Sketch) -> None:
         """Reporter.sketch."""
         self._exhibit(self.job, sketch, self.show)
+
+    def warn(self, warning: JobWarning) -> None:
+        """Reporter.warn."""
+        if warning.code not in self.job.kind.warns:
+            raise ValueError(f"{self.job.kind.schema} declares no warning {warning.code!r}")
+        if warning not in self.warnings:
+            self.warnings += (warning,)
 
     def show(self, preview: Preview) -> None:
         """Hands a preview to the reader in the place of an older one; of a job that has ended none is told."""

@@ -16,6 +16,7 @@ from PIL import Image
 from reelnet.jobs import Licence
 from reelnet.parameters import CHECKED_FIRST, Params
 from reelnet.pipelines import ClipSize, MediaSpec, Pipeline, Size, Work, pipeline_named
+from reelnet.warnings import JobWarning
 
 Frames = npt.NDArray[np.uint8]
 """Pictures as RGB bytes, shape (frames, height, width, 3)."""
@@ -222,6 +223,12 @@ class Reporter(Protocol):
 
     def sketch(self, sketch: Sketch) -> None:
         """Hands in what there is of an output, where the job `shows` it. Waits for nothing."""
+
+    def warn(self, warning: JobWarning) -> None:
+        """Says what of the job is not done as it was asked; the same warning counts once.
+
+        Raises ValueError for a code that the job's pipeline does not declare.
+        """
 
 
 class Backend(Protocol):

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from pydantic_core import to_json
 
 from reelnet.errors import FailureClass
+from reelnet.warnings import JobWarning
 
 CHUNK_BYTES = 256 * 1024
 """Most raw bytes that follow one `chunk` line."""
@@ -84,6 +85,7 @@ class Done:
     model_digest: str
     class_name: str
     versions: Mapping[str, str]
+    warnings: tuple[JobWarning, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,7 @@ _LINES: dict[type, Callable[[Any], dict[str, object]]] = {
         "model_digest": e.model_digest,
         "class": e.class_name,
         "versions": e.versions,
+        "warnings": [each.body() for each in e.warnings],
     },
     Failed: lambda e: {"class": e.failure, "code": e.code, "message": e.message},
     Tick: lambda e: {"idle_s": e.idle_s},

@@ -1,4 +1,4 @@
-"""Faults and unsafe pictures on request, for tests and drills: only the synthetic backend knows them."""
+"""Faults, warnings and unsafe pictures on request, for tests and drills: only the synthetic backend knows them."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ _GRAMMAR = re.compile(
 )
 _KNOWN = "slow SECONDS, fail user, fail node, oom, hang, die; each with 'once' behind it, if wanted"
 _MODEL_PREFIX = "synthetic/"
+_WARNED = re.compile(r"!warn\b")
 _UNSAFE = re.compile(r"!nsfw\b")
 
 
@@ -78,6 +79,11 @@ def choose(prompt: str, model_id: str, late: Iterable[LateFault], finished: int,
 def unsafe(prompt: str, model_id: str) -> bool:
     """Whether a job's outputs are to be found unsafe: by the prompt's word (`!nsfw`), or the model `synthetic/nsfw`."""
     return bool(_UNSAFE.search(prompt)) or model_id == f"{_MODEL_PREFIX}nsfw"
+
+
+def warned(prompt: str) -> bool:
+    """Whether the answer of a job is to have a warning: by the prompt's word (`!warn`)."""
+    return bool(_WARNED.search(prompt))
 
 
 def _in_prompt(prompt: str) -> Fault | None:

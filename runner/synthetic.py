@@ -22,6 +22,7 @@ from reelnet.jobs import Licence
 from reelnet.metadata import PNG
 from reelnet.parameters import Clip, FrameInterpolation
 from reelnet.pipelines import PIPELINES, MediaSpec
+from reelnet.warnings import PROMPT_CUT, JobWarning
 from runner import faults
 from runner.backend import Frames, ModelInfo, Pixels, Rendered, Reporter, RunnerJob, Served, Sketch
 from runner.images import padded, picture_of, png
@@ -96,6 +97,8 @@ class SyntheticBackend:
         prompt = _prompt(job)
         fault = faults.choose(prompt, self._model_id, self._late, self._finished, job.attempt)
         promised = job.promises
+        if faults.warned(prompt):
+            report.warn(JobWarning(PROMPT_CUT, "A warning was asked for.", "prompt"))
         key = f"{prompt}{self._extras.used_loras(job.params)}"
         try:
             for index, spec in enumerate(promised):

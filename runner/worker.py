@@ -17,6 +17,7 @@ import structlog
 
 from reelnet.errors import BusyError, FailureClass, NodeError, OutOfMemoryError, ReelnetError, TransientError
 from reelnet.pipelines import MediaSpec
+from reelnet.warnings import JobWarning
 from runner.activity import Activity, as_failure
 from runner.backend import Backend, ModelInfo, Rendered, RunnerJob, SetupError
 from runner.encoding import Encoder
@@ -261,14 +262,20 @@ class Worker:
         outcome = failure.failure.value if failure else "done"
         self._metrics.count(job.pipeline, outcome, timings_s)
         log.info("job ended", job=job.job_id, pipeline=job.pipeline, outcome=outcome, run_s=round(activity.run_s, 3))
-        activity.emit(self._last_event(job, failure, timings_s))
+        activity.emit(self._last_event(job, failure, timings_s, activity.warnings))
 
-    def _last_event(self, job: RunnerJob, failure: ReelnetError | None, timings_s: dict[str, float]) -> Done | Failed:
+    def _last_event(
+        self,
+        job: RunnerJob,
+        failure: ReelnetError | None,
+        timings_s: dict[str, float],
+        warnings: tuple[JobWarning, ...],
+    ) -> Done | Failed:
         if failure is not None:
             return Failed(failure.failure, failure.code, failure.message)
         assert self.info is not None, "no job runs without a model"
         rounded = {stage: round(seconds, 6) for stage, seconds in timings_s.items()}
-        return Done(rounded, self.info.digest, self.info.class_of(job.pipeline) or "", self.info.versions)
+        return Done(rounded, self.info.digest, self.info.class_of(job.pipeline) or "", self.info.versions, warnings)
 
     # State.
 

@@ -41,6 +41,7 @@ from reelnet.pipelines import Work
 from reelnet.pricing import Rates, format_money, parse_money
 from reelnet.v1 import orchestrator_pb2 as orchestrator
 from reelnet.v1 import types_pb2 as pb
+from reelnet.warnings import MAX_WARNING_CHARS, MAX_WARNINGS, JobWarning
 
 MAX_NAME_CHARS = 256
 MAX_CAPABILITIES = 1000
@@ -486,6 +487,7 @@ _FIELDS: dict[type, Callable[[Any], dict[str, Any]]] = {
             "model_digest": v.model_digest,
             "facts": v.facts,
             "receipt": _optional(v.receipt),
+            "warnings": [each.body() for each in v.warnings],
         }
     },
     Failed: lambda v: {
@@ -520,6 +522,10 @@ _FROM_FRAME: dict[str, Callable[[Any], FrameValue]] = {
         _name(m.model_digest),
         _names(m.facts),
         _signed(m, "receipt"),
+        tuple(
+            JobWarning(_name(each.code), printable(each.message, MAX_WARNING_CHARS), _name(each.parameter))
+            for each in m.warnings[:MAX_WARNINGS]
+        ),
     ),
     "failed": lambda m: Failed(
         from_class(m.failure_class, m.message, code=m.code, retry_after_s=_seconds(m.retry_after_s) or None)

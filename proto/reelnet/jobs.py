@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NewType
 
 from reelnet.pipelines import Work
 from reelnet.pricing import Rates
+from reelnet.warnings import JobWarning
 
 if TYPE_CHECKING:
     from reelnet.identity import Signed
@@ -266,6 +267,7 @@ class Done:
     model_digest: str
     facts: Mapping[str, str] = field(default_factory=dict)
     receipt: Signed | None = None
+    warnings: tuple[JobWarning, ...] = ()
 
 
 Event = Accepted | Queued | Started | Progress | Preview | Output | Chunk | Done

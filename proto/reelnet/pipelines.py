@@ -37,6 +37,7 @@ from reelnet.parameters import (
     Upscale,
     UpscaleVideo,
 )
+from reelnet.warnings import GUIDANCE_OFF, NO_PREVIEW, NOT_USED, PLAIN_BRACKETS, PROMPT_CUT, SCHEDULER_SETTING
 
 VERSION = 3
 """The newest version of the parameter schemas; versions count all of them together."""
@@ -131,6 +132,7 @@ class Pipeline:
     `family` and `version` name the parameter schema that a capability speaks, as `text-to-image/sd@1`.
     `sized_by_input`: the output's size, and so the work, follows from the input's.
     `keeps_look`: an output that looks like the input is what was asked.
+    `warns`: the codes of warnings (`reelnet.warnings`) that an answer can have.
     """
 
     name: str
@@ -140,6 +142,7 @@ class Pipeline:
     measure: Callable[[Any, Size | None], tuple[Work, tuple[MediaSpec, ...]]]
     sized_by_input: bool = False
     keeps_look: bool = False
+    warns: frozenset[str] = frozenset()
     version: int = VERSION
 
     @property
@@ -265,15 +268,21 @@ def _required(source: Size | None) -> Size:
 
 
 _RESIZES = {"sized_by_input": True, "keeps_look": True}
+_WORDED = frozenset({PROMPT_CUT, PLAIN_BRACKETS})
+_MOVED = frozenset({GUIDANCE_OFF, NO_PREVIEW})
+_DRAWN = _WORDED | _MOVED | {SCHEDULER_SETTING}
+_UNUSED = frozenset({NOT_USED})
 _ALL = (
-    Pipeline("text-to-image", "sd", TextToImage, (), _text_to_image),
-    Pipeline("image-to-image", "sd", ImageToImage, ("image",), _image_to_image, sized_by_input=True),
-    Pipeline("image-to-image", "pix2pix", ImageEdit, ("image",), _image_edit, sized_by_input=True),
-    Pipeline("image-to-video", "svd", ImageToVideo, ("image",), _image_to_video),
-    Pipeline("image-to-video", "wan", PromptedVideo, ("image",), _image_to_video),
-    Pipeline("upscale", "x4", Upscale, ("image",), _upscale, **_RESIZES),
-    Pipeline("upscale-video", "x4", UpscaleVideo, (VIDEO,), _upscale_video, **_RESIZES),
-    Pipeline("frame-interpolation", "film", FrameInterpolation, (VIDEO,), _frame_interpolation, **_RESIZES),
+    Pipeline("text-to-image", "sd", TextToImage, (), _text_to_image, warns=_DRAWN),
+    Pipeline("image-to-image", "sd", ImageToImage, ("image",), _image_to_image, sized_by_input=True, warns=_DRAWN),
+    Pipeline("image-to-image", "pix2pix", ImageEdit, ("image",), _image_edit, sized_by_input=True, warns=_DRAWN),
+    Pipeline("image-to-video", "svd", ImageToVideo, ("image",), _image_to_video, warns=_MOVED),
+    Pipeline("image-to-video", "wan", PromptedVideo, ("image",), _image_to_video, warns=_MOVED | _WORDED),
+    Pipeline("upscale", "x4", Upscale, ("image",), _upscale, **_RESIZES, warns=_WORDED | _UNUSED),
+    Pipeline("upscale-video", "x4", UpscaleVideo, (VIDEO,), _upscale_video, **_RESIZES, warns=_UNUSED),
+    Pipeline(
+        "frame-interpolation", "film", FrameInterpolation, (VIDEO,), _frame_interpolation, **_RESIZES, warns=_UNUSED
+    ),
 )
 FAMILIES: dict[tuple[str, str], Pipeline] = {(pipeline.name, pipeline.family): pipeline for pipeline in _ALL}
 """Every pipeline of every family, by both names."""

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from reelnet.errors import OutOfMemoryError, RefusedError
 from reelnet.parameters import ImageToVideo
 from reelnet.pipelines import explain
+from reelnet.warnings import JobWarning
 from runner.backend import RunnerJob, Served, SetupError, Sketch
 from runner.models.memory import denoisers
 from runner.pipelines.family import Family
@@ -78,3 +79,6 @@ class _Deaf:
 
     def sketch(self, sketch: Sketch) -> None:
         """As Reporter.sketch."""
+
+    def warn(self, warning: JobWarning) -> None:
+        """As Reporter.warn."""

@@ -52,6 +52,7 @@ from reelnet.ticket import sign_description, sign_receipt, sign_ticket
 from reelnet.v1 import broadcaster_pb2 as broadcaster
 from reelnet.v1 import orchestrator_pb2 as orchestrator
 from reelnet.v1 import types_pb2 as pb
+from reelnet.warnings import JobWarning
 
 NOW_MS = 1_800_000_000_000
 FOLDER = Path(__file__).with_name("wire")
@@ -146,6 +147,7 @@ LATER_FRAMES: dict[str, FrameValue] = {
     "preview-of-step": Preview(b"\xff\xd8\xff\xe0", index=1, step=12, total=25),
     "output-clean": Output(0, "image/png", 1_000_000, "b8" * 32, seed=7, nsfw=False),
     "done-with-receipt": replace(DONE, receipt=sign_receipt(NODE, TICKET, ["b8" * 32, "c9" * 32], 930_000)),
+    "done-with-warnings": replace(DONE, warnings=(JobWarning("prompt_cut", "read up to 'moss'", "prompt"),)),
     "output-unchecked": Output(0, "image/png", 1_000_000, "b8" * 32, seed=7, nsfw=None),
 }
 """Values that need fields which came later."""

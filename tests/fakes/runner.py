@@ -18,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 
+from reelnet.warnings import JobWarning
 from runner.backend import Backend, ModelInfo, Rendered, Reporter, RunnerJob, Sketch
 from runner.process import unix_listener
 from runner.settings import RunnerSettings
@@ -82,6 +83,9 @@ class _GatedReporter:
 
     def sketch(self, sketch: Sketch) -> None:
         self.inner.sketch(sketch)
+
+    def warn(self, warning: JobWarning) -> None:
+        self.inner.warn(warning)
 
 
 class BrokenBackend(SyntheticBackend):

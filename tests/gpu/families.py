@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from reelnet.warnings import JobWarning
 from runner.backend import Frames, ModelInfo, Pixels, RunnerJob, Sketch
 from runner.diffusion import DiffusersBackend
 from runner.settings import RunnerSettings
@@ -54,6 +55,9 @@ class Steps:
 
     def sketch(self, sketch: Sketch) -> None:
         self.shown.append(sketch.draw())
+
+    def warn(self, warning: JobWarning) -> None:
+        """Nothing."""
 
 
 class Ready(DiffusersBackend):

@@ -87,6 +87,18 @@ async def test_progress_is_told_as_it_happens(pool: Pool) -> None:
     assert len(events[-1][1]["images"]) == 1
 
 
+async def test_what_is_not_done_as_asked_is_in_the_answer(pool: Pool) -> None:
+    """Warnings of the runner and of the broadcaster, in the plain answer and in the stream's result; else none."""
+    answer = await pool.job("text-to-image", {**SMALL, "prompt": "!warn (bars:1.2)", "preview_steps": 1})
+    told = {(warning["code"], warning["parameter"]) for warning in answer.json()["warnings"]}
+    assert told == {("prompt_cut", "prompt"), ("plain_brackets", "prompt"), ("no_preview", "preview_steps")}
+    stream = {"accept": "text/event-stream"}
+    answer = await pool.http.post("/text-to-image", json={**SMALL, "prompt": "!warn bars"}, headers=stream)
+    (result,) = [data for name, data in sse_events(answer.text) if name == "result"]
+    assert [warning["code"] for warning in result["warnings"]] == ["prompt_cut"]
+    assert (await pool.job("text-to-image", SMALL)).json()["warnings"] == []
+
+
 async def test_a_job_is_recorded_without_its_prompt(pool: Pool, tmp_path: Path) -> None:
     """The journal holds the job's end, node and price; no file of the broadcaster holds its prompt."""
     answer = await pool.job("text-to-image", {**SMALL, "prompt": "a very secret thing"})

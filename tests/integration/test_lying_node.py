@@ -15,6 +15,7 @@ from broadcaster.app import RunningBroadcaster
 from reelnet.codec import Failed
 from reelnet.errors import BusyError, PoisonError
 from reelnet.jobs import Accepted, Chunk, Done, Queued, Started, Ticket
+from reelnet.warnings import JobWarning
 from tests.fakes.lying_node import LyingNode, Script, capability, delivery, png, running, whole
 from tests.fakes.media import Clip
 from tests.fakes.pool import PATIENCE_S, broadcaster_settings, ready, running_broadcaster, until
@@ -150,10 +151,14 @@ async def test_a_nodes_words_reach_the_app_clean(tmp_path: Path) -> None:
 
     def tricky(ticket: Ticket) -> list[Any]:
         frames = whole(ticket, *delivery(png()))
-        return [*frames[:-1], Done({"run\x1b[2J": 1.0}, 0, ticket.model_digest, {"class": "\x1b]0;owned\x07"})]
+        facts = {"class": "\x1b]0;owned\x07"}
+        warnings = (JobWarning("prompt_cut", "cut\x1b[2J", "prompt"), JobWarning("your_money", "send it"))
+        return [*frames[:-1], Done({"run\x1b[2J": 1.0}, 0, ticket.model_digest, facts, warnings=warnings)]
 
     async with pool(tmp_path, tricky) as (_, http, _nodes):
         answer = await http.post("/text-to-image", json=SMALL)
         assert answer.status_code == 200
         assert "\\u001b" not in answer.text
         assert "\x1b" not in answer.text
+        (warning,) = answer.json()["warnings"]
+        assert warning == {"code": "prompt_cut", "message": "cut [2J", "parameter": "prompt"}

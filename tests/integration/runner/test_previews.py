@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from reelnet.pipelines import PIPELINES
+from reelnet.warnings import JobWarning
 from runner.app import build
 from runner.backend import RunnerJob, Sketch
 from runner.worker import State
@@ -135,6 +136,9 @@ class Album:
 
     def sketch(self, sketch: Sketch) -> None:
         self.sketches.append(sketch)
+
+    def warn(self, warning: JobWarning) -> None:
+        """Nothing."""
 
 
 def _pipe(tiny_models: Path, vae: Any = None) -> Any:

@@ -99,6 +99,15 @@ async def test_a_models_name_is_bounded(registry: Registry, tmp_path: Path, name
     assert len(row["msg"]) < 100
 
 
+async def test_the_answers_warnings_begin_with_the_request(registry: Registry, tmp_path: Path) -> None:
+    """Brackets, and previews that nobody is to see; the job keeps which parameters were named."""
+    job = await asked(intake(registry, tmp_path), prompt="a (boat:1.2)", preview_steps=3)
+    assert [warning.code for warning in job.warnings] == ["plain_brackets", "no_preview"]
+    assert job.given == {"prompt", "preview_steps"}
+    assert job.preview_steps == 0
+    assert (await asked(intake(registry, tmp_path))).warnings == ()
+
+
 async def test_an_input_is_kept_without_its_file(registry: Registry, tmp_path: Path) -> None:
     """The copy that the inspector made is the input; nothing is left in the folder."""
     found = await intake(registry, tmp_path)._input(PIPELINES["upscale"], "image", b"picture")

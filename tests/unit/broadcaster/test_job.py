@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from broadcaster import job as module
@@ -9,6 +11,7 @@ from broadcaster.job import JobInput, JobProgress, JobRequest, new_job_id
 from reelnet.inspection import PictureFacts
 from reelnet.jobs import IllegalTransitionError, InputRef, JobId, JobState
 from reelnet.pipelines import PIPELINES, MediaSpec, Work
+from reelnet.warnings import NO_PREVIEW, NOT_USED, JobWarning
 
 NOW_MS = 1_800_000_000_000
 
@@ -49,6 +52,13 @@ def test_time_is_left_or_not(clock: list[int], passed_ms: int, left_s: float) ->
     job = request()
     clock.append(NOW_MS + passed_ms)
     assert job.left_s() == left_s
+
+
+def test_an_unused_parameter_is_missed_by_who_named_it() -> None:
+    """A model says what it does not use of all parameters; the request had named some. Others' codes are dropped."""
+    unused = [JobWarning(NOT_USED, "no", "seed"), JobWarning(NOT_USED, "no", "prompt")]
+    job = replace(request("upscale", picture(64, 64)), given=frozenset({"prompt"}))
+    assert job.warned([*unused, JobWarning(NO_PREVIEW, "no", "prompt")]) == (unused[1],)
 
 
 def test_a_job_moves_by_the_table() -> None:

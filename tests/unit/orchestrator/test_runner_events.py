@@ -22,6 +22,7 @@ from reelnet.codec import frame_to_message
 from reelnet.errors import CanceledError, NodeError
 from reelnet.jobs import MAX_PREVIEW_BYTES, Chunk, Done, Output, Preview, Progress
 from reelnet.pipelines import Work
+from reelnet.warnings import MAX_WARNING_CHARS, MAX_WARNINGS
 
 DATA = b"a\nb{}" * 7
 SHA256 = "ab" * 32
@@ -220,6 +221,18 @@ def test_what_is_read_can_be_told_on() -> None:
             frame_to_message(Output(event.index, event.media_type, 2**63 - 1, SHA256, event.seed, event.nsfw))
     assert isinstance(done, module.RunnerDone)
     frame_to_message(Done(done.timings_s, 0, done.model_digest, done.facts))
+
+
+def test_warnings_are_read_within_bounds() -> None:
+    """Text is made printable and short; too many, or a broken one, is the runner's fault."""
+    warning = {"code": "prompt_cut", "message": "cut\x1b[2J" + "a" * 1000, "parameter": "prompt"}
+    *_, done = read(EventReader(), STARTED + WHOLE + line("done", warnings=[warning]))
+    assert isinstance(done, module.RunnerDone)
+    (told,) = done.warnings
+    assert (told.code, told.parameter, len(told.message)) == ("prompt_cut", "prompt", MAX_WARNING_CHARS)
+    assert told.message.isprintable()
+    assert "warnings" in fault_of(STARTED + WHOLE + line("done", warnings=[warning] * (MAX_WARNINGS + 1)))
+    assert "warnings" in fault_of(STARTED + WHOLE + line("done", warnings=[{"code": "prompt_cut"}]))
 
 
 def test_a_line_without_an_end_is_not_kept_for_ever() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from reelnet.errors import CanceledError, DeadlineError, FailureClass, NodeError, OutOfMemoryError, UserError
 from reelnet.pipelines import PIPELINES
+from reelnet.warnings import JobWarning
 from runner.activity import Activity, as_failure
 from runner.backend import RunnerJob
 from runner.events import Failed, Preview, Progress, Started, Tick
@@ -80,6 +81,17 @@ async def test_the_first_moment_is_told_at_once_or_at_its_end() -> None:
     longer.emit(Tick(1.0))
     async with asyncio.timeout(5):
         assert await longer.next_events(60) == [Tick(1.0)]
+
+
+async def test_a_warning_counts_once_and_has_to_be_declared() -> None:
+    """A code that the pipeline's row does not have is a fault of this program."""
+    activity = _activity(Clock())
+    warning = JobWarning("prompt_cut", "read up to 'fox'", "prompt")
+    activity.warn(warning)
+    activity.warn(warning)
+    assert activity.warnings == (warning,)
+    with pytest.raises(ValueError, match="text-to-image/sd@3 declares no warning 'not_used'"):
+        activity.warn(JobWarning("not_used", "no", "seed"))
 
 
 async def test_silence_gives_no_events() -> None:
