@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ _NUMBERS: Mapping[str, tuple[type, int]] = {
 }
 """Formats of numbers, each with the bits that are all set in what is no number."""
 _NAMED = 3
+_KIN = r"\.(hada_|lokr_|lora_mid|oft_|boft_|ia3_|vera_)|\.diff$|^(bundle_emb\.|emb_params$|<.+>$)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,11 @@ def part_of(key: str) -> Part | None:
         if key.endswith(ending):
             return Part(key.removesuffix(ending), side)
     return None
+
+
+def is_adapter(names: Iterable[str]) -> bool:
+    """Whether tensors of these names change a model, as a LoRA or one of its kin does, and are none by themselves."""
+    return any(re.search(_KIN, name) or ((part := part_of(name)) and part.side in ("down", "up")) for name in names)
 
 
 def check_kind(path: Path) -> None:
