@@ -43,6 +43,10 @@ SchedulerName = Literal[
     "pndm", "tcd", "unipc",
 ]  # fmt: skip
 """Schedulers that a job or an operator can ask for by name."""
+MOST_STEPS: dict[str, int] = {"lcm": 50, "tcd": 50}
+"""Most denoising steps of a scheduler that draws with steps of its training: consistency models were trained for 50."""
+MAX_LORA_STRENGTH = 10.0
+"""Largest strength of a LoRA, to either side. Numbers overflow far beyond it."""
 PICTURE_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 """What `output_format` may be, and the media type that it gives. WebP is lossless."""
 INTERPOLATION, SAFETY = "interpolation", "safety"
@@ -86,7 +90,7 @@ ImageGuidance = Annotated[
 ]
 Count = Annotated[int, Field(ge=1, le=MAX_IMAGES, description="Images; image i uses seed + i.")]
 Seed = Annotated[int | None, Field(ge=0, le=MAX_SEED, description="Random when absent.")]
-Strength = Annotated[float, Field(allow_inf_nan=False)]
+Strength = Annotated[float, Field(ge=-MAX_LORA_STRENGTH, le=MAX_LORA_STRENGTH, allow_inf_nan=False)]
 Loras = Annotated[
     dict[Annotated[str, Field(min_length=1, max_length=256)], Strength],
     Field(max_length=MAX_LORAS, description="A LoRA's id → strength, several at once; 0 is off."),
@@ -232,6 +236,20 @@ class Params(BaseModel):
         return [(name, dict(extra)) for name, extra in extras if isinstance(extra, dict) and "since" in extra]
 
 
+class Denoised(Params):
+    """What every job has whose scheduler can be named."""
+
+    @model_validator(mode="after")
+    def _steps_of_scheduler(self) -> Self:
+        name, steps = getattr(self, "scheduler", ""), getattr(self, "num_inference_steps", 0)
+        if steps > (most := MOST_STEPS.get(name, steps)):
+            given = "" if "num_inference_steps" in self.model_fields_set else " (the default)"
+            raise ValueError(
+                f"num_inference_steps: {steps}{given} is more than the scheduler {name} has; ask for 1 to {most}"
+            )
+        return self
+
+
 def _prompt_not_blank(value: str) -> str:
     if not value.strip():
         raise ValueError("the prompt is empty; say what to draw")
@@ -241,7 +259,7 @@ def _prompt_not_blank(value: str) -> str:
 RequiredPrompt = Annotated[Prompt, BeforeValidator(lambda v: _prompt_not_blank(v) if isinstance(v, str) else v)]
 
 
-class TextToImage(Params):
+class TextToImage(Denoised):
     """A picture from words."""
 
     prompt: RequiredPrompt
@@ -258,7 +276,7 @@ class TextToImage(Params):
     preview_steps: PreviewSteps = 0
 
 
-class ImageEdit(Params):
+class ImageEdit(Denoised):
     """A picture changed as words say, from noise on (InstructPix2Pix); it keeps the input's size."""
 
     prompt: RequiredPrompt
@@ -310,6 +328,15 @@ class ImageToVideo(Clip):
     min_guidance_scale: Guidance = 1.0
     max_guidance_scale: Guidance = 3.0
     decode_chunk_size: int = Field(8, ge=1, le=25, description="Frames decoded at once; it changes the output.")
+
+    @model_validator(mode="after")
+    def _guided_to_the_end(self) -> Self:
+        """The class decides by the last frame's scale whether it guides at all."""
+        least, most = self.min_guidance_scale, self.max_guidance_scale
+        if most <= 1 < least:
+            message = f"max_guidance_scale: {most:g} turns guidance off, and min_guidance_scale is {least:g}"
+            raise ValueError(f"{message}; make the first one larger, or the second one 1 or less")
+        return self
 
 
 class PromptedVideo(Clip):
