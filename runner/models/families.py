@@ -90,6 +90,8 @@ def read_family(files: ModelFiles, settings: RunnerSettings, device: torch.devic
     pipes = _picture_pipes(files, dtype)
     _place(pipes, files, settings, device)
     family = Pictures(pipes, _extras(pipes, files, settings, (device, dtype)))
+    if not _is_tried(files.class_name):
+        family.try_out()
     return _compiled(family, next(iter(pipes.values())), settings)
 
 
@@ -146,6 +148,13 @@ def _picture_pipes(files: ModelFiles, dtype: torch.dtype) -> dict[str, Any]:
     if name in _names(AUTO_IMAGE2IMAGE_PIPELINES_MAPPING):
         return {_IMAGE: _read(diffusers.AutoPipelineForImage2Image, files, dtype)}
     raise SetupError(f"{files.folder}: no pipeline here serves a {name or 'model without a class'}")
+
+
+def _is_tried(class_name: str) -> bool:
+    """Whether a class is a well-known one, or the one that changes pictures with such a one's nets."""
+    drawing = AUTO_TEXT2IMAGE_PIPELINES_MAPPING
+    names = [key for key, kind in AUTO_IMAGE2IMAGE_PIPELINES_MAPPING.items() if kind.__name__ == class_name]
+    return any(pipelines_of(name) for name in (class_name, *(drawing[key].__name__ for key in names if key in drawing)))
 
 
 def _changing(drawing: Any) -> Any:

@@ -67,6 +67,8 @@ def layout_of(folder: Path, index: Mapping[str, object], paths: tuple[Path, ...]
     found: dict[str, Weights] = {}
     faults: list[str] = []
     for name, library, class_name in _nets(index):
+        if not _is_net(folder / name):
+            continue
         try:
             found[name] = _weights(folder / name, library, class_name)
         except SetupError as error:
@@ -98,6 +100,11 @@ def tensor_names(path: Path) -> list[str]:
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     return [name for name in header if name != "__metadata__"]
+
+
+def _is_net(folder: Path) -> bool:
+    """Whether a component has a configuration of a net, or weights: tokenizers' classes have many names."""
+    return (folder / "config.json").is_file() or any(folder.glob("*.safetensors"))
 
 
 def _weights(folder: Path, library: str, class_name: str) -> Weights:
