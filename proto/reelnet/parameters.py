@@ -66,7 +66,7 @@ def strictest(*policies: SafetyPolicy) -> SafetyPolicy:
 def _json_object(value: object) -> object:
     """`loras` arrives as a JSON object, as that object in a string, or as an empty string.
 
-    It is counted before its entries are looked at.
+    It is counted before its entries are looked at. A LoRA without a strength, null, is not asked for.
     """
     if isinstance(value, str):
         try:
@@ -75,6 +75,8 @@ def _json_object(value: object) -> object:
             raise ValueError('expected a JSON object such as {"repo-or-path": 0.8}') from None
     if isinstance(value, dict) and len(value) > MAX_LORAS:
         raise ValueError(f"{len(value)} LoRAs; at most {MAX_LORAS} are applied")
+    if isinstance(value, dict):
+        return {name: strength for name, strength in value.items() if strength is not None}
     return value
 
 
@@ -163,7 +165,7 @@ class Params(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _drop_empty(cls, raw: object) -> object:
-        """HTML forms and the published clients send absent optional values as empty strings.
+        """A null is an absent value; so is an empty string, as forms and the published clients send it, but in a text.
 
         Names are counted before anything is said of each.
         """
@@ -171,9 +173,9 @@ class Params(BaseModel):
             return raw
         if len(raw) > MAX_FIELDS:
             raise ValueError(f"{len(raw)} parameters; at most {MAX_FIELDS} are read")
-        if "" not in raw.values():
-            return dict(raw)
-        return {k: v for k, v in raw.items() if not (v == "" and k in cls._optional_fields())}
+        absent = (k for k, v in raw.items() if v is None or (v == "" and k in cls._optional_fields()))
+        left_out = frozenset(absent)
+        return {k: v for k, v in raw.items() if k not in left_out}
 
     @model_validator(mode="after")
     def _bounded_area(self) -> Self:
