@@ -38,7 +38,11 @@ Tensors = dict[str, Any]
 
 
 class MisfitError(ValueError):
-    """A LoRA's layers are not the model's; the text says which and why."""
+    """A LoRA's layers are not the model's; the text says which and why. `fitting` of its layers are."""
+
+    def __init__(self, message: str, fitting: int = 0) -> None:
+        super().__init__(message)
+        self.fitting = fitting
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,37 +81,54 @@ def load_layers(pipe: Any, path: Path, adapter: str, options: Mapping[str, Any])
 
     `options` go to diffusers. Raises MisfitError before anything is loaded, and what is raised while it is.
     """
-    tensors, said = _read(pipe, path)
-    layers, neutral = _layers(tensors)
-    marks = {number + 1: key for number, key in enumerate(neutral)}
-    numbered = {key: neutral[key] if _side(key) == "alpha" else _mark(neutral[key], n) for n, key in marks.items()}
-    goals = _goals(pipe, numbered, options)
-    placed = _check_fit(layers, _places(goals, marks), goals)
+    tensors, said = _read(path)
+    neutral, layers, placed = _plan(pipe, tensors, options)
     for index, goal in enumerate(_goals(pipe, neutral, options)):
         sources = {layer: [layers[name] for name in names] for (at, layer), names in placed.items() if at == index}
         if sources:
             _load(pipe, goal, adapter, sources, _net_settings(said, goal.prefix))
 
 
-def _read(pipe: Any, path: Path) -> tuple[Tensors, Mapping[str, Any]]:
-    """The file's tensors, under names that say their net, and peft's settings in it by net."""
+def _plan(
+    pipe: Any, tensors: Tensors, options: Mapping[str, Any]
+) -> tuple[Tensors, dict[str, _Layer], dict[tuple[int, str], list[str]]]:
+    """What is given to diffusers, the file's layers, and those of each place. Raises MisfitError.
+
+    Names are taken as they are, and then with a net's name before them where they have none. The misfit that is told is
+    that of the names of which most layers fit.
+    """
+    misfits: list[MisfitError] = []
+    for named in _namings(pipe, tensors):
+        layers, neutral = _layers(named)
+        marks = {number + 1: key for number, key in enumerate(neutral)}
+        numbered = {key: neutral[key] if _side(key) == "alpha" else _mark(neutral[key], n) for n, key in marks.items()}
+        try:
+            goals = _goals(pipe, numbered, options)
+            return neutral, layers, _check_fit(layers, _places(goals, marks), goals)
+        except MisfitError as error:
+            misfits.append(error)
+    raise max(misfits, key=lambda error: error.fitting)
+
+
+def _read(path: Path) -> tuple[Tensors, Mapping[str, Any]]:
+    """The file's tensors, and peft's settings in it by net."""
     with safe_open(path, "pt") as content:
         said = json.loads((content.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY) or "{}")
         tensors = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118 - it is no mapping
     whole = {key: tensor if tensor.dtype in _PLAIN else tensor.float() for key, tensor in tensors.items()}
-    return _with_net(pipe, {key: value for key, value in whole.items() if _side(key) != "diff"}), said
+    return {key: value for key, value in whole.items() if _side(key) != "diff"}, said
 
 
-def _with_net(pipe: Any, tensors: Tensors) -> Tensors:
-    """The same with the net's name, where a trainer has saved one net alone and so left it out."""
+def _namings(pipe: Any, tensors: Tensors) -> Iterator[Tensors]:
+    """The tensors as they are named; and by names that say their net, where one net was saved alone or by peft."""
+    yield tensors
     bare = {key.removeprefix(_FOREIGN_PREFIX): value for key, value in tensors.items()}
-    if all(key.split(".")[0] in pipe._lora_loadable_modules for key in bare):
-        return bare
+    if bare.keys() != tensors.keys():
+        yield bare
     name = next((name for name in ("unet", "transformer") if getattr(pipe, name, None) is not None), "")
     parts = {part for part, _ in getattr(pipe, name).named_children()} if name else set()
     if all(key.split(".")[0] in parts for key in bare):
-        return {f"{name}.{key}": value for key, value in bare.items()}
-    return tensors
+        yield {f"{name}.{key}": value for key, value in bare.items()}
 
 
 def _layers(tensors: Tensors) -> tuple[dict[str, _Layer], Tensors]:
@@ -243,7 +264,7 @@ def _check_fit(
         for target in {(place.goal, place.layer) for place in where}:
             placed.setdefault(target, []).append(name)
     if unfit:
-        raise MisfitError(_misfit(len(layers), unfit))
+        raise MisfitError(_misfit(len(layers), unfit), len(layers) - len(unfit))
     _check_magnitudes(layers, placed, goals)
     return placed
 

@@ -372,6 +372,33 @@ def test_wans_original_names(tmp_path: Path, spelling: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("start", "sides"),
+    [
+        ("transformer.transformer_blocks.0.attn.to_q", ("lora_A", "lora_B")),
+        ("diffusion_model.transformer_blocks.0.attn.to_q", ("lora_A", "lora_B")),
+        ("transformer_blocks.0.attn.to_q", ("lora_A", "lora_B")),
+        ("transformer_blocks.0.attn.to_q", ("lora_down", "lora_up")),
+        ("lora_unet_transformer_blocks_0_attn_to_q", ("lora_down", "lora_up")),
+    ],
+)
+def test_qwens_names(tmp_path: Path, start: str, sides: tuple[str, str]) -> None:
+    """Of five trainers, each with an alpha."""
+    from tests.fakes.picture_classes import qwen_image
+
+    pipe = NETS["qwen"] = NETS.get("qwen") or qwen_image()
+    width = pipe.transformer.transformer_blocks[0].attn.to_q.weight.shape[0]
+    down, up = torch.randn(4, width, generator=GENERATOR), torch.randn(width, 4, generator=GENERATOR)
+    tensors = {
+        f"{start}.{sides[0]}.weight": down,
+        f"{start}.{sides[1]}.weight": up,
+        f"{start}.alpha": torch.tensor(1.0),
+    }
+    _shelf(pipe, tmp_path, tensors).apply({"ink": 1.0})
+    layer, given = pipe.transformer.transformer_blocks[0].attn.to_q, torch.randn(2, width, generator=GENERATOR)
+    assert torch.allclose(layer(given) - layer.base_layer(given), given @ down.T @ up.T * 0.25, atol=1e-3)
+
+
+@pytest.mark.parametrize(
     "dtype", [torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
 )
 def test_every_format_of_numbers_is_read(tmp_path: Path, dtype: Any) -> None:
