@@ -46,10 +46,10 @@ def check_model(folder: Path) -> None:
 
 def _check_lone(path: Path) -> None:
     """Raises SetupError for weights without an index that nothing serves: they are an upscaler's, or a LoRA."""
-    if is_checkpoint(path):
+    if is_adapter(tensor_names(path)):
+        check_kind(path)
+    elif is_checkpoint(path):
         raise SetupError(
             f"{path.name}: is a diffusion model's checkpoint, and what its nets are stands in no file beside it; store "
             "a folder with it, the model_index.json of its base model and the folders of configurations and tokenizers"
         )
-    if is_adapter(tensor_names(path)):
-        check_kind(path)

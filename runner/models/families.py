@@ -88,6 +88,7 @@ def read_family(files: ModelFiles, settings: RunnerSettings, device: torch.devic
     if files.class_name in PROMPTED_CLASSES:
         return _prompted_video(files, settings, (device, dtype))
     pipes = _picture_pipes(files, dtype)
+    _check_net(next(iter(pipes.values())), files)
     _place(pipes, files, settings, device)
     family = Pictures(pipes, _extras(pipes, files, settings, (device, dtype)))
     if not _is_tried(files.class_name):
@@ -148,6 +149,24 @@ def _picture_pipes(files: ModelFiles, dtype: torch.dtype) -> dict[str, Any]:
     if name in _names(AUTO_IMAGE2IMAGE_PIPELINES_MAPPING):
         return {_IMAGE: _read(diffusers.AutoPipelineForImage2Image, files, dtype)}
     raise SetupError(f"{files.folder}: no pipeline here serves a {name or 'model without a class'}")
+
+
+def _check_net(pipe: Any, files: ModelFiles) -> None:
+    """Raises SetupError for a UNet that another class calls: the first job would fail."""
+    unet, vae = getattr(pipe, "unet", None), getattr(pipe, "vae", None)
+    if unet is None or vae is None:
+        return
+    given = int(vae.config.latent_channels) * (2 if family_of(files.class_name) == EDITING else 1)
+    if int(unet.config.in_channels) != given:
+        raise SetupError(
+            f"{files.folder}: its UNet takes {unet.config.in_channels} channels, and a {files.class_name} gives it "
+            f"{given}; the class in {INDEX} is not the model's (inpainting has 9, InstructPix2Pix 8)"
+        )
+    if files.class_name.startswith("LatentConsistency") and unet.config.time_cond_proj_dim is None:
+        raise SetupError(
+            f"{files.folder}: its UNet reads no guidance, as a {files.class_name} gives it; name the class "
+            f"StableDiffusionPipeline in {INDEX}, and the scheduler `lcm`"
+        )
 
 
 def _is_tried(class_name: str) -> bool:

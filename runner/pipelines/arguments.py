@@ -25,6 +25,8 @@ _OFF: dict[str, tuple[object, ...]] = {
 _GUIDED_TWICE = "true_cfg_scale"
 _OLDER_CALLBACK = "PixArt"
 """Classes whose call tells its steps by `callback`, as diffusers did before `callback_on_step_end`."""
+_ALL_STEPS = "LatentConsistencyModel"
+"""Classes that run as many steps as they are told, whatever the strength."""
 _FIXED: dict[str, Any] = {"use_resolution_binning": False}
 
 
@@ -87,7 +89,9 @@ class Arguments:
         asked = {
             name: getattr(params, name) for name in (*_OFF, "prompt", "num_inference_steps") if hasattr(params, name)
         }
-        if isinstance(params, ImageToImage):
+        if isinstance(params, ImageToImage) and self.owner.startswith(_ALL_STEPS):
+            asked |= {"strength": params.strength, "num_inference_steps": _work_steps(params)}
+        elif isinstance(params, ImageToImage):
             asked["strength"] = whole_steps(params.strength, params.num_inference_steps, self.counts_left_out)
         return self.named(asked | dict(wanted))
 
@@ -121,6 +125,11 @@ def step_callback(pipe: Any, ended: Callable[..., Any]) -> dict[str, Any]:
 def _is_unset(taken: Mapping[str, inspect.Parameter], name: str) -> bool:
     """Whether a call lacks an argument, or leaves it out by default."""
     return name not in taken or taken[name].default is None
+
+
+def _work_steps(params: ImageToImage) -> int:
+    """The steps of a job's work."""
+    return max(1, int(params.num_inference_steps * params.strength))
 
 
 def _default(params: Params, name: str) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -127,14 +128,17 @@ def test_guidance_costs_a_second_pass_and_none_costs_one(loaded: Callable[[str],
     assert _calls(model, guidance_scale=none) == STEPS
 
 
-@pytest.mark.parametrize("name", ["qwen_image", "z_image"])
+@pytest.mark.parametrize("name", ["qwen_image", "z_image", "latent_consistency"])
 def test_the_same_nets_change_pictures(loaded: Callable[[str], LoadedModel], name: str) -> None:
     """With a strength that counts, and guidance as well."""
     model = loaded(name)
     base, said = _draw(model, "image-to-image")
     assert base.shape == (1, 72, 64, 3)
     assert len([row for row in said.steps if row[0] == "denoise"]) == int(STEPS * 0.8)
-    for key, value in {"strength": 0.4, "guidance_scale": 3.0, "negative_prompt": "a black square"}.items():
+    changes: dict[str, Any] = {"strength": 0.4, "guidance_scale": 3.0}
+    if name != "latent_consistency":
+        changes["negative_prompt"] = "a black square"
+    for key, value in changes.items():
         assert not np.array_equal(_draw(model, "image-to-image", **{key: value})[0], base), key
 
 
@@ -170,6 +174,45 @@ def test_well_known_classes_need_no_trial() -> None:
 def patched(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     with monkeypatch.context() as context:
         yield context
+
+
+def test_the_classes_without_a_trial_are_those_with_a_test() -> None:
+    """A row that is added wants a tiny model in the tests."""
+    from diffusers.pipelines import auto_pipeline as auto
+
+    from runner.models.families import _is_tried
+
+    kinds = (*auto.AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values(), *auto.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING.values())
+    draws = {name: f"{name}Pipeline" for name in ("PixArtAlpha", "PixArtSigma", "Sana")}
+    changes = (
+        "StableDiffusion",
+        "StableDiffusionXL",
+        "StableDiffusion3",
+        "Flux",
+        "LatentConsistencyModel",
+        "QwenImage",
+    )
+    both = {f"{name}{kind}Pipeline" for name in changes for kind in ("", "Img2Img")}
+    assert {kind.__name__ for kind in kinds if _is_tried(kind.__name__)} == {*draws.values(), *both}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"in_channels": 9}, "its UNet takes 9 channels, and a LatentConsistencyModelPipeline gives it 4"),
+        ({"time_cond_proj_dim": None}, "its UNet reads no guidance"),
+    ],
+)
+def test_a_net_of_another_class_is_a_failed_setup(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+    """As an inpainting model under the name of a plain one, or a plain one under that of a consistency model."""
+    from diffusers import UNet2DConditionModel
+
+    pipe = picture_classes.latent_consistency()
+    shape = {key: value for key, value in pipe.unet.config.items() if not key.startswith("_")}
+    pipe.unet = UNet2DConditionModel(**shape | change)
+    pipe.save_pretrained(tmp_path / "model")
+    with pytest.raises(SetupError, match=reason):
+        load(survey(tmp_path / "model"), RunnerSettings(model=str(tmp_path / "model"), device="cpu", safety="off"))
 
 
 def test_a_class_that_cannot_draw_from_words_alone_is_a_failed_setup(loaded: Callable[[str], LoadedModel]) -> None:

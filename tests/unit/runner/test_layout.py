@@ -277,6 +277,9 @@ def test_a_file_alone_is_imported_where_it_can_be_served(plain: Path, tmp_path: 
     lora = {f"unet.a.lora_{side}.weight": torch.ones(4, 4) for side in "AB"}
     save_file(lora, tmp_path / "lora.safetensors")
     assert stored(tmp_path / "lora.safetensors").is_dir()
+    xlabs = {f"double_blocks.0.processor.qkv_lora1.{side}.weight": torch.ones(4, 4) for side in ("down", "up")}
+    save_file(xlabs, tmp_path / "xlabs.safetensors")
+    assert stored(tmp_path / "xlabs.safetensors").is_dir()
     save_file({f"unet.a.hada_w1_{side}": torch.ones(4, 4) for side in "ab"}, tmp_path / "loha.safetensors")
     with pytest.raises(SetupError, match="is a LoHa"):
         stored(tmp_path / "loha.safetensors")
