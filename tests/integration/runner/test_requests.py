@@ -147,3 +147,14 @@ async def test_another_work_than_the_inputs_is_refused_before_the_permit(runner:
         answer = await runner.run(**order, **told)
         assert answer.events[0] == {"event": "started", **right}
         assert answer.last["event"] == "done"
+
+
+@pytest.mark.parametrize("path", ["/health", "/info", "/metrics", "/openapi.json"])
+async def test_head_is_answered_wherever_get_is(runner: RunnerClient, path: str) -> None:
+    """Without the body; another method gets 405, and is told both."""
+    got, head = await runner.http.get(path), await runner.http.head(path)
+    assert (head.status_code, head.content, head.headers["content-type"]) == (200, b"", got.headers["content-type"])
+    posted = await runner.http.post(path)
+    assert (posted.status_code, set(posted.headers["allow"].split(", "))) == (405, {"GET", "HEAD"})
+    asked = await runner.http.head("/jobs")
+    assert (asked.status_code, asked.headers["allow"]) == (405, "POST")
