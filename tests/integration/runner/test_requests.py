@@ -158,3 +158,15 @@ async def test_head_is_answered_wherever_get_is(runner: RunnerClient, path: str)
     assert (posted.status_code, set(posted.headers["allow"].split(", "))) == (405, {"GET", "HEAD"})
     asked = await runner.http.head("/jobs")
     assert (asked.status_code, asked.headers["allow"]) == (405, "POST")
+
+
+async def test_null_is_an_absent_value(runner: RunnerClient) -> None:
+    """In the order and in its parameters; where it is no default, as for the seed, it is missing."""
+    params = {"prompt": "a fox", "seed": 1, "width": 64, "height": 64, "num_inference_steps": 1}
+    absent = dict.fromkeys(("attempt", "deadline_s", "pixel_steps", "anything"))
+    nulls = dict.fromkeys(("negative_prompt", "guidance_scale", "loras", "output_format", "preview_steps"))
+    answer = await runner.run(params=params | nulls, **absent)
+    assert answer.last["event"] == "done"
+    async with runner.stream(params={**params, "seed": None}) as response:
+        body = json.loads(await response.aread())
+    assert (response.status_code, body["detail"][0]["loc"]) == (422, ["seed"])
