@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from reelnet.pipelines import pipeline_named
+from reelnet.warnings import JobWarning
 from runner.backend import Backend, ModelInfo, Rendered, Reporter, RunnerJob, SetupError, Sketch
 from runner.diffusion import DiffusersBackend
 from runner.settings import RunnerSettings
@@ -123,3 +124,6 @@ class _Deaf:
 
     def sketch(self, sketch: Sketch) -> None:
         """As Reporter.sketch."""
+
+    def warn(self, warning: JobWarning) -> None:
+        """As Reporter.warn."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from reelnet import settings
+from reelnet import settings, telemetry
 from reelnet.operating.console import print_json
 from runner.backend import ModelInfo
 from runner.commands.exit_codes import exit_codes
@@ -25,6 +25,7 @@ def self_test(
     Exit codes: 0 all are right, 1 one is wrong or cannot be drawn, 2 usage.
     """
     with exit_codes():
+        telemetry.configure("runner", "warning")
         test = SelfTest(_settings(device, dtype))
         info, findings = test.open(), list(test.ask())
         if as_json:

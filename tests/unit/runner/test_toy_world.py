@@ -146,6 +146,7 @@ def test_colours_that_are_off() -> None:
 
 def test_the_command_tells_of_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each picture has its line; the exit code is 1 where one is wrong, 0 where none is."""
+    monkeypatch.setattr("runner.commands.self_test.telemetry.configure", lambda *_: None)  # it is the process's
     for instead, code in ((None, 0), (changed(QUESTIONS[-1], "colour"), 1)):
         painter = Painter(instead)
         monkeypatch.setattr("runner.self_test.DiffusersBackend", lambda settings, painter=painter: painter)
