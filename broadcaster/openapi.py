@@ -6,6 +6,8 @@ import copy
 from typing import Any
 
 from reelnet.parameters import VIDEO
+from reelnet.picture_formats import NAMES
+from reelnet.picture_wishes import wishes_of
 from reelnet.pipelines import Pipeline, families_of
 from reelnet.warnings import CODES
 
@@ -93,8 +95,10 @@ def _body(pipeline: Pipeline) -> dict[str, Any]:
     schema = copy.deepcopy(pipeline.params.model_json_schema())
     model_id = {"type": "string", "default": "", "description": "Hugging Face id; empty: the pipeline's default."}
     schema["properties"] = {"model_id": model_id, **schema["properties"]}
+    if kind := wishes_of(pipeline):
+        schema["properties"] |= kind.model_json_schema()["properties"]
     for name in pipeline.inputs:
-        kinds = "MP4 or QuickTime." if name == VIDEO else "PNG, JPEG or WebP."
+        kinds = "MP4 or QuickTime." if name == VIDEO else f"{', '.join(NAMES.values())}."
         schema["properties"][name] = {"type": "string", "format": "binary", "description": kinds}
     if pipeline.inputs:
         schema["required"] = [*schema.get("required", []), *pipeline.inputs]

@@ -52,7 +52,7 @@ class ClipFacts:
     """An input clip that was decoded whole, as it goes to a node: `size` and `sha256` (hex) are that file's.
 
     Width, height, frames, rate and sound as in ClipSize; `constant` and `fingerprint` of the first frame as in
-    PictureFacts.
+    PictureFacts, as are `notes`.
     """
 
     media_type: str
@@ -66,6 +66,7 @@ class ClipFacts:
     sha256: str
     constant: bool
     fingerprint: str
+    notes: tuple[tuple[str, str], ...] = ()
 
     @property
     def source(self) -> ClipSize:

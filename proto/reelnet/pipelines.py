@@ -37,7 +37,16 @@ from reelnet.parameters import (
     Upscale,
     UpscaleVideo,
 )
-from reelnet.warnings import GUIDANCE_OFF, NO_PREVIEW, NOT_USED, PLAIN_BRACKETS, PROMPT_CUT, SCHEDULER_SETTING
+from reelnet.warnings import (
+    GUIDANCE_OFF,
+    HIGHLIGHTS_CUT,
+    NO_PREVIEW,
+    NOT_USED,
+    PLAIN_BRACKETS,
+    PROFILE_IGNORED,
+    PROMPT_CUT,
+    SCHEDULER_SETTING,
+)
 
 VERSION = 3
 """The newest version of the parameter schemas; versions count all of them together."""
@@ -272,13 +281,15 @@ _WORDED = frozenset({PROMPT_CUT, PLAIN_BRACKETS})
 _MOVED = frozenset({GUIDANCE_OFF, NO_PREVIEW})
 _DRAWN = _WORDED | _MOVED | {SCHEDULER_SETTING}
 _UNUSED = frozenset({NOT_USED})
+_SEEN = frozenset({PROFILE_IGNORED, HIGHLIGHTS_CUT})
+_CHANGED = _DRAWN | _SEEN
 _ALL = (
     Pipeline("text-to-image", "sd", TextToImage, (), _text_to_image, warns=_DRAWN),
-    Pipeline("image-to-image", "sd", ImageToImage, ("image",), _image_to_image, sized_by_input=True, warns=_DRAWN),
-    Pipeline("image-to-image", "pix2pix", ImageEdit, ("image",), _image_edit, sized_by_input=True, warns=_DRAWN),
-    Pipeline("image-to-video", "svd", ImageToVideo, ("image",), _image_to_video, warns=_MOVED),
-    Pipeline("image-to-video", "wan", PromptedVideo, ("image",), _image_to_video, warns=_MOVED | _WORDED),
-    Pipeline("upscale", "x4", Upscale, ("image",), _upscale, **_RESIZES, warns=_WORDED | _UNUSED),
+    Pipeline("image-to-image", "sd", ImageToImage, ("image",), _image_to_image, sized_by_input=True, warns=_CHANGED),
+    Pipeline("image-to-image", "pix2pix", ImageEdit, ("image",), _image_edit, sized_by_input=True, warns=_CHANGED),
+    Pipeline("image-to-video", "svd", ImageToVideo, ("image",), _image_to_video, warns=_MOVED | _SEEN),
+    Pipeline("image-to-video", "wan", PromptedVideo, ("image",), _image_to_video, warns=_MOVED | _WORDED | _SEEN),
+    Pipeline("upscale", "x4", Upscale, ("image",), _upscale, **_RESIZES, warns=_WORDED | _UNUSED | _SEEN),
     Pipeline("upscale-video", "x4", UpscaleVideo, (VIDEO,), _upscale_video, **_RESIZES, warns=_UNUSED),
     Pipeline(
         "frame-interpolation", "film", FrameInterpolation, (VIDEO,), _frame_interpolation, **_RESIZES, warns=_UNUSED
@@ -343,25 +354,26 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     return "; ".join(f"{'.'.join(map(str, d['loc'])) or 'request'}: {d['msg']}" for d in details(error, model))
 
 
-def details(error: ValidationError, model: type[BaseModel]) -> list[dict[str, Any]]:
+def details(error: ValidationError, model: type[BaseModel], others: Iterable[str] = ()) -> list[dict[str, Any]]:
     """The errors as `{"loc", "msg", "type"}`, in the form of FastAPI's 422 body, without the input's value.
 
     The first MAX_ROWS of them, each within MAX_ROW_CHARS and with printable names of at most MAX_NAME_CHARS, and a row
-    that counts the others. The known parameters are listed in the first row of an unknown one.
+    that counts the others. The known parameters, with `others`, are listed in the first row of an unknown one.
     """
+    known = [*model.model_fields, *others]
     found = error.errors(include_url=False, include_input=False, include_context=False)
     unknown = [item for item in found[:MAX_ROWS] if item["type"] == "extra_forbidden"]
-    rows = [_error_row(item, model, listed=item in unknown[:1]) for item in found[:MAX_ROWS]]
+    rows = [_error_row(item, known, listed=item in unknown[:1]) for item in found[:MAX_ROWS]]
     if more := len(found) - len(rows):
         rows.append({"loc": [], "msg": f"{more} more errors; mend these first", "type": "more_errors"})
     return rows
 
 
-def _error_row(item: ErrorDetails, model: type[BaseModel], *, listed: bool) -> dict[str, Any]:
+def _error_row(item: ErrorDetails, known: Iterable[str], *, listed: bool) -> dict[str, Any]:
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
         hint = did_you_mean if listed else _nearest
-        message = f"unknown parameter{hint(str(item['loc'][-1]), model.model_fields)}"
+        message = f"unknown parameter{hint(str(item['loc'][-1]), known)}"
     loc = [part if isinstance(part, int) else printable(part, MAX_NAME_CHARS) for part in item["loc"]]
     return {"loc": loc, "msg": printable(message, MAX_ROW_CHARS), "type": item["type"]}
 

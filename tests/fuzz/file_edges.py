@@ -17,8 +17,11 @@ from PIL import Image
 from broadcaster.inspector import InspectionSettings, Inspector
 from reelnet.clips import ClipLimits
 from reelnet.errors import NodeError, UserError
+from reelnet.icc import PRIMARIES, matrix_profile, power
 from reelnet.inspection import InputLimits
 from reelnet.pipelines import MediaSpec
+from tests.fakes.colours import cmyk_profile
+from tests.fakes.heic import heic
 from tests.fakes.lying_node import png
 from tests.fakes.media import Clip
 from tests.fuzz import mutation
@@ -27,6 +30,7 @@ from tests.fuzz.engine import Case, require
 SETTINGS = InspectionSettings(cpu_s=2, timeout_s=10, workers=2)
 """A tenth of what a check may take in the product: a file of this size takes milliseconds."""
 MANY = 2_000_000
+P3 = matrix_profile(PRIMARIES[12], power(2.2))
 
 
 @asynccontextmanager
@@ -102,6 +106,24 @@ def _webp(rng: random.Random) -> bytes:
     return _maybe_damaged(rng, b"RIFF" + struct.pack("<I", len(body)) + body)
 
 
+def _other(form: str) -> Callable[[random.Random], bytes]:
+    """A picture of a format whose decoder reads its file by itself, with a few bytes changed."""
+    return lambda rng: mutation.damaged(rng, _picture(form))
+
+
+def _profiled(rng: random.Random) -> bytes:
+    """A picture whose colour profile is damaged, and its chunks' sums are right."""
+    kind, chosen = rng.choice(
+        ((b"iCCP", P3), (b"iCCP", cmyk_profile()), (b"cICP", b"\x09\x10\0\1"), (b"gAMA", bytes(4)))
+    )
+    body = mutation.damaged(rng, chosen)
+    body = b"p\0\0" + zlib.compress(body) if kind == b"iCCP" else body
+    good = png()
+    return (
+        good[:33] + struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) + good[33:]
+    )
+
+
 def _mp4(rng: random.Random) -> bytes:
     good = _clip()
     if rng.random() < 0.5:
@@ -120,5 +142,11 @@ KINDS = (
     Kind(_png, "image/png"),
     Kind(_jpeg, "image/jpeg"),
     Kind(_webp, "image/webp"),
+    Kind(_profiled, "image/png"),
+    Kind(_other("TIFF"), "image/tiff"),
+    Kind(_other("GIF"), "image/gif"),
+    Kind(_other("BMP"), "image/bmp"),
+    Kind(_other("AVIF"), "image/avif"),
+    Kind(lambda rng: mutation.damaged(rng, heic(colour=b"prof" + cmyk_profile())), "image/heic"),
     Kind(_mp4, "video/mp4", "video"),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broadcaster.openapi import describe_pipeline
+from reelnet.picture_wishes import wishes_of
 from reelnet.pipelines import PIPELINES, families_of
 
 
@@ -16,5 +17,6 @@ def test_a_body_has_the_fields_of_every_family(name: str) -> None:
         bodies = content["schema"].get("anyOf", [content["schema"]])
         assert len(bodies) == len(families)
         for family, body in zip(families, bodies, strict=True):
-            assert set(body["properties"]) == {"model_id", *family.params.model_fields, *family.inputs}
+            wishes = kind.model_fields if (kind := wishes_of(family)) else ()
+            assert set(body["properties"]) == {"model_id", *family.params.model_fields, *wishes, *family.inputs}
             assert set(family.inputs) <= set(body.get("required", []))
