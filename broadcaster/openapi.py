@@ -98,7 +98,7 @@ def _body(pipeline: Pipeline) -> dict[str, Any]:
     if kind := wishes_of(pipeline):
         schema["properties"] |= kind.model_json_schema()["properties"]
     for name in pipeline.inputs:
-        kinds = "MP4 or QuickTime." if name == VIDEO else f"{', '.join(NAMES.values())}."
+        kinds = "MP4, QuickTime, WebM or Matroska." if name == VIDEO else f"{', '.join(NAMES.values())}."
         schema["properties"][name] = {"type": "string", "format": "binary", "description": kinds}
     if pipeline.inputs:
         schema["required"] = [*schema.get("required", []), *pipeline.inputs]

@@ -46,8 +46,6 @@ MP4 = "video/mp4"
 EXTENSIONS = {PNG: "png", JPEG: "jpg", WEBP: "webp", MP4: "mp4"}
 """The media types that there are, with the endings of their files."""
 HEAD_BYTES = 32  # as many as `sniff` needs
-SOUND_CODECS = frozenset({"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"})
-"""The codecs of sound that an MP4 carries and a clip may come with."""
 _MP4_BRANDS = (b"isom", b"iso2", b"iso3", b"iso4", b"iso5", b"iso6", b"mp41", b"mp42", b"avc1", b"M4V ")
 _FPS_TOLERANCE = Fraction(1, 100)
 # What Pillow's decoders raise on damaged files, beside its own errors (which are OSError).

@@ -10,7 +10,7 @@ from runner.models.film_folder import CLASS, FilmFrames
 from runner.pipelines.clip_memory import FilmNeeds
 from runner.pipelines.family import memory_errors
 from runner.video_codecs import ClipOutput
-from runner.video_rate import at_rate, schedule_of
+from runner.video_rate import at_rate
 
 
 class Interpolation:
@@ -41,4 +41,4 @@ class Interpolation:
         clip = job.clips[VIDEO]
         with memory_errors():
             file = at_rate(clip, params.fps, self._film, self._output.of(job), report)
-        yield Rendered.of_clip(job.seed, file, schedule_of(clip, params.fps).target_fps)
+        yield Rendered.of_clip(job.seed, file, params.fps)

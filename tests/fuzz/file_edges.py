@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import av
 from PIL import Image
 
 from broadcaster.inspector import InspectionSettings, Inspector
@@ -134,6 +135,26 @@ def _mp4(rng: random.Random) -> bytes:
     return good[: at + 8] + rng.randbytes(4) + good[at + 12 :]
 
 
+@cache
+def _matroska(kind: str) -> bytes:
+    """A clip with sound that no MP4 carries: H.264 with PCM, or VP8 with Vorbis."""
+    out, coders = io.BytesIO(), {"matroska": ("libx264", "pcm_s16le"), "webm": ("libvpx", "vorbis")}[kind]
+    with av.open(out, "w", format="matroska") as container:
+        pictures = container.add_stream(coders[0], rate=8)
+        pictures.width, pictures.height, pictures.pix_fmt = 64, 64, "yuv420p"  # type: ignore[union-attr]
+        sound = container.add_stream(coders[1], rate=48000, options={"strict": "experimental"}, layout="stereo")
+        for index in range(4):
+            picture = Image.radial_gradient("L").resize((64, 64)).rotate(20 * index).convert("RGB")
+            container.mux(pictures.encode(av.VideoFrame.from_image(picture)))  # type: ignore[union-attr, arg-type]
+        silence = av.AudioFrame(format="s16" if kind == "matroska" else "fltp", layout="stereo", samples=4096)
+        silence.sample_rate, silence.pts = 48000, 0
+        for plane in silence.planes:
+            plane.update(bytes(plane.buffer_size))
+        for stream, frame in ((sound, silence), (sound, None), (pictures, None)):
+            container.mux(stream.encode(frame))  # type: ignore[union-attr, arg-type]
+    return out.getvalue()
+
+
 def _maybe_damaged(rng: random.Random, data: bytes) -> bytes:
     return mutation.damaged(rng, data) if rng.random() < 0.3 and len(data) < 1_000_000 else data
 
@@ -149,4 +170,6 @@ KINDS = (
     Kind(_other("AVIF"), "image/avif"),
     Kind(lambda rng: mutation.damaged(rng, heic(colour=b"prof" + cmyk_profile())), "image/heic"),
     Kind(_mp4, "video/mp4", "video"),
+    Kind(lambda rng: mutation.damaged(rng, _matroska("matroska")), "video/mp4", "video"),
+    Kind(lambda rng: mutation.damaged(rng, _matroska("webm")), "video/mp4", "video"),
 )
