@@ -32,6 +32,7 @@ test: ## All tests but gpu and load; where it is root with apt-get, it installs 
 check: ## Format, lint, types, import contracts, drift of generated files
 	@scripts/bootstrap full
 	@scripts/bootstrap codegen
+	@scripts/bootstrap redocly
 	@scripts/check
 
 bench: ## What the control plane costs, beside two floors; a soak under faults; whether a node's ETAs are true; what media costs; fuzzers; what hostile peers cost

@@ -128,6 +128,7 @@ async def _running(
                 limits=settings.limits,
                 cors_origins=settings.cors_origins,
                 public_url=str(settings.public_url) if settings.public_url else None,
+                proxies=settings.proxies,
             )
         )
         async with (

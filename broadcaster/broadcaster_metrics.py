@@ -30,10 +30,12 @@ HTTP_REASONS = {
     403: "origin",
     404: "not_found",
     405: "not_found",
+    408: "late",
     413: "too_large",
     415: "media_type",
     422: "invalid",
     429: "key_limit",
+    499: "left",
     503: "no_node",
 }
 _STATUSES = ", ".join(

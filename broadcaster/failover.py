@@ -1,9 +1,10 @@
 """What a failed attempt means for its job and for its node: pure rules over failure classes.
 
-A class that comes from a node is a claim: only this broadcaster's own validation ends a job as the user's fault. A
-node's `user` or `poison` ends it when a second node says the same, or when there is none; it counts as the node's
-own failure when the second one delivers. A node that refuses what its safety checker has found has the same say, but
-is not wrong when another one delivers: each operator has a policy.
+A class that comes from a node is a claim: only this broadcaster's own validation ends a job as the user's fault. The
+claims are `user`, `poison`, a parameter that the node's model does not take, and a model that gave no numbers. A claim
+ends the job when a second node makes the same one, or when there is no second node. Where the second one delivers, the
+first one has failed. A node that refuses what its safety checker has found has the same say, but is not wrong when
+another one delivers: each operator has a policy.
 
 A runner that dies may have been killed by anybody. Where no other node suits, its own node gets the job once more and
 keeps it until the runner is back; a second death, wherever it is, ends the job.
@@ -21,6 +22,8 @@ COUNTED = frozenset({FailureClass.NODE, FailureClass.POISON})
 MAX_OOM = 2
 UNSAFE = "nsfw"
 """The code of a refusal that follows from what was drawn."""
+NOT_FINITE = "not_finite"
+"""The code of a node whose model gave no numbers: its weights are broken, or the parameters overflow everywhere."""
 TWO_DEATHS = (
     "two runners ended in the middle of this job, so it is not tried again; change it, "
     "or ask the operators of its nodes what their logs say of the runners' ends"
@@ -47,6 +50,8 @@ class Failover:
     """The memory of one job: which nodes it has been to, and how that ended."""
 
     max_counted: int
+    parameters: frozenset[str] = frozenset()
+    """Names of the job's parameters that no node has advertised anything of: `unsupported` is a claim for them."""
     excluded: set[str] = field(default_factory=set)
     lost: set[str] = field(default_factory=set)
     died: set[str] = field(default_factory=set)
@@ -72,8 +77,7 @@ class Failover:
             self._retry_after_s.append(error.retry_after_s)
         if failure in COUNTED:
             self._counted += 1
-        if failure in CLAIMS or is_unsafe(error):
-            claim = UNSAFE if is_unsafe(error) else failure
+        if claim := self.claim(error):
             self._claims.setdefault(claim, []).append(node_id)
             if len(self._claims[claim]) >= 2:
                 return Verdict.END
@@ -120,14 +124,27 @@ class Failover:
 
     def blame_on_success(self, node_id: str) -> list[Blame]:
         """After `node_id` delivered: who claimed that the job could not be done was wrong."""
-        wrong = [n for claim, nodes in self._claims.items() if claim != UNSAFE for n in nodes if n != node_id]
-        return [Blame(n, FailureClass.NODE) for n in wrong]
+        wrong = [(claim, n) for claim, nodes in self._claims.items() if claim != UNSAFE for n in nodes if n != node_id]
+        lacking = str(FailureClass.UNSUPPORTED)
+        return [
+            Blame(n, FailureClass.UNSUPPORTED if claim.startswith(lacking) else FailureClass.NODE) for claim, n in wrong
+        ]
 
     def blame_now(self, node_id: str, error: ReelnetError) -> Blame | None:
         """What counts against the node at once: claims wait for a second opinion, and nobody is blamed for memory."""
-        if error.failure in CLAIMS or error.failure is FailureClass.OOM:
+        if (self.claim(error) and not is_unsafe(error)) or error.failure is FailureClass.OOM:
             return None
         return Blame(node_id, error.failure)
+
+    def claim(self, error: ReelnetError) -> str:
+        """What a second node has to say as well, before it is true of the job; empty for a node's own failure."""
+        if is_unsafe(error):
+            return UNSAFE
+        if error.failure is FailureClass.NODE and error.code == NOT_FINITE:
+            return NOT_FINITE
+        if error.failure is FailureClass.UNSUPPORTED and error.code in self.parameters:
+            return f"{error.failure} {error.code}"
+        return error.failure if error.failure in CLAIMS else ""
 
     @property
     def retry_after_s(self) -> float | None:

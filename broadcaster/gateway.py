@@ -17,7 +17,7 @@ from broadcaster.attempt import AttemptContext, run_attempt
 from broadcaster.books import TURNED_AWAY, Books
 from broadcaster.broadcaster_metrics import BroadcasterMetrics
 from broadcaster.disk import Disks
-from broadcaster.failover import UNSAFE, Failover, Verdict, is_unsafe
+from broadcaster.failover import UNSAFE, Failover, Verdict
 from broadcaster.inspector import Inspector
 from broadcaster.job import JobProgress, JobRequest
 from broadcaster.local_failure import RETRY_AFTER_S, LocalError
@@ -210,7 +210,7 @@ class Gateway:
         await self._books.finished(job, error)
 
     async def _fail_over(self, job: JobProgress, listener: Listener) -> None:
-        failover = Failover(self._settings.limits.attempts)
+        failover = Failover(self._settings.limits.attempts, job.request.unadvertised)
         while True:
             candidate = await self._next(job.request, failover)
             record = self._p.registry.record(candidate.node_id)
@@ -322,7 +322,7 @@ class Gateway:
                 Reason.NO_NODE,
                 DEFAULT_RETRY_AFTER_S,
             )
-        if is_unsafe(last):
+        if failover.claim(last):
             return last
         if last.failure in TURNED_AWAY:
             reason = Reason.FULL if last.failure is FailureClass.BUSY else Reason.REFUSED

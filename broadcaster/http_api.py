@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,35 +10,34 @@ from urllib.parse import urlsplit
 from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
 from pydantic_core import to_json
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, JSONResponse, Response
-from starlette.types import ASGIApp
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Match, Route
+from starlette.types import ASGIApp, Scope
 
 from broadcaster.errors_http import error_response
 from broadcaster.gateway import Gateway
-from broadcaster.http_guard import BodyLimit, KeyGuard, OriginGuard, Prefix
+from broadcaster.http_encoding import Unpacked
+from broadcaster.http_guard import BodyLimit, KeyGuard, Prefix
+from broadcaster.http_names import SHOWN_HEADERS, Forwarded, Network, OpenMedia, OriginGuard
 from broadcaster.intake import Intake
 from broadcaster.job import JobProgress, Result
-from broadcaster.job_stream import EVENT_STREAM, JobStreamResponse
+from broadcaster.job_stream import JobStreamResponse, unless_client_leaves, wants_events
 from broadcaster.keys import Keys
 from broadcaster.media import MediaStore
-from broadcaster.openapi import describe_pipeline, error_schemas
+from broadcaster.media_http import media_route
+from broadcaster.openapi import document
 from broadcaster.pool_view import pool_body
 from broadcaster.registry import Registry, short
+from broadcaster.request_ids import RequestIds
 from broadcaster.settings import Limits
-from reelnet.errors import BusyError, CanceledError, NodeError, ReelnetError, UserError, printable
-from reelnet.http_routes import Answer, Direct, Handler, header
-from reelnet.pipelines import MAX_NAME_CHARS, PIPELINES, Pipeline, did_you_mean, families_of
+from reelnet.errors import BusyError, NodeError, ReelnetError, UserError, printable
+from reelnet.http_headers import header, header_list
+from reelnet.http_routes import Answer, Direct, Handler, route_path
+from reelnet.pipelines import MAX_NAME_CHARS, PIPELINES, Pipeline, did_you_mean
 from reelnet.pricing import format_money
 
-MEDIA_HEADERS = (
-    (b"x-content-type-options", b"nosniff"),
-    (b"content-security-policy", b"default-src 'none'; sandbox"),
-    (b"cross-origin-resource-policy", b"cross-origin"),
-    (b"cache-control", b"private, max-age=31536000, immutable"),
-    (b"accept-ranges", b"bytes"),
-)
+MEDIA = "/media/{name}"
 _JSON = ((b"content-type", b"application/json"),)
 
 
@@ -56,6 +53,7 @@ class HttpParts:
     limits: Limits
     cors_origins: tuple[str, ...]
     public_url: str | None
+    proxies: tuple[Network, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,80 +75,62 @@ def make_app(parts: HttpParts) -> tuple[ASGIApp, Guards]:
     The guards stand before everything; a job or a result then goes straight to its function, the rest through FastAPI.
     """
     routes = _routes(parts)
-    app: ASGIApp = Direct(make_api(parts, routes), routes, on_error=_on_failure, on_fault=_on_fault)
-    body = BodyLimit(app, bounds=parts.limits.of_bodies, total_bytes=parts.limits.bodies_bytes)
-    app = key = KeyGuard(body, keys=parts.keys, jobs_per_key=parts.limits.jobs_per_key)
-    if prefix := urlsplit(parts.public_url or "").path.rstrip("/"):
-        app = Prefix(app, prefix=prefix)
+    public = urlsplit(parts.public_url or "")
+    direct = Direct(make_api(parts, routes), routes, on_error=_on_failure, on_fault=_on_fault)
+    body = BodyLimit(direct, bounds=parts.limits.of_bodies, total_bytes=parts.limits.bodies_bytes)
+    key = KeyGuard(Unpacked(body), keys=parts.keys, jobs_per_key=parts.limits.jobs_per_key)
+    app: ASGIApp = key
     if parts.cors_origins:
-        anything, shown = ["*"], ["Retry-After"]
-        origins = list(parts.cors_origins)
-        app = CORSMiddleware(app, origins, allow_methods=anything, allow_headers=anything, expose_headers=shown)
-    guarded = OriginGuard(app, origins=parts.cors_origins, own_host=urlsplit(parts.public_url or "").netloc)
-    return guarded, Guards(body, key)
+        anything = ["*"]
+        app = CORSMiddleware(
+            app, parts.cors_origins, allow_methods=anything, allow_headers=anything, expose_headers=SHOWN_HEADERS
+        )
+    app = OriginGuard(app, origins=parts.cors_origins, own_host=public.netloc)
+    app = OpenMedia(app, media=key)
+    if prefix := public.path.rstrip("/"):
+        app = Prefix(app, prefix=prefix)
+    return RequestIds(Forwarded(app, parts.proxies)), Guards(body, key)
 
 
 def make_api(parts: HttpParts, routes: Mapping[tuple[str, str], Handler] | None = None) -> FastAPI:
-    """Every route with its documentation, without the guards; `routes` are those of jobs and media."""
+    """Every route, without the guards; `routes` are those of jobs and media. Starlette answers HEAD as it does GET."""
     routes = routes or _routes(parts)
-    app = FastAPI(title="Reelnet broadcaster", version="1", redoc_url=None, docs_url=None)
-    for pipeline in PIPELINES.values():
-        app.add_api_route(
-            f"/{pipeline.name}",
-            routes["POST", f"/{pipeline.name}"],
-            methods=["POST"],
-            name=pipeline.name,
-            summary=" ".join(filter(None, (family.params.__doc__ for family in families_of(pipeline.name)))),
-            responses=error_schemas(),
-            openapi_extra=describe_pipeline(pipeline),
-        )
-    app.add_api_route("/media/{name}", routes["GET", "/media/{name}"], methods=["GET"], summary="A result's bytes.")
-    app.add_api_route("/models", _models_route(parts), methods=["GET"], summary="What the pool serves, and where.")
-    app.add_api_route("/healthz", _health_route(parts), methods=["GET"], summary="Whether jobs are taken.")
+    app = FastAPI(openapi_url=None)
+    reads = {
+        MEDIA: routes["GET", MEDIA],
+        "/models": _models_route(parts),
+        "/healthz": _health_route(parts),
+        "/openapi.json": _described,
+    }
+    for pipeline in PIPELINES:
+        app.add_route(f"/{pipeline}", routes["POST", f"/{pipeline}"], methods=["POST"])
+    for path, handler in reads.items():
+        app.add_route(path, handler, methods=["GET"])
     app.add_exception_handler(ReelnetError, _on_failure)
-    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(HTTPException, _on_http_error(app))
     app.add_exception_handler(Exception, _on_fault)
     return app
 
 
 def _routes(parts: HttpParts) -> dict[tuple[str, str], Handler]:
     jobs = {("POST", f"/{pipeline.name}"): _pipeline_route(parts, pipeline) for pipeline in PIPELINES.values()}
-    return {**jobs, ("GET", "/media/{name}"): _media_route(parts)}
+    media = media_route(parts.media)
+    return {**jobs, ("GET", MEDIA): media, ("HEAD", MEDIA): media}
 
 
 def _pipeline_route(parts: HttpParts, pipeline: Pipeline) -> Callable[[Request], Awaitable[Response]]:
     async def generate(request: Request) -> Response:
-        followed = EVENT_STREAM in header(request.scope, b"accept")
+        followed = wants_events(header_list(request.scope, b"accept"))
         job = await parts.intake.job(pipeline, request, followed=followed)
         if followed:
             return JobStreamResponse(parts.gateway, job, lambda done: result_body(done, _base(parts, request)))
-        done = await _unless_client_leaves(request, parts.gateway.run(job))
+        try:
+            done = await unless_client_leaves(request.receive, parts.gateway.run(job))
+        except ReelnetError as error:
+            return error_response(error, job.id)
         return Answer(to_json(result_body(done, _base(parts, request))), _JSON)
 
     return generate
-
-
-async def _unless_client_leaves(request: Request, work: Awaitable[JobProgress]) -> JobProgress:
-    """Runs a job for as long as its client waits for it: a client that leaves cancels it, down to the GPU."""
-    leaves = asyncio.ensure_future(_left(request))
-    try:
-        async with asyncio.timeout(None) as patience:
-            leaves.add_done_callback(lambda _: _expire(patience))
-            return await work
-    except TimeoutError:
-        raise CanceledError("the client left") from None
-    finally:
-        leaves.cancel()
-
-
-def _expire(patience: asyncio.Timeout) -> None:
-    with suppress(RuntimeError):  # the work has ended in the same moment
-        patience.reschedule(asyncio.get_running_loop().time())
-
-
-async def _left(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def result_body(job: JobProgress, base: str) -> dict[str, Any]:
@@ -180,19 +160,6 @@ def _image(result: Result, base: str) -> dict[str, Any]:
     return {"url": url, "seed": result.seed, "nsfw": bool(result.nsfw), "checked": looked}
 
 
-def _media_route(parts: HttpParts) -> Callable[[Request], Awaitable[Response]]:
-    async def media(request: Request) -> Response:
-        name = request.path_params["name"]
-        content, media_type = parts.media.read(name)
-        headers = [*MEDIA_HEADERS, (b"content-type", media_type.encode()), (b"etag", f'"{name}"'.encode())]
-        if isinstance(content, bytes) and not header(request.scope, b"range"):
-            return Answer(content, headers)
-        path, _ = await parts.media.file(name)
-        return FileResponse(path, headers=Headers(raw=headers))
-
-    return media
-
-
 def _models_route(parts: HttpParts) -> Callable[[Request], Awaitable[Response]]:
     async def models(request: Request) -> Response:
         return JSONResponse(pool_body(parts.registry))
@@ -210,6 +177,10 @@ def _health_route(parts: HttpParts) -> Callable[[Request], Awaitable[Response]]:
     return healthz
 
 
+async def _described(request: Request) -> Response:
+    return JSONResponse(document())
+
+
 async def _on_failure(request: Request, error: Exception) -> Response:
     assert isinstance(error, ReelnetError)
     return error_response(error)
@@ -220,14 +191,28 @@ async def _on_fault(request: Request, error: Exception) -> Response:
     return error_response(NodeError("the broadcaster failed by a fault of its own", code="internal"))
 
 
-async def _on_http_error(request: Request, error: Exception) -> Response:
+def _on_http_error(app: FastAPI) -> Callable[[Request, Exception], Awaitable[Response]]:
     """Starlette's own errors (no such route or method) in our shape."""
-    assert isinstance(error, HTTPException)
-    message = str(error.detail)
-    if error.status_code == 404:
-        path = request.url.path
-        message = f"there is no {printable(path, MAX_NAME_CHARS)}{did_you_mean(path.strip('/'), PIPELINES)}"
-    return error_response(UserError(message, code="http", http_status=error.status_code))
+
+    async def answer(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        path = route_path(request.scope)
+        shown = printable(path, MAX_NAME_CHARS)
+        if error.status_code != 405:
+            hint = did_you_mean(path.strip("/"), PIPELINES)
+            return error_response(UserError(f"there is no {shown}{hint}", code="no_route", http_status=404))
+        allowed = _methods_at(app, request.scope)
+        message = f"{shown} takes {' and '.join(allowed)}, not {printable(request.method, MAX_NAME_CHARS)}"
+        wrong = UserError(message, code="method", http_status=405)
+        return error_response(wrong, headers={"Allow": ", ".join(allowed)})
+
+    return answer
+
+
+def _methods_at(app: FastAPI, scope: Scope) -> list[str]:
+    """The methods of all routes at a request's path."""
+    there = (route for route in app.routes if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE)
+    return sorted({method for route in there for method in route.methods or ()})
 
 
 def _base(parts: HttpParts, request: Request) -> str:

@@ -1,4 +1,4 @@
-"""What stands before every route: a browser's origin, a proxy's prefix, the API key, and what bodies cost."""
+"""What stands before every route: a proxy's prefix, the API key, and what bodies cost."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from collections import Counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from broadcaster.errors_http import error_response
+from broadcaster.http_names import MEDIA_PATH
 from broadcaster.keys import ApiKey, Keys
-from reelnet.errors import BusyError, ReelnetError, RefusedError, printable
-from reelnet.http_routes import BodyBounds, BoundedBody, header, too_large
+from reelnet.errors import BusyError, ReelnetError
+from reelnet.http_headers import header
+from reelnet.http_routes import BodyBounds, BoundedBody, route_path, too_large
 
-OPEN_PATHS = ("/media/", "/healthz", "/openapi.json")
+OPEN_PATHS = (MEDIA_PATH, "/healthz", "/openapi.json")
 """Paths that need no key: results have unguessable names and open in a browser."""
 KEY_RETRY_AFTER_S = 5.0
 BODIES_RETRY_AFTER_S = 5.0
 
 _LENGTH = re.compile(r"[0-9]{1,18}")
-_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
 class Prefix:
@@ -91,34 +92,6 @@ def _declared_bytes(scope: Scope) -> int:
     return int(declared) if _LENGTH.fullmatch(declared) else 0
 
 
-class OriginGuard:
-    """Refuses a browser's request from a page that is not allowed: whoever opens a web page must not pay for its jobs.
-
-    A cross-origin form needs no permission to be sent, so that CORS alone would only hide the answer.
-    """
-
-    def __init__(self, app: ASGIApp, origins: tuple[str, ...], own_host: str = "") -> None:
-        self._app = app
-        self._origins = origins
-        self._own_host = own_host
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            origin = header(scope, b"origin")
-            if origin and not self._allowed(origin, header(scope, b"host")):
-                message = f"pages of {printable(origin, 100)} may not call this API; see cors_origins"
-                await error_response(RefusedError(message, code="origin"))(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
-
-    def _allowed(self, origin: str, host: str) -> bool:
-        if "*" in self._origins or origin in self._origins:
-            return True
-        # A name that an attacker lets point here is also "the same origin": only our own names count.
-        ours = host.rpartition(":")[0] in _LOOPBACK or host in (*_LOOPBACK, self._own_host)
-        return ours and origin.partition("://")[2] == host
-
-
 class KeyGuard:
     """Asks every request but those of open paths for a key, and bounds the jobs that one key has under way.
 
@@ -181,5 +154,4 @@ class KeyGuard:
 def _asks_for_key(scope: Scope) -> bool:
     if scope["type"] != "http" or scope["method"] == "OPTIONS":
         return False
-    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
-    return not path.startswith(OPEN_PATHS)
+    return not route_path(scope).startswith(OPEN_PATHS)

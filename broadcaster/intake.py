@@ -25,10 +25,12 @@ from broadcaster.keys import ApiKey
 from broadcaster.local_failure import LocalError
 from broadcaster.registry import Registry
 from broadcaster.settings import BroadcasterSettings
+from reelnet.aliases import meant
 from reelnet.clips import ClipFacts
 from reelnet.clocks import now_ms
 from reelnet.errors import BusyError, UnsupportedError, UserError, printable
-from reelnet.http_routes import header, read_form, read_json, too_large, whole_body
+from reelnet.http_headers import header
+from reelnet.http_routes import read_form, read_json, too_large, whole_body
 from reelnet.inspection import Handling, InputLimits, PictureFacts
 from reelnet.jobs import InputRef
 from reelnet.parameters import (
@@ -41,11 +43,12 @@ from reelnet.parameters import (
     SafetyPolicy,
     strictest,
 )
-from reelnet.picture_wishes import PictureWishes, taken_wishes, wishes_of
+from reelnet.picture_wishes import PictureWishes, taken_wishes, wish_names
 from reelnet.pipelines import (
     FAMILIES,
     MAX_NAME_CHARS,
     MAX_ROW_CHARS,
+    PIPELINES,
     Pipeline,
     details,
     did_you_mean,
@@ -57,6 +60,11 @@ from reelnet.warnings import NO_PREVIEW, JobWarning
 MAX_JOB_FILES = 4
 MAX_MODEL_ID_CHARS = 256
 RANDOM_SEED_BITS = 32
+IMAGE = "image"
+_KINDS = {IMAGE: "the picture", VIDEO: "the clip"}
+_FILES = "pictures and clips are sent as files, in multipart/form-data"
+_EXAMPLE = "curl -F {}=@FILE; URLs and data URIs are not read"
+_ADDRESSES = ("data:", "http://", "https://")
 TEMPORARY = "the folder for temporary files ($TMPDIR)"
 """Where a form's files lie that are larger than 1 MiB, until they are read."""
 
@@ -65,8 +73,14 @@ class InvalidParamsError(UserError):
     """Parameters that are not valid; `rows` are FastAPI's `{"loc", "msg", "type"}`."""
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
-        super().__init__("; ".join(f"{'.'.join(map(str, r['loc'][1:]))}: {r['msg']}" for r in rows), code="params")
+        super().__init__("; ".join(_told(row) for row in rows), code="params")
         self.rows = rows
+
+
+def _told(row: dict[str, Any]) -> str:
+    """A row in words: the field, where it is one's, and what is wrong."""
+    where = ".".join(map(str, row["loc"][1:]))
+    return f"{where}: {row['msg']}" if where else str(row["msg"])
 
 
 @dataclass(slots=True)
@@ -84,19 +98,21 @@ class Intake:
         `followed`: somebody reads the job's events; else no node is asked for previews that nobody sees.
         """
         fields, files = await read_body(request, self.settings.limits.json_bytes)
+        _check_media(pipeline, fields)
         model = self._model(pipeline, fields.pop("model_id", None))
         pipeline = self._of_family(pipeline, model)
-        given = frozenset(fields)
+        given = pipeline.without_absent(fields)
+        named = frozenset(given)
         try:
-            wishes = taken_wishes(pipeline, fields)
-            raw = pipeline.without_foreign({**self._defaults(pipeline, model), **fields})
+            wishes = taken_wishes(pipeline, given)
+            raw = pipeline.without_foreign({**self._defaults(pipeline, model), **given})
             if not raw.get("seed") and raw.get("seed") != 0:
                 raw["seed"] = secrets.randbits(RANDOM_SEED_BITS)
             params = pipeline.parse(raw)
         except ValidationError as error:
-            known = wishes_of(pipeline)
-            rows = details(error, pipeline.params, known.model_fields if known else ())
-            raise InvalidParamsError([{**row, "loc": ["body", *row["loc"]]} for row in rows]) from None
+            found = details(error, pipeline.params, also=("model_id", *wish_names(pipeline)))
+            rows = [{**row, "loc": ["body", *row["loc"]]} for row in found]
+            raise InvalidParamsError(rows) from None
         key: ApiKey = request.scope.get("state", {}).get("key", ApiKey())
         floor = strictest(self.settings.safety, key.safety)
         params = params.model_copy(update={"safety": strictest(params.safety, floor)})
@@ -118,7 +134,7 @@ class Intake:
             digests=self.settings.digests(model),
             key_id=key.id,
             key_name=key.name,
-            given=given,
+            given=named,
             warnings=tuple(warnings),
         )
 
@@ -170,8 +186,8 @@ class Intake:
     async def _inputs(self, pipeline: Pipeline, files: dict[str, bytes], handling: Handling) -> tuple[JobInput, ...]:
         for name in files:
             if name not in pipeline.inputs:
-                known = dict.fromkeys(pipeline.inputs)
-                raise InvalidParamsError([_row(name, f"{pipeline.name} takes no such file{did_you_mean(name, known)}")])
+                wanted = f"; it is sent as {pipeline.inputs[0]!r}" if pipeline.inputs else _takers(pipeline)
+                raise InvalidParamsError([_row(name, f"{pipeline.name} takes no such file{wanted}")])
         for name in pipeline.inputs:
             if not files.get(name):
                 raise InvalidParamsError([_row(name, "the file is missing; send it as multipart/form-data", "missing")])
@@ -182,7 +198,7 @@ class Intake:
 
         Raises UserError, and LocalError where the disk refuses the file or its copy.
         """
-        with _on_disk(str(self.scratch)), tempfile.TemporaryDirectory(dir=self.scratch) as folder:
+        with _unusable(name), _on_disk(str(self.scratch)), tempfile.TemporaryDirectory(dir=self.scratch) as folder:
             given, clean = Path(folder, "given"), Path(folder, "clean")
             await asyncio.to_thread(given.write_bytes, data)
             del data  # it is not needed in memory while it is checked
@@ -216,6 +232,51 @@ def _on_disk(folder: str) -> Iterator[None]:
         raise LocalError(text, code="scratch") from None
 
 
+@contextmanager
+def _unusable(name: str) -> Iterator[None]:
+    """A file that is no picture which is taken is a bad request, 400: the published clients, who send no clips, know
+    no 415."""
+    try:
+        yield
+    except UserError as error:
+        if error.http_status != 415 or name == VIDEO:
+            raise
+        raise UserError(error.message, code=error.code, loc=error.loc, http_status=400) from None
+
+
+def _check_media(pipeline: Pipeline, fields: dict[str, Any]) -> None:
+    """Raises InvalidParamsError where a picture or clip comes as a text: its address, or its bytes as base64."""
+    if rows := [
+        _row(name, text, "media_as_text") for name in fields if (text := _as_file(pipeline, name, fields[name]))
+    ]:
+        raise InvalidParamsError(rows)
+
+
+def _as_file(pipeline: Pipeline, name: str, value: object) -> str:
+    """How to send what a field holds, where it is a picture or clip; empty for any other field."""
+    known = (*pipeline.params.model_fields, *wish_names(pipeline))
+    if value is None or name in known or _is_number(value):
+        return ""
+    given = next(iter(meant(name, (IMAGE, VIDEO))), "")
+    if not given and not (isinstance(value, str) and value.lstrip().lower().startswith(_ADDRESSES)):
+        return ""
+    if not pipeline.inputs:
+        return f"{pipeline.name} takes no picture and no clip{_takers(pipeline)}" if given else ""
+    wanted = pipeline.inputs[0]
+    return f"send {_KINDS[wanted]} itself, as the file {wanted!r} of multipart/form-data ({_EXAMPLE.format(wanted)})"
+
+
+def _is_number(value: object) -> bool:
+    """Whether a field asks for so many of something."""
+    return isinstance(value, int | float) or (isinstance(value, str) and value.strip().isdigit())
+
+
+def _takers(pipeline: Pipeline) -> str:
+    """Which other pipelines take a file."""
+    takers = ", ".join(name for name, other in PIPELINES.items() if other.inputs and other is not pipeline)
+    return f"; {takers} take one, as a file in multipart/form-data"
+
+
 def _why_unseen(params: Params, *, followed: bool) -> str:
     """Why nobody is to see the previews that a job asks for; empty where somebody is, and where it asks for none."""
     if not getattr(params, "preview_steps", 0):
@@ -247,10 +308,19 @@ async def read_body(request: Request, json_bytes: int) -> tuple[dict[str, Any], 
         with _on_disk(TEMPORARY):
             return await _read_form(request, json_bytes)
     if media_type in ("application/json", ""):
-        return _read_json(await whole_body(request.receive, json_bytes, "the JSON")), {}
+        return _read_json(await _whole_json(request, json_bytes)), {}
     given = printable(media_type, MAX_NAME_CHARS)
     message = f"cannot read {given}: send application/json, or multipart/form-data with files"
     raise UserError(message, code="media_type", http_status=415)
+
+
+async def _whole_json(request: Request, json_bytes: int) -> bytes:
+    try:
+        return await whole_body(request.receive, json_bytes, "the JSON")
+    except UserError as error:
+        if error.http_status != 413:
+            raise
+        raise UserError(f"{error.message}; {_FILES}", code=error.code, http_status=413) from None
 
 
 def _read_json(body: bytes) -> dict[str, Any]:
@@ -271,8 +341,10 @@ async def _read_form(request: Request, json_bytes: int) -> tuple[dict[str, Any],
             if name in fields or name in files:
                 raise InvalidParamsError([_row(name, "stands twice in the form", "duplicate")])
             if isinstance(value, UploadFile):
-                files[name] = await value.read()
+                content = await value.read()
                 await value.close()
+                if content or value.filename:  # a page's form sends a nameless file where none was chosen
+                    files[name] = content
             else:
                 fields[name] = value
     if sum(len(value) for value in fields.values()) > json_bytes:

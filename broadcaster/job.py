@@ -12,7 +12,7 @@ from reelnet.clocks import now_ms
 from reelnet.errors import ReelnetError
 from reelnet.inspection import PictureFacts
 from reelnet.jobs import InputRef, JobId, JobState, advance
-from reelnet.parameters import Params
+from reelnet.parameters import SAFETY, Params
 from reelnet.pipelines import MediaSpec, Pipeline, Work
 from reelnet.warnings import NOT_USED, JobWarning, known_warnings
 
@@ -62,6 +62,11 @@ class JobRequest:
         work, promises = self.pipeline.measure(self.params, source)
         object.__setattr__(self, "work", work)
         object.__setattr__(self, "promises", promises)
+
+    @property
+    def unadvertised(self) -> frozenset[str]:
+        """The parameters of which a capability says nothing: whether a model takes one is seen when it has the job."""
+        return frozenset(type(self.params).model_fields) - {"loras", SAFETY}
 
     @property
     def loras(self) -> tuple[str, ...]:

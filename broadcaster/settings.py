@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, HttpUrl, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, HttpUrl, IPvAnyNetwork, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from broadcaster.inspector import InspectionSettings
@@ -151,6 +151,11 @@ class BroadcasterSettings(ComponentSettings):
     )
     cors_origins: tuple[str, ...] = Field(
         (), description="Origins whose pages may call the API, such as https://app.example; `*` for all."
+    )
+    proxies: tuple[IPvAnyNetwork, ...] = Field(
+        (),
+        description="Addresses or networks of proxies whose X-Forwarded-Proto and -Host are believed, such as "
+        "127.0.0.1: everybody on such a machine is then believed. None: nobody's are.",
     )
     default_models: dict[PipelineName, str] = Field(
         default_factory=dict, description="Model of a request that names none; default: the one most nodes serve."

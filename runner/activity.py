@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from itertools import zip_longest
 
-from reelnet.errors import CanceledError, DeadlineError, NodeError, OutOfMemoryError, ReelnetError
-from reelnet.warnings import JobWarning
+from reelnet.errors import CanceledError, DeadlineError, NodeError, OutOfMemoryError, ReelnetError, UserError
+from reelnet.warnings import NO_PREVIEW, JobWarning
 from runner.backend import RunnerJob, Sketch
 from runner.events import TERMINAL, Event, Preview, Progress, Started
 
@@ -48,7 +49,7 @@ class Activity:
         self._events: deque[Event] = deque()
         self._preview: Preview | None = None
         """The newest that the reader has not seen."""
-        self._ended = False
+        self._ended = self._sketched = False
         self._arrived = asyncio.Event()
         self._announced = False
         """Whether the reader needs no word of what comes: it has been told, or looks by itself."""
@@ -90,7 +91,14 @@ class Activity:
 
     def sketch(self, sketch: Sketch) -> None:
         """Reporter.sketch."""
+        self._sketched = True
         self._exhibit(self.job, sketch, self.show)
+
+    def unseen(self) -> None:
+        """After the last step: a warning where the job asked for previews, and had no step that one was due at."""
+        if self.job.preview_steps and not self._sketched and NO_PREVIEW in self.job.kind.warns:
+            text = "No preview was made: none was due before the last step, or this model or its policy shows none."
+            self.warn(JobWarning(NO_PREVIEW, text, "preview_steps"))
 
     def warn(self, warning: JobWarning) -> None:
         """Reporter.warn."""
@@ -193,11 +201,34 @@ class Activity:
                 timer.cancel()
 
 
+_LIBRARIES = frozenset({"accelerate", "diffusers", "peft", "transformers"})
+_ARGUMENT_ERRORS = (ValueError, TypeError, IndexError, KeyError, NotImplementedError, ZeroDivisionError, AssertionError)
+"""What a library raises for arguments that it does not take. A device's failures are RuntimeErrors."""
+REJECTED = "rejected"
+"""The code of a job whose parameters a model's library does not take."""
+
+
 def as_failure(error: Exception) -> ReelnetError:
-    """What a backend's exception means to the one who asked. A stranger's text may hold the prompt: dropped."""
+    """What a backend's exception means to the one who asked. A stranger's text may hold the prompt: dropped.
+
+    An argument that a model's library does not take is a claim of the class `user`: another node has to agree.
+    """
     if isinstance(error, ReelnetError):
         return error
     if isinstance(error, MemoryError):
         return OutOfMemoryError("the job did not fit into the memory that is free here; ask for a smaller one")
     kind = type(error).__name__
+    if isinstance(error, _ARGUMENT_ERRORS) and (place := _library_call(error)):
+        message = f"the model's library does not take these parameters ({kind} in {place}); try other ones"
+        return UserError(message, code=REJECTED)
     return NodeError(f"the model failed with {kind}", code=kind)
+
+
+def _library_call(error: Exception) -> str:
+    """The module and function that raised an exception, where they are a model library's; else empty."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    if not frames:
+        return ""
+    frame, _ = frames[-1]
+    module = str(frame.f_globals.get("__name__", ""))
+    return f"{module}.{frame.f_code.co_name}" if module.partition(".")[0] in _LIBRARIES else ""

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 
 from reelnet.errors import ReelnetError
-from reelnet.http_routes import Direct
+from reelnet.http_routes import Direct, Heads
 from runner.backend import Backend
 from runner.diffusion import DiffusersBackend
 from runner.encoding import Encoder
@@ -51,13 +51,21 @@ def build(
             if not await worker.stop(settings.stop_timeout_s):
                 log.warning("a job does not stop", timeout_s=settings.stop_timeout_s)
 
-    app = FastAPI(title="Reelnet runner", version=version("reelnet"), lifespan=life, telemetry=_NO_TELEMETRY)
+    app = FastAPI(
+        title="Reelnet runner",
+        version=version("reelnet"),
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        servers=[{"url": "."}],
+        lifespan=life,
+        telemetry=_NO_TELEMETRY,
+    )
     app.state.worker = worker
     app.add_exception_handler(ReelnetError, answer_error)
     start_job = job_route(worker, settings)
     app.include_router(make_router(worker, metrics, start_job))
     jobs = {("POST", "/jobs"): start_job}
-    app.middleware_stack = Direct(app.build_middleware_stack(), jobs, on_error=answer_error, on_fault=answer_fault)
+    direct = Direct(app.build_middleware_stack(), jobs, on_error=answer_error, on_fault=answer_fault)
+    app.middleware_stack = Heads(direct)
     return app
 
 

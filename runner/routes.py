@@ -18,7 +18,10 @@ from runner.stream import JobStream
 from runner.views import HealthView, InfoView, error_body
 from runner.worker import Worker
 
+_OPEN: dict[str, Any] = {"security": []}
+"""There are no keys: who may open the socket may ask."""
 _JOB_BODY: dict[str, Any] = {
+    **_OPEN,
     "requestBody": {
         "required": True,
         "content": {
@@ -87,24 +90,26 @@ async def answer_fault(_: Request, error: Exception) -> Response:
 
 
 def _add_reports(router: APIRouter, worker: Worker, metrics: RunnerMetrics) -> None:
-    @router.get("/health")
+    @router.get("/health", openapi_extra=_OPEN)
     async def health() -> HealthView:
         """How the runner is; answers in every state."""
         return HealthView.of(worker.status(), worker.memory_bytes())
 
-    @router.get("/info", responses={503: {"description": "No model is ready."}})
+    @router.get("/info", responses={503: {"description": "No model is ready."}}, openapi_extra=_OPEN)
     async def info() -> InfoView:
         """What the runner serves."""
         return InfoView.of(worker.require_loaded())
 
-    @router.get("/metrics", response_class=Response)
+    @router.get("/metrics", response_class=Response, openapi_extra=_OPEN)
     async def read_metrics() -> Response:
         """Prometheus metrics."""
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
 
 def _add_cancel(router: APIRouter, worker: Worker) -> None:
-    @router.delete("/jobs/{job_id}", status_code=202, responses={404: {"description": "No such job is running."}})
+    missing: dict[int | str, dict[str, Any]] = {404: {"description": "No such job is running."}}
+
+    @router.delete("/jobs/{job_id}", status_code=202, responses=missing, openapi_extra=_OPEN)
     async def cancel_job(job_id: str) -> dict[str, str]:
         """Tells a job to stop."""
         if not worker.cancel(job_id):

@@ -199,6 +199,7 @@ class Worker:
             activity.encodes = activity.encodes or not rendered.encoded
             self._after_outputs(activity, partial(self._encode, activity, rendered, promised))
             activity.resume()
+        activity.unseen()
         if delivered != len(promised):
             raise NodeError(f"the model gave {delivered} of {len(promised)} outputs", code="output_count")
 

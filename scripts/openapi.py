@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from broadcaster.gateway import Gateway
-from broadcaster.http_api import HttpParts, make_api
-from broadcaster.keys import Keys
-from broadcaster.settings import Limits
+from broadcaster.openapi import document
 from reelnet.settings import Listener
 from runner.app import build
 from runner.settings import RunnerSettings
@@ -20,11 +17,9 @@ FOLDER = ROOT / "docs" / "openapi"
 
 
 def schemas() -> dict[str, dict[str, Any]]:
-    """The OpenAPI documents by file name. No part is called: only the routes are read."""
-    nothing = cast(Any, None)
-    parts = HttpParts(cast(Gateway, nothing), nothing, nothing, nothing, Keys(None), Limits(), ("*",), None)
+    """The OpenAPI documents by file name."""
     runner = build(RunnerSettings(model="synthetic/bars", backend="synthetic", tcp=Listener()))
-    return {"broadcaster.json": make_api(parts).openapi(), "runner.json": runner.openapi()}
+    return {"broadcaster.json": document(), "runner.json": runner.openapi()}
 
 
 def main() -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from reelnet.http_headers import REQUEST_ID, new_request_id
 from reelnet.settings import HttpLimits
 
 
@@ -32,7 +34,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._patience: asyncio.TimerHandle | None = None
         super().connection_made(transport)
         if len(self.connections) > self.limits.connections:
-            self._refuse(503, "every connection is taken; ask again in a second", b"retry-after: 1\r\n")
+            self._refuse(503, "connections", "every connection is taken; ask again in a second", retry_after_s=1)
         else:
             self._wait()
 
@@ -98,11 +100,9 @@ class BoundedProtocol(HttpToolsProtocol):
         """Answers what the parser refuses: 431 for what is too large."""
         if self._too_large:
             bounds = f"{self.limits.headers} headers in {self.limits.head_bytes} bytes"
-            self._refuse(431, f"the request's head is too large; at most {bounds} are read")
-        elif self._idle:
-            super().send_400_response(msg)
+            self._refuse(431, "head_size", f"the request's head is too large; at most {bounds} are read")
         else:
-            self.transport.close()
+            self._refuse(400, "head", "this is no HTTP/1.1 request")
 
     @property
     def _idle(self) -> bool:
@@ -124,13 +124,18 @@ class BoundedProtocol(HttpToolsProtocol):
             self._patience.cancel()
             self._patience = None
 
-    def _refuse(self, status: int, message: str, headers: bytes = b"") -> None:
+    def _refuse(self, status: int, code: str, message: str, retry_after_s: int | None = None) -> None:
         """Answers and closes; a connection on which another answer is under way is only closed."""
         if self._idle:
-            body = b'{"detail":{"msg":"%s"}}' % message.encode("ascii")
-            length = b"content-length: %d\r\n" % len(body)
-            fixed = b"content-type: application/json\r\nconnection: close\r\n"
-            self.transport.write(STATUS_LINE[status] + headers + fixed + length + b"\r\n" + body)
+            request_id = new_request_id()
+            about: dict[str, Any] = {"message": message, "class": "user", "code": code, "request_id": request_id}
+            headers = [f"{REQUEST_ID}: {request_id}", "content-type: application/json", "connection: close"]
+            if retry_after_s is not None:
+                about |= {"class": "busy", "retry_after_s": retry_after_s}
+                headers.append(f"retry-after: {retry_after_s}")
+            body = json.dumps({"detail": {"msg": message}, "error": about}).encode("ascii")
+            head = "\r\n".join([*headers, f"content-length: {len(body)}", "", ""])
+            self.transport.write(STATUS_LINE[status] + head.encode("ascii") + body)
         self.transport.close()
 
 

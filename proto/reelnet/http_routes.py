@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from reelnet.errors import CanceledError, ReelnetError, UserError
+from reelnet.http_headers import header
 
 log = structlog.get_logger()
 OnError = Callable[[Request, Any], Awaitable[Response]]
@@ -32,18 +33,16 @@ MAX_DIGITS = 400
 class Answer(Response):
     """A whole body under headers that are bytes already: Starlette takes longer to make them so than to send them."""
 
-    def __init__(self, body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        self.status_code, self.background = 200, None
+    def __init__(self, body: bytes, headers: Iterable[tuple[bytes, bytes]], status: int = 200) -> None:
+        self.status_code, self.background = status, None
         self.body = body
         self.raw_headers = [(b"content-length", str(len(body)).encode()), *headers]
 
 
-def header(scope: Scope, name: bytes) -> str:
-    """A request's header by its name in lower case; empty where there is none."""
-    for key, value in scope["headers"]:
-        if key == name:
-            return str(value, "latin-1")
-    return ""
+def route_path(scope: Scope) -> str:
+    """A request's path below the prefix under which the application is called."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +116,17 @@ async def read_form(request: Request, max_files: int, max_fields: int, field_byt
     try:
         async with aclosing(parser.stream):
             form = await parser.parse()
+    except ClientDisconnect:
+        parser.close_files()
+        raise
     except MultiPartException as error:
-        raise UserError(f"the form cannot be read: {error.message}", code="form", http_status=400) from None
+        too_long = "exceeded maximum size" in error.message
+        why = (
+            f"a field is larger than {field_bytes} bytes; send a picture or clip as a file"
+            if too_long
+            else error.message
+        )
+        raise UserError(f"the form cannot be read: {why}", code="form", http_status=400) from None
     try:
         yield form
     finally:
@@ -135,6 +143,11 @@ class _Whole(MultiPartParser):
     def on_end(self) -> None:
         """The closing boundary."""
         self._ended = True
+
+    def close_files(self) -> None:
+        """Closes what came of a form that is not read to its end; Starlette does so at its own errors alone."""
+        for file in self._files_to_close_on_error:
+            file.close()
 
     async def _to_its_end(self, request: Request) -> AsyncGenerator[bytes, None]:
         """The body. Raises MultiPartException when it was no whole form: within the parser, which closes its files."""
@@ -222,7 +235,7 @@ class Direct:
         await response(scope, receive, send)
 
     def _find(self, scope: Scope) -> Handler | None:
-        path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = route_path(scope)
         if handler := self._exact.get((scope["method"], path)):
             return handler
         for method, prefix, name, handler in self._prefixes:
@@ -236,3 +249,27 @@ def _prefix(at: tuple[str, str]) -> tuple[str, str, str]:
     method, path = at
     prefix, _, name = path.rpartition("{")
     return method, prefix, name.rstrip("}")
+
+
+class Heads:
+    """Answers HEAD as GET, without the body, for an application whose routes know GET alone."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application."""
+        head = scope["type"] == "http" and scope["method"] == "HEAD"
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 405:
+                message["headers"] = [_with_head(*item) for item in message["headers"]]
+            elif head and message["type"] == "http.response.body":
+                message["body"] = b""
+            await send(message)
+
+        await self._app({**scope, "method": "GET"} if head else scope, receive, sending)
+
+
+def _with_head(name: bytes, value: bytes) -> tuple[bytes, bytes]:
+    return (name, value + b", HEAD") if name.lower() == b"allow" and value == b"GET" else (name, value)

@@ -127,6 +127,7 @@ async def _serving(app: Any, sock: socket.socket, name: str, limits: HttpLimits)
         timeout_keep_alive=75,
         timeout_graceful_shutdown=SHUTDOWN_GRACE_S,
         server_header=False,
+        proxy_headers=False,  # who is believed is the application's to say: here every peer has the same address
         ws="none",
     )
     server = _Server(config)

@@ -39,6 +39,8 @@ OTHER = "other"
 OK = "ok"
 NO_CLASS = "none"
 LABEL_CHARS = 100
+READS = ("GET", "HEAD")
+"""The methods that the listener answers."""
 Scope = dict[str, Any]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -228,21 +230,27 @@ def metrics_app(
     `refresh` is awaited before the metrics are read; it has to bound its own time and must not raise.
     """
 
-    async def answer(path: str) -> tuple[int, str, bytes]:
+    paths = ("/metrics", "/livez", "/readyz")
+
+    async def answer(method: str, path: str) -> tuple[int, str, bytes]:
+        if path not in paths:
+            return 404, "text/plain", f"not found: {', '.join(paths)}\n".encode()
+        if method not in READS:
+            return 405, "text/plain", f"only {' and '.join(READS)} are answered here\n".encode()
         if path == "/metrics":
             await refresh()
             return 200, CONTENT_TYPE, generate_latest(registry)
         if path == "/livez":
             return 200, "text/plain", b"alive\n"
-        if path == "/readyz":
-            reason = ready()
-            return (503, "text/plain", f"{reason}\n".encode()) if reason else (200, "text/plain", b"ready\n")
-        return 404, "text/plain", b"not found: /metrics, /livez, /readyz\n"
+        reason = ready()
+        return (503, "text/plain", f"{reason}\n".encode()) if reason else (200, "text/plain", b"ready\n")
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        status, media_type, body = await answer(scope["path"]) if scope["method"] == "GET" else (405, "text/plain", b"")
+        status, media_type, body = await answer(scope["method"], scope["path"])
         headers = [(b"content-type", media_type.encode()), (b"content-length", str(len(body)).encode())]
+        if status == 405:
+            headers.append((b"allow", ", ".join(READS).encode()))
         await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
     return app

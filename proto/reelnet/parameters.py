@@ -48,6 +48,10 @@ SchedulerName = Literal[
     "pndm", "tcd", "unipc",
 ]  # fmt: skip
 """Schedulers that a job or an operator can ask for by name."""
+MOST_STEPS: dict[str, int] = {"lcm": 50, "tcd": 50}
+"""Most denoising steps of a scheduler that draws with steps of its training: consistency models were trained for 50."""
+MAX_LORA_STRENGTH = 10.0
+"""Largest strength of a LoRA, to either side. Numbers overflow far beyond it."""
 PICTURE_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 """What `output_format` may be, and the media type that it gives. WebP is lossless."""
 INTERPOLATION, SAFETY = "interpolation", "safety"
@@ -67,7 +71,7 @@ def strictest(*policies: SafetyPolicy) -> SafetyPolicy:
 def _json_object(value: object) -> object:
     """`loras` arrives as a JSON object, as that object in a string, or as an empty string.
 
-    It is counted before its entries are looked at.
+    It is counted before its entries are looked at. A LoRA without a strength, null, is not asked for.
     """
     if isinstance(value, str):
         try:
@@ -76,6 +80,8 @@ def _json_object(value: object) -> object:
             raise ValueError('expected a JSON object such as {"repo-or-path": 0.8}') from None
     if isinstance(value, dict) and len(value) > MAX_LORAS:
         raise ValueError(f"{len(value)} LoRAs; at most {MAX_LORAS} are applied")
+    if isinstance(value, dict):
+        return {name: strength for name, strength in value.items() if strength is not None}
     return value
 
 
@@ -91,7 +97,7 @@ ImageGuidance = Annotated[
 ]
 Count = Annotated[int, Field(ge=1, le=MAX_IMAGES, description="Images; image i uses seed + i.")]
 Seed = Annotated[int | None, Field(ge=0, le=MAX_SEED, description="Random when absent.")]
-Strength = Annotated[float, Field(allow_inf_nan=False)]
+Strength = Annotated[float, Field(ge=-MAX_LORA_STRENGTH, le=MAX_LORA_STRENGTH, allow_inf_nan=False)]
 Loras = Annotated[
     dict[Annotated[str, Field(min_length=1, max_length=256)], Strength],
     Field(max_length=MAX_LORAS, description="A LoRA's id → strength, several at once; 0 is off."),
@@ -180,7 +186,7 @@ class Params(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _drop_empty(cls, raw: object) -> object:
-        """HTML forms and the published clients send absent optional values as empty strings.
+        """A null is an absent value; so is an empty string, as forms and the published clients send it, but in a text.
 
         Names are counted before anything is said of each.
         """
@@ -188,9 +194,9 @@ class Params(BaseModel):
             return raw
         if len(raw) > MAX_FIELDS:
             raise ValueError(f"{len(raw)} parameters; at most {MAX_FIELDS} are read")
-        if "" not in raw.values():
-            return dict(raw)
-        return {k: v for k, v in raw.items() if not (v == "" and k in cls._optional_fields())}
+        absent = (k for k, v in raw.items() if v is None or (v == "" and k in cls._optional_fields()))
+        left_out = frozenset(absent)
+        return {k: v for k, v in raw.items() if k not in left_out}
 
     @model_validator(mode="after")
     def _bounded_area(self) -> Self:
@@ -253,6 +259,20 @@ class Params(BaseModel):
         return [(name, dict(extra)) for name, extra in extras if isinstance(extra, dict) and "since" in extra]
 
 
+class Denoised(Params):
+    """What every job has whose scheduler can be named."""
+
+    @model_validator(mode="after")
+    def _steps_of_scheduler(self) -> Self:
+        name, steps = getattr(self, "scheduler", ""), getattr(self, "num_inference_steps", 0)
+        if steps > (most := MOST_STEPS.get(name, steps)):
+            given = "" if "num_inference_steps" in self.model_fields_set else " (the default)"
+            raise ValueError(
+                f"num_inference_steps: {steps}{given} is more than the scheduler {name} has; ask for 1 to {most}"
+            )
+        return self
+
+
 def _prompt_not_blank(value: str) -> str:
     if not value.strip():
         raise ValueError("the prompt is empty; say what to draw")
@@ -262,7 +282,7 @@ def _prompt_not_blank(value: str) -> str:
 RequiredPrompt = Annotated[Prompt, BeforeValidator(lambda v: _prompt_not_blank(v) if isinstance(v, str) else v)]
 
 
-class TextToImage(Params):
+class TextToImage(Denoised):
     """A picture from words."""
 
     prompt: RequiredPrompt
@@ -279,7 +299,7 @@ class TextToImage(Params):
     preview_steps: PreviewSteps = 0
 
 
-class ImageEdit(Params):
+class ImageEdit(Denoised):
     """A picture changed as words say, from noise on (InstructPix2Pix); it keeps the input's size."""
 
     prompt: RequiredPrompt
@@ -333,6 +353,15 @@ class ImageToVideo(Clip):
     min_guidance_scale: Guidance = 1.0
     max_guidance_scale: Guidance = 3.0
     decode_chunk_size: int = Field(8, ge=1, le=25, description="Frames decoded at once; it changes the output.")
+
+    @model_validator(mode="after")
+    def _guided_to_the_end(self) -> Self:
+        """The class decides by the last frame's scale whether it guides at all."""
+        least, most = self.min_guidance_scale, self.max_guidance_scale
+        if most <= 1 < least:
+            message = f"max_guidance_scale: {most:g} turns guidance off, and min_guidance_scale is {least:g}"
+            raise ValueError(f"{message}; make the first one larger, or the second one 1 or less")
+        return self
 
 
 class PromptedVideo(Clip):

@@ -73,6 +73,12 @@ def wishes_of(pipeline: Pipeline) -> type[PictureWishes] | None:
     return FittedWishes if pipeline.sized_by_input else PictureWishes
 
 
+def wish_names(pipeline: Pipeline) -> tuple[str, ...]:
+    """The names of what a request for the pipeline may say of its picture."""
+    kind = wishes_of(pipeline)
+    return tuple(kind.model_fields) if kind else ()
+
+
 def taken_wishes(pipeline: Pipeline, fields: dict[str, Any]) -> PictureWishes:
     """The wishes among a request's fields, which are taken out of them. Raises pydantic's ValidationError."""
     kind = wishes_of(pipeline)

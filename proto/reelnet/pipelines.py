@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from reelnet.aliases import meant
 from reelnet.errors import UserError, printable
 from reelnet.frame_rates import Schedule, written_rate
 from reelnet.parameters import (
@@ -62,6 +63,8 @@ MAX_COMPARED = 256
 """Known names among which the nearest one is looked for."""
 MAX_LISTED = 24
 """Known names that a hint lists."""
+_IN_JSON = {"dict_type": "Input should be a JSON object", "list_type": "Input should be a JSON array"}
+"""What pydantic says of Python's types, for those who send JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +185,14 @@ class Pipeline:
     def parse(self, raw: Mapping[str, object]) -> Params:
         """Validated parameters with every default filled except the seed. Raises pydantic's ValidationError."""
         return self.params.model_validate(dict(raw))
+
+    def without_absent(self, raw: Mapping[str, object]) -> dict[str, object]:
+        """`raw` without what was not given: null, and an empty text for what may be left out."""
+        fields, foreign = self.params.model_fields, _foreign(self)
+        optional = {*foreign, *(name for name, field in fields.items() if not field.is_required())}
+        return {
+            name: value for name, value in raw.items() if value is not None and (value != "" or name not in optional)
+        }
 
     def without_foreign(self, raw: Mapping[str, object]) -> dict[str, object]:
         """`raw` without parameters of the pipeline's other families that ask for nothing.
@@ -381,39 +392,75 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     return "; ".join(f"{'.'.join(map(str, d['loc'])) or 'request'}: {d['msg']}" for d in details(error, model))
 
 
-def details(error: ValidationError, model: type[BaseModel], others: Iterable[str] = ()) -> list[dict[str, Any]]:
+def details(error: ValidationError, model: type[BaseModel], also: Iterable[str] = ()) -> list[dict[str, Any]]:
     """The errors as `{"loc", "msg", "type"}`, in the form of FastAPI's 422 body, without the input's value.
 
-    The first MAX_ROWS of them, each within MAX_ROW_CHARS and with printable names of at most MAX_NAME_CHARS, and a row
-    that counts the others. The known parameters, with `others`, are listed in the first row of an unknown one.
+    A `loc` is a place in the request, and each has one row. The first MAX_ROWS of them, each within MAX_ROW_CHARS and
+    with printable names of at most MAX_NAME_CHARS, and a row that counts the others. The known parameters, and `also`
+    what else a request may name, are listed in the first row of an unknown one.
     """
-    known = [*model.model_fields, *others]
-    found = error.errors(include_url=False, include_input=False, include_context=False)
-    unknown = [item for item in found[:MAX_ROWS] if item["type"] == "extra_forbidden"]
-    rows = [_error_row(item, known, listed=item in unknown[:1]) for item in found[:MAX_ROWS]]
+    known = (*model.model_fields, *also)
+    found: dict[tuple[int | str, ...], ErrorDetails] = {}
+    for item in error.errors(include_url=False, include_input=False, include_context=False):
+        found.setdefault(_place(item, model), item)
+    shown = list(found.items())[:MAX_ROWS]
+    unknown = [place for place, item in shown if item["type"] == "extra_forbidden"]
+    rows = [_error_row(place, item, known, listed=place in unknown[:1]) for place, item in shown]
     if more := len(found) - len(rows):
         rows.append({"loc": [], "msg": f"{more} more errors; mend these first", "type": "more_errors"})
     return rows
 
 
-def _error_row(item: ErrorDetails, known: Iterable[str], *, listed: bool) -> dict[str, Any]:
-    message = item["msg"].removeprefix("Value error, ")
+def _place(item: ErrorDetails, model: type[BaseModel]) -> tuple[int | str, ...]:
+    """Where in a request an error is: pydantic adds the branch of a type that it has tried."""
+    first, *rest = item["loc"] or ("",)
+    field = model.model_fields.get(str(first))
+    if field is None:
+        return item["loc"]
+    inside = get_origin(field.annotation) in (dict, list, tuple)
+    return (first, *(part for part in rest[:1] if inside and part != ""))
+
+
+def _error_row(
+    place: tuple[int | str, ...], item: ErrorDetails, known: Iterable[str], *, listed: bool
+) -> dict[str, Any]:
+    message = _IN_JSON.get(item["type"], item["msg"].removeprefix("Value error, "))
     if item["type"] == "extra_forbidden":
-        hint = did_you_mean if listed else _nearest
-        message = f"unknown parameter{hint(str(item['loc'][-1]), known)}"
-    loc = [part if isinstance(part, int) else printable(part, MAX_NAME_CHARS) for part in item["loc"]]
+        message = f"unknown parameter{_parameter_hint(str(place[-1]), tuple(known), listed=listed)}"
+    loc = [part if isinstance(part, int) else printable(part, MAX_NAME_CHARS) for part in place]
     return {"loc": loc, "msg": printable(message, MAX_ROW_CHARS), "type": item["type"]}
+
+
+def _parameter_hint(name: str, known: tuple[str, ...], *, listed: bool) -> str:
+    """As `did_you_mean`, which knows besides what other programs call a parameter."""
+    if names := meant(name, known):
+        return _hint(names) + (_listed(known) if listed else "")
+    return did_you_mean(name, known) if listed else _nearest(name, known)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint such as "; did you mean 'fps'? (known: …)", within bounds whatever the names are, and printable."""
     names = sorted(known)
+    return f"{_nearest(name, names)}{_listed(names)}"
+
+
+def _listed(known: Iterable[str]) -> str:
+    names = sorted(known)
     listed = ", ".join(printable(each, MAX_NAME_CHARS) for each in names[:MAX_LISTED])
     more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return f"{_nearest(name, names)} (known: {listed}{more})"
+    return f" (known: {listed}{more})" if names else ""
+
+
+def _hint(names: Iterable[str]) -> str:
+    return f"; did you mean {' and '.join(repr(printable(name, MAX_NAME_CHARS)) for name in names)}?"
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    """The part of a hint that names the nearest known name; empty for none."""
-    near = difflib.get_close_matches(name[:MAX_NAME_CHARS], islice(known, MAX_COMPARED), n=1, cutoff=0.5)
-    return f"; did you mean {printable(near[0], MAX_NAME_CHARS)!r}?" if near else ""
+    """The part of a hint that names the nearest known name; empty where none is near enough to be meant.
+
+    Near is a name that shares three quarters of its letters in their order, or has the same ones in another.
+    """
+    cut, compared = name[:MAX_NAME_CHARS], list(islice(known, MAX_COMPARED))
+    swapped = [each for each in compared if len(cut) > 2 and sorted(each) == sorted(cut)]
+    near = swapped or difflib.get_close_matches(cut, compared, n=1, cutoff=0.75)
+    return _hint(near[:1]) if near else ""

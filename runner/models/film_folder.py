@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from runner.backend import Pixels, SetupError
 from runner.models.digest import INDEX, read_json, survey
 from runner.models.film import PUBLISHED, Film, FilmShape, Motion, layout
+from runner.models.numbers import is_finite, not_finite
 from runner.models.torchscript import read_tensors
 
 CLASS = "FilmInterpolation"
@@ -105,11 +106,13 @@ class FilmBetween:
     width: int
 
     def at(self, t: float) -> Pixels:
-        """The frame at `t`, 0 < t < 1. What is no number becomes black."""
+        """The frame at `t`, 0 < t < 1. Raises NodeError for what is no number."""
         with torch.inference_mode():
             picture = cropped(self.film.at(self.motion, t), self.height, self.width)
-            finite = picture[0].float().nan_to_num(nan=0.0).clamp(0, 1)
-            frame: Pixels = (finite * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+            if not is_finite(picture):
+                raise not_finite("pixels")
+            shown = picture[0].float().clamp(0, 1)
+            frame: Pixels = (shown * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
         return frame
 
 

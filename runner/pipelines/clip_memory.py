@@ -130,7 +130,7 @@ class FilmNeeds:
         film, side = self.nets["film"], side_of(area)
         first, second = (self.nets.tensor(1, COLOURS, side, side) for _ in range(2))
         picture = film.at(film.relate(first, second), 0.5)
-        return (picture[0].float().nan_to_num(nan=0.0).clamp(0, 1) * 255).round().to(torch.uint8)
+        return (picture[0].float().clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from reelnet.errors import OutOfMemoryError
-from runner.backend import Frames, Rendered, Reporter, RunnerJob, Served
+from runner.backend import Rendered, Reporter, RunnerJob, Served
+from runner.models.numbers import finite_decoding
 from runner.pipelines.latent_previews import Showing
 from runner.pipelines.needs import Needs
 
@@ -68,14 +69,15 @@ class Share:
     def decoding(self, report: Reporter, pipe: Any, calls: int = 1) -> Iterator[None]:
         """Reports `decode` after each of an output's `calls` of the VAE's decoder, where a job can stop as well.
 
-        A pipeline whose decoder is elsewhere reports it once, at its end.
+        A pipeline whose decoder is elsewhere reports it once, at its end. Raises NodeError for latents or pixels that
+        are no numbers.
         """
         decoder = getattr(getattr(pipe, "vae", None), "decoder", None)
         if decoder is None:
             yield
             report.step("decode", self.index + 1, self.outputs)
             return
-        with self._called(report, "decode", decoder, calls):
+        with finite_decoding(pipe), self._called(report, "decode", decoder, calls):
             yield
 
     def conditioning(self, report: Reporter, encoder: Any, calls: int) -> contextlib.AbstractContextManager[None]:
@@ -111,13 +113,6 @@ def noise(seed: int) -> torch.Generator:
     state = generator.get_state().numpy().copy()
     state[_STATE_WORDS] = words.astype(np.uint64).view(np.uint8)
     return generator.set_state(torch.from_numpy(state))
-
-
-def as_bytes(pictures: Any) -> Frames:
-    """Diffusers' floats in 0…1, shape (n, height, width, 3), as bytes. What is no number becomes black."""
-    finite = np.nan_to_num(np.asarray(pictures), nan=0.0)
-    frames: Frames = (finite.clip(0, 1) * 255).round().astype(np.uint8)
-    return frames
 
 
 @contextlib.contextmanager

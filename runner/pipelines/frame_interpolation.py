@@ -9,6 +9,7 @@ from runner.backend import Rendered, Reporter, RunnerJob, Served
 from runner.models.film_folder import CLASS, FilmFrames
 from runner.pipelines.clip_memory import FilmNeeds
 from runner.pipelines.family import memory_errors
+from runner.pipelines.upscale import unused
 from runner.video_codecs import ClipOutput
 from runner.video_rate import at_rate
 
@@ -38,6 +39,7 @@ class Interpolation:
         """The clip with both its end frames as they were, and its sound."""
         params = job.params
         assert isinstance(params, FrameInterpolation)
+        report.warn(unused(CLASS, "seed"))
         clip = job.clips[VIDEO]
         with memory_errors():
             file = at_rate(clip, params.fps, self._film, self._output.of(job), report)

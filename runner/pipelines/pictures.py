@@ -11,13 +11,17 @@ import torch
 from reelnet.model_classes import family_of
 from reelnet.parameters import CHECKED_FIRST, ImageEdit, TextToImage
 from runner.backend import Frames, Rendered, Reporter, RunnerJob, Served, SetupError
+from runner.models.numbers import as_bytes
 from runner.models.shadows import shadows_of
 from runner.pipelines import canvas
 from runner.pipelines.arguments import Arguments
 from runner.pipelines.extras import Extras
-from runner.pipelines.family import Share, as_bytes, memory_errors, noise
+from runner.pipelines.family import Share, memory_errors, noise
+from runner.pipelines.guidance import guidance_warnings
 from runner.pipelines.latent_previews import LatentPreviews
 from runner.pipelines.picture_memory import PictureNeeds
+from runner.pipelines.prompt_windows import told_cuts
+from runner.pipelines.schedulers import check_steps, from_the_start
 
 PictureParams = TextToImage | ImageEdit
 
@@ -60,7 +64,7 @@ class Pictures:
         params = job.params
         assert isinstance(params, TextToImage | ImageEdit)
         self._arguments[job.pipeline].check(params)
-        with self._prepared(job.pipeline, params) as pipe:
+        with self._prepared(job.pipeline, params, report) as pipe:
             for index in range(params.num_images_per_prompt):
                 share = Share(index, params.num_images_per_prompt)
                 with memory_errors(), torch.inference_mode():
@@ -69,15 +73,19 @@ class Pictures:
                 yield Rendered(index, job.seed + index, frames, nsfw=nsfw)
 
     @contextlib.contextmanager
-    def _prepared(self, pipeline: str, params: PictureParams) -> Iterator[Any]:
+    def _prepared(self, pipeline: str, params: PictureParams, report: Reporter) -> Iterator[Any]:
         """The pipeline with the job's scheduler and LoRAs; its own scheduler comes back, whatever happens."""
         pipe = self._pipes[pipeline]
         own = pipe.scheduler
         try:
             pipe.scheduler = self._extras.schedulers.choose(own, params.scheduler)
+            if ignored := self._extras.schedulers.ignored(own, params.scheduler):
+                report.warn(ignored)
+            check_steps(pipe.scheduler, params.num_inference_steps)
             with memory_errors():
                 self._extras.apply_loras(params.loras)
-            yield pipe
+            with from_the_start(pipe.scheduler):
+                yield pipe
         finally:
             pipe.scheduler = own
 
@@ -90,6 +98,7 @@ class Pictures:
         if isinstance(params, ImageEdit):
             wanted["image"] = canvas.extended(job.inputs["image"], drawn)
         with (
+            told_cuts(pipe, job, report),
             self._previews.of(pipe, job, drawn) as showing,
             self._extras.tiling(pipe, drawn),
             share.decoding(report, pipe),
@@ -99,4 +108,6 @@ class Pictures:
                 callback_on_step_end=share.denoising(report, showing),
                 output_type="np",
             )
+        for warning in guidance_warnings(pipe, params):
+            report.warn(warning)
         return canvas.cut(as_bytes(result.images), size)

@@ -5,6 +5,9 @@ A name means a whole scheduler. The model gives what its net was trained with; e
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import functools
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,8 +16,9 @@ from typing import Any
 import diffusers
 import torch
 
-from reelnet.errors import UnsupportedError
+from reelnet.errors import UnsupportedError, UserError
 from reelnet.parameters import SchedulerName
+from reelnet.warnings import SCHEDULER_SETTING, JobWarning
 from runner.backend import SetupError
 
 _PLAIN: dict[str, Any] = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
@@ -56,6 +60,8 @@ _STATED = (
     "timestep_scaling",
 )  # fmt: skip
 """Which steps the model is asked for: its own choice where it states one, else the named class's default."""
+_QUIET = frozenset({"num_train_timesteps", "clip_sample_range", "dynamic_thresholding_ratio", "sample_max_value"})
+"""Settings that say how another one acts, or that every scheduler has."""
 _UNFIT = (ValueError, ImportError, TypeError, AttributeError, IndexError, RuntimeError)
 """What diffusers raises for a configuration that one of its schedulers cannot keep."""
 _TRIAL_STEPS = 4
@@ -74,6 +80,14 @@ class Schedulers:
         except UnsupportedError as error:
             raise SetupError(f"scheduler: {error.message}; leave the setting out") from None
 
+    def ignored(self, own: Any, name: str) -> JobWarning | None:
+        """What the scheduler that `choose` gives does not keep of the model's own; None where it keeps all."""
+        wanted = name or self.override
+        if not wanted or not (found := _ignored(own, wanted)):
+            return None
+        text = f"the scheduler {wanted} has no {', '.join(found)}, which the model's own {type(own).__name__} sets"
+        return JobWarning(SCHEDULER_SETTING, f"{text}.", "scheduler")
+
     def choose(self, own: Any, name: str) -> Any:
         """The scheduler that a job names, else the operator's, else `own`. Raises UnsupportedError."""
         wanted = name or self.override
@@ -86,6 +100,52 @@ class Schedulers:
                 loc=("scheduler",),
             )
         return _named(own, wanted)
+
+
+def _ignored(own: Any, name: str) -> list[str]:
+    """The settings of a model's own scheduler that the named one has no place for."""
+    class_name, _ = _CLASSES[name]
+    taken = inspect.signature(getattr(diffusers, class_name).__init__).parameters
+    defaults = own.config.get("_use_default_values", ())
+    stated = (key for key in (*_FACTS, *_STATED) if own.config.get(key) and key not in defaults)
+    return [key for key in stated if key not in taken and key not in _QUIET]
+
+
+def check_steps(scheduler: Any, steps: int) -> None:
+    """Raises UserError for a number of steps that a scheduler cannot make, as those of consistency models."""
+    if _TRAINED not in scheduler.config:
+        return
+    try:
+        copy.deepcopy(scheduler).set_timesteps(steps)
+    except _UNFIT:
+        most = scheduler.config.get("original_inference_steps")
+        advice = f"ask for 1 to {most}" if most and most < steps else "ask for fewer"
+        message = f"num_inference_steps: the {type(scheduler).__name__} of this model cannot make {steps}; {advice}"
+        raise UserError(message, code="num_inference_steps", loc=("num_inference_steps",)) from None
+
+
+@contextlib.contextmanager
+def from_the_start(scheduler: Any) -> Iterator[None]:
+    """While it lasts, a new schedule begins at its first step.
+
+    A scheduler that is not told looks for the first timestep among all of them, and takes the second one of two that
+    are equal, as rounded noise levels can be.
+    """
+    if not hasattr(scheduler, "set_begin_index"):
+        yield
+        return
+    set_timesteps = scheduler.set_timesteps
+
+    @functools.wraps(set_timesteps)  # a pipeline reads the signature
+    def begun(*given: Any, **named: Any) -> None:
+        set_timesteps(*given, **named)
+        scheduler.set_begin_index(0)
+
+    scheduler.set_timesteps = begun
+    try:
+        yield
+    finally:
+        del scheduler.set_timesteps
 
 
 def _reasons(own: Any, name: str) -> Iterator[str]:

@@ -11,9 +11,11 @@ import torch
 from reelnet.parameters import CHECKED_FIRST, ImageToVideo
 from runner.backend import Frames, Rendered, Reporter, RunnerJob, Served
 from runner.images import fit
+from runner.models.numbers import as_bytes
 from runner.models.shadows import shadows_of
 from runner.pipelines.clip_memory import beside_film
-from runner.pipelines.family import Share, as_bytes, memory_errors, noise
+from runner.pipelines.family import Share, memory_errors, noise
+from runner.pipelines.guidance import frame_guidance_warnings
 from runner.pipelines.latent_previews import LatentPreviews
 from runner.pipelines.needs import Needs
 from runner.pipelines.video_memory import VideoNeeds
@@ -77,4 +79,6 @@ class StableVideo:
                 callback_on_step_end=_ONLY.denoising(report, showing),
                 output_type="np",
             )
+        for warning in frame_guidance_warnings(params):
+            report.warn(warning)
         return as_bytes(result.frames[0])

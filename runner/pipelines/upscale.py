@@ -14,11 +14,14 @@ from PIL import Image
 from reelnet.errors import UnsupportedError
 from reelnet.model_classes import UPSCALER
 from reelnet.parameters import UPSCALE_FACTOR, VIDEO, Params, Upscale
+from reelnet.warnings import NOT_USED, JobWarning
 from runner.backend import Pixels, Rendered, Reporter, RunnerJob, Served
+from runner.models.numbers import as_bytes
 from runner.models.shadows import Nets, shadows_of
 from runner.models.upscaler import Upscaler
 from runner.pipelines.clip_memory import MULTIPLE, DiffusionUpscaleNeeds, TileNeeds
-from runner.pipelines.family import Share, as_bytes, is_out_of_memory, memory_errors, noise
+from runner.pipelines.family import Share, is_out_of_memory, memory_errors, noise
+from runner.pipelines.prompt_windows import told_cuts
 from runner.upscale_tiles import count, enlarged
 from runner.video_codecs import ClipOutput
 from runner.video_stream import remade
@@ -61,6 +64,9 @@ class TiledUpscale:
 
         Raises UnsupportedError for a number of steps, which there are none of: a job is priced by it.
         """
+        for name in ("prompt", "seed"):
+            if getattr(job.params, name, ""):
+                report.warn(unused(UPSCALER, name))
         if VIDEO in job.clips:
             yield self._clip(job, report)
             return
@@ -147,7 +153,12 @@ class DiffusionUpscale:
         params = job.params
         assert isinstance(params, Upscale)
         picture = job.inputs["image"]
-        with memory_errors(), torch.inference_mode(), _ONLY.decoding(report, self._pipe):
+        with (
+            told_cuts(self._pipe, job, report),
+            memory_errors(),
+            torch.inference_mode(),
+            _ONLY.decoding(report, self._pipe),
+        ):
             result = self._pipe(
                 prompt=params.prompt,
                 image=_padded(picture.convert("RGB")),
@@ -164,6 +175,11 @@ class DiffusionUpscale:
             report.step("denoise", step + 1, len(self._pipe.scheduler.timesteps))
 
         return ended
+
+
+def unused(owner: str, name: str) -> JobWarning:
+    """Says that models of a class do not use a parameter."""
+    return JobWarning(NOT_USED, f"{name} changed nothing: a model of the class {owner} does not use it.", name)
 
 
 def _check_steps(params: Params) -> None:

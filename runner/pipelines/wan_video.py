@@ -13,13 +13,16 @@ from reelnet.model_classes import VIDEO_PIPELINE, family_of
 from reelnet.parameters import CHECKED_FIRST, PromptedVideo
 from runner.backend import Frames, Rendered, Reporter, RunnerJob, Served, SetupError
 from runner.images import fit
+from runner.models.numbers import as_bytes
 from runner.models.shadows import shadows_of
 from runner.pipelines import canvas
 from runner.pipelines.clip_memory import beside_film
 from runner.pipelines.extras import Extras
-from runner.pipelines.family import Share, as_bytes, memory_errors, noise
+from runner.pipelines.family import Share, memory_errors, noise
+from runner.pipelines.guidance import guidance_warnings
 from runner.pipelines.latent_previews import LatentPreviews
 from runner.pipelines.needs import Needs
+from runner.pipelines.prompt_windows import told_cuts
 from runner.pipelines.prompted_memory import GROUP, LEAST_MULTIPLE, PromptedNeeds
 from runner.video_frames import ClipMaker
 
@@ -83,6 +86,7 @@ class WanVideo:
         size = params.width, params.height
         drawn = canvas.enlarged(size, self._multiple)
         with (
+            told_cuts(self._pipe, job, report),
             self._previews.of(self._pipe, job, drawn) as showing,
             self._extras.tiling(self._pipe, drawn),
             self._ticking(report, params.num_frames, drawn),
@@ -100,6 +104,8 @@ class WanVideo:
                 callback_on_step_end=_ONLY.denoising(report, showing),
                 output_type="np",
             )
+        for warning in guidance_warnings(self._pipe, params):
+            report.warn(warning)
         return canvas.cut(as_bytes(result.frames[0]), size)
 
     @contextlib.contextmanager

@@ -46,11 +46,11 @@ def test_413(client: Driver, synthetic: Pool, tmp_path: Path) -> None:
     check_failure(answer, 413, f"the request is larger than {BODY_BYTES} bytes")
 
 
-def test_415(client: Driver, synthetic: Pool, tmp_path: Path) -> None:
-    """A file that is no picture."""
+def test_400_for_a_bad_picture(client: Driver, synthetic: Pool, tmp_path: Path) -> None:
+    """A file that is no picture is an HTTPError, as with the peer's own server, and no SDKError."""
     (tmp_path / "picture.png").write_text("no picture")
     answer = client.call(synthetic.url, "image_to_video", picture=tmp_path / "picture.png")
-    check_failure(answer, 415, "this is no picture: expected PNG, JPEG or WebP")
+    check_failure(answer, 400, "this is no picture: expected PNG, JPEG or WebP")
 
 
 @pytest.mark.parametrize(

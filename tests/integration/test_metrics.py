@@ -203,12 +203,12 @@ async def test_a_picture_is_checked_and_its_time_counted(tmp_path: Path) -> None
     async with running_pool(PoolPlan(tmp_path, [InProcessEngine()], [PRICED])) as pool:
         params = {"prompt": "boat", "seed": 1, "num_inference_steps": 2}
         assert (await pool.job(IMAGE, params, picture())).status_code == 200
-        assert (await pool.job(IMAGE, params, b"no picture")).status_code == 415
+        assert (await pool.job(IMAGE, params, b"no picture")).status_code == 400
         said = await eventually(pool, at_rest)
     assert said.broadcaster.sum("reelnet_checks_total", kind="picture", outcome="ok") == 1
     assert said.broadcaster.sum("reelnet_checks_total", kind="picture", outcome="failed", class_="user") == 1
     assert said.broadcaster.sum("reelnet_checks_total", kind="output", outcome="ok") == 1
-    assert said.broadcaster.sum("reelnet_refusals_total", reason="media_type") == 1
+    assert said.broadcaster.sum("reelnet_refusals_total", reason="malformed") == 1
     assert said.over_nodes("reelnet_node_stage_seconds_count", stage="input", pipeline=IMAGE) == 1
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broadcaster.failover import MAX_OOM, Blame, Failover, Verdict
-from reelnet.errors import FailureClass, from_class
+from broadcaster.failover import MAX_OOM, NOT_FINITE, Blame, Failover, Verdict
+from reelnet.errors import FailureClass, ReelnetError, from_class
 
 F = FailureClass
 NEXT, END = Verdict.NEXT, Verdict.END
@@ -71,6 +71,38 @@ def test_two_nodes_that_refuse_what_they_drew_end_a_job() -> None:
     assert failover.blame_now("a", refusal) == Blame("a", F.REFUSED)
     assert failover.blame_on_success("f") == []
     assert failover.judge("g", refusal) is END
+
+
+SCHEDULER = from_class("unsupported", "a model of flow matching has its own", code="scheduler")
+OVERFLOW = from_class("node", "pixels are no numbers", code=NOT_FINITE)
+
+
+@pytest.mark.parametrize("claim", [SCHEDULER, OVERFLOW], ids=["parameter", "numbers"])
+def test_what_follows_from_the_job_costs_no_honest_node(claim: ReelnetError) -> None:
+    """A parameter that a model does not take, and numbers that overflow, are so on each node: nobody is blamed."""
+    failover = Failover(3, frozenset({"scheduler"}))
+    assert failover.judge("a", claim) is NEXT
+    assert failover.blame_now("a", claim) is None
+    assert failover.judge("b", claim) is END
+    assert failover.last_word is claim
+
+
+@pytest.mark.parametrize(
+    ("claim", "blame"), [(SCHEDULER, F.UNSUPPORTED), (OVERFLOW, F.NODE)], ids=["parameter", "numbers"]
+)
+def test_a_claim_that_another_node_disproves_is_blamed(claim: ReelnetError, blame: FailureClass) -> None:
+    """One whose VAE is broken is a broken node; one that knows fewer parameters has refused."""
+    failover = Failover(3, frozenset({"scheduler"}))
+    failover.judge("a", claim)
+    assert failover.blame_on_success("b") == [Blame("a", blame)]
+
+
+def test_what_a_node_has_advertised_is_no_claim() -> None:
+    """A LoRA or a checker that it offered and does not have is refused work."""
+    failover, missing = Failover(3, frozenset({"scheduler"})), from_class("unsupported", "", code="lora")
+    assert failover.judge("a", missing) is NEXT
+    assert failover.blame_now("a", missing) == Blame("a", F.UNSUPPORTED)
+    assert failover.judge("b", missing) is NEXT
 
 
 def test_memory_is_tried_once_more_and_elsewhere() -> None:

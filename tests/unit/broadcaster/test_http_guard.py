@@ -1,4 +1,4 @@
-"""What stands before every route: origin, prefix, key, and size."""
+"""What stands before every route: prefix, key, and size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from broadcaster.http_guard import BodyLimit, KeyGuard, OriginGuard, Prefix
+from broadcaster.http_guard import BodyLimit, KeyGuard, Prefix
 from broadcaster.keys import Keys
 from reelnet.errors import BusyError, ConfigError, RefusedError, UserError
 from reelnet.http_routes import BodyBounds
@@ -366,28 +366,6 @@ async def test_waiting_for_a_job_is_no_stalled_body() -> None:
     assert not client.task.done()
     await client.feed(None)
     await client.task
-
-
-@pytest.mark.parametrize(
-    ("origins", "origin", "status"),
-    [
-        ((), "https://evil.example", 403),
-        ((), "http://127.0.0.1:9935", 200),
-        ((), "null", 403),
-        ((), "", 200),
-        (("https://app.example",), "https://app.example", 200),
-        (("https://app.example",), "https://app.example.evil.example", 403),
-        (("https://app.example",), "http://app.example", 403),
-        (("*",), "https://evil.example", 200),
-    ],
-)
-async def test_other_pages_may_not_call(origins: tuple[str, ...], origin: str, status: int) -> None:
-    """A browser sends a form to anywhere: a page that is not allowed starts no job."""
-    app = Reached()
-    guard = OriginGuard(app, origins)
-    headers = {"origin": origin} if origin else {}
-    assert (await ask(guard, host="127.0.0.1:9935", **headers))[0] == status
-    assert bool(app.scopes) is (status == 200)
 
 
 @pytest.mark.parametrize("make", [body_limit, lambda app: KeyGuard(app, Keys({}))])

@@ -22,6 +22,7 @@ from reelnet.parameters import (
     MAX_IMAGES,
     MAX_PROMPT_CHARS,
     MAX_SEED,
+    MOST_STEPS,
     SAFETY,
     SAFETY_POLICIES,
     ImageEdit,
@@ -45,6 +46,7 @@ from reelnet.pipelines import (
     details,
     did_you_mean,
     explain,
+    families_of,
     pipeline_named,
     pipeline_of,
 )
@@ -419,3 +421,32 @@ def test_an_output_has_the_bytes_that_its_pixels_can_need() -> None:
     noise = random.Random(0).randbytes(4 * 256 * 256)
     Image.frombytes("RGBA", (256, 256), noise).save(out, "PNG", compress_level=0)
     assert len(out.getvalue()) <= MediaSpec("image", 256, 256).most_bytes
+
+
+@pytest.mark.parametrize("pipeline", ["text-to-image", "image-to-image"])
+@pytest.mark.parametrize("name", MOST_STEPS)
+def test_a_consistency_scheduler_has_few_steps(pipeline: str, name: str) -> None:
+    """More than it was trained for is an error that names the bound, also where the steps are the default."""
+    asked = {"prompt": "a fox", "scheduler": name}
+    assert parse(pipeline, **asked, num_inference_steps=50)
+    for family in families_of(pipeline):
+        with pytest.raises(ValidationError, match=f"60 is more than the scheduler {name} has; ask for 1 to 50"):
+            family.parse({**asked, "num_inference_steps": 60})
+    with pytest.raises(ValidationError, match=r"100 \(the default\) is more"):
+        parse("image-to-image", **asked)
+
+
+def test_a_clips_guidance_is_on_or_off() -> None:
+    """Off at its end and on at its beginning is what the class cannot do; it rises, falls, or is off."""
+    with pytest.raises(ValidationError, match="max_guidance_scale: 1 turns guidance off, and min_guidance_scale is 2"):
+        parse("image-to-video", min_guidance_scale=2, max_guidance_scale=1)
+    for least, most in ((1, 3), (3, 2), (1, 0.5), (0, 1)):
+        assert parse("image-to-video", min_guidance_scale=least, max_guidance_scale=most)
+
+
+@pytest.mark.parametrize("strength", [1e30, -1e30, 10.001, "1e400", float("inf"), float("nan")])
+def test_a_loras_strength_has_a_bound(strength: float) -> None:
+    """Numbers overflow far beyond it, and the picture would be black."""
+    assert parse("text-to-image", prompt="a fox", loras={"acme/ink": -10})
+    with pytest.raises(ValidationError, match=r"less than or equal to 10|greater than or equal to -10|finite number"):
+        parse("text-to-image", prompt="a fox", loras={"acme/ink": strength})

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+import numpy as np
 import pytest
 
 from reelnet.errors import CanceledError, DeadlineError, FailureClass, NodeError, OutOfMemoryError, UserError
 from reelnet.pipelines import PIPELINES
 from reelnet.warnings import JobWarning
 from runner.activity import Activity, as_failure
-from runner.backend import RunnerJob
+from runner.backend import RunnerJob, Sketch
 from runner.events import Failed, Preview, Progress, Started, Tick
 
 PARAMS = PIPELINES["text-to-image"].parse({"prompt": "a fox", "seed": 1})
@@ -158,3 +160,52 @@ def test_failures_by_exception() -> None:
     assert isinstance(strange, NodeError)
     assert strange.code == "ValueError"
     assert "secret" not in strange.message
+
+
+def _raised_in(module: str, error: Exception) -> Exception:
+    """An exception as a function of that module raises it."""
+    scope: dict[str, Any] = {"__name__": module, "error": error}
+    exec("def check_inputs():\n    raise error", scope)
+    try:
+        scope["check_inputs"]()
+    except Exception as caught:
+        return caught
+    raise AssertionError("nothing was raised")
+
+
+@pytest.mark.parametrize("error", [ValueError("my secret prompt"), TypeError("x"), IndexError("60"), KeyError("x")])
+def test_what_a_library_does_not_take_is_a_claim_against_the_parameters(error: Exception) -> None:
+    """It names the place, never the text; another node has to agree before it is the user's error."""
+    failure = as_failure(_raised_in("diffusers.pipelines.pipe", error))
+    assert (failure.failure, failure.code) == (FailureClass.USER, "rejected")
+    assert f"{type(error).__name__} in diffusers.pipelines.pipe.check_inputs" in failure.message
+    assert "secret" not in failure.message
+
+
+@pytest.mark.parametrize(
+    ("module", "error"),
+    [
+        ("torch.nn", RuntimeError("CUDA error")),
+        ("diffusers.models", RuntimeError("shapes")),
+        ("runner.x", ValueError()),
+    ],
+)
+def test_a_devices_failure_and_our_own_are_the_nodes(module: str, error: Exception) -> None:
+    """Only an argument's error in a model library is a claim."""
+    assert as_failure(_raised_in(module, error)).failure is FailureClass.NODE
+
+
+async def test_previews_that_were_never_due_are_told() -> None:
+    """A job of four steps with a preview every ten has none; one that asks for none is not told of it."""
+    loop = asyncio.get_running_loop()
+    asked = PIPELINES["text-to-image"].parse({"prompt": "x", "seed": 1, "preview_steps": 10})
+    activity = Activity(RunnerJob("j", 1, "text-to-image", asked), loop)
+    activity.unseen()
+    assert [warning.code for warning in activity.warnings] == ["no_preview"]
+    activity = Activity(RunnerJob("j", 1, "text-to-image", asked), loop)
+    activity.sketch(Sketch(0, 10, 50, (64, 64), lambda: np.zeros((1, 1, 3), np.uint8)))
+    activity.unseen()
+    assert activity.warnings == ()
+    activity = _activity(Clock())
+    activity.unseen()
+    assert activity.warnings == ()

@@ -1,0 +1,40 @@
+"""The words of `error.code` that this broadcaster itself answers with; docs/api.md has the same table."""
+
+from __future__ import annotations
+
+CODES: dict[str, str] = {
+    "head": "What came is no HTTP/1.1.",
+    "head_size": "The headers are too many or too large (`http.limits`).",
+    "connections": "Every connection is taken (`http.limits.connections`).",
+    "no_route": "There is no such path.",
+    "method": "The path takes another method; `Allow` names it.",
+    "origin": "A page of an origin that `cors_origins` does not name.",
+    "host": "The broadcaster is not known by the name in `Host` (`public_url`, `proxies`).",
+    "key": "The API key is missing or unknown.",
+    "key_jobs": "The key has as many jobs under way as it may (`limits.jobs_per_key`).",
+    "content_encoding": "The body cannot be unpacked: another coding than gzip, or damaged.",
+    "media_type": "The body is neither JSON nor a form.",
+    "json": "The body is no JSON object, or does not mean one thing.",
+    "form": "The form cannot be read.",
+    "body_size": "The body, or what its fields hold, is too large.",
+    "body_late": "The rest of the body did not come in time.",
+    "bodies_full": "The requests under way fill the room that there is for bodies (`limits.bodies_bytes`).",
+    "params": "A parameter or a file is wrong; `detail` has a row for each.",
+    "not_found": "There is no such result, or it has expired.",
+    "range": "The range begins behind the file's end.",
+    "no_node": "No node that suits the job is up.",
+    "full": "Every node that suits the job is full.",
+    "jobs": "The broadcaster has all the jobs it may have (`limits.jobs`).",
+    "draining": "The broadcaster takes no new job.",
+    "journal": "The journal cannot be written.",
+    "journal_full": "The journal is behind.",
+    "media": "Results cannot be written.",
+    "scratch": "Inputs cannot be written.",
+    "disk_full": "A disk has too little room (`limits.free_bytes`).",
+    "incoming_full": "As many results are being received as there may be (`media.incoming_bytes`).",
+    "refused": "No node takes the job, by its operator's policy.",
+    "nsfw": "A safety checker found the result unsafe, and it is withheld.",
+    "deadline": "The job was not done by its deadline.",
+    "internal": "A fault of the broadcaster's own; its log has the request's id.",
+}
+"""Each code, and its meaning."""
