@@ -157,8 +157,10 @@ FrameRate = Annotated[
 ]
 """Frames a second: a number, or text as "29.97" or "30000/1001"."""
 InterpolateTo = Annotated[
-    Annotated[FrameRate, Field(ge=2, le=120)] | None,
+    FrameRate | None,
     Field(
+        ge=2,
+        le=120,
         description="Frames per second to which frames are made between the model's; the clip's length stays.",
         json_schema_extra={"since": 4, "neutral": None, "feature": INTERPOLATION},
     ),
@@ -408,7 +410,11 @@ class FrameInterpolation(Params):
 
     since: ClassVar[int] = 4
     fps: FrameRate = Field(
-        Fraction(24), ge=1, le=120, description="Frames per second of the new clip, as 24, 29.97 or 30000/1001."
+        Fraction(24),
+        ge=1,
+        le=120,
+        description="Frames per second of the new clip, as 24, 29.97 or 30000/1001.",
+        json_schema_extra={"default": 24},
     )
     video_codec: VideoCodec = "h264"
     metadata: Metadata = False

@@ -332,7 +332,7 @@ def test_todays_parameters_are_version_one(pipeline: Any) -> None:
 
 def _since(field: FieldInfo) -> int:
     extra = field.json_schema_extra
-    return int(str(extra["since"])) if isinstance(extra, dict) else 1
+    return int(str(extra.get("since", 1))) if isinstance(extra, dict) else 1
 
 
 @pytest.mark.parametrize("pipeline", FAMILIES.values(), ids=lambda p: p.schema)
