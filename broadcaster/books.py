@@ -100,8 +100,8 @@ class Books:
     def _refused(self, job: JobProgress, refusal: Refusal) -> None:
         request = job.request
         self._metrics.turned_away(refusal.reason)
-        log.info("refused", pipeline=request.pipeline.name, model=request.model, reason=refusal.reason.value,
-                 code=refusal.code, nodes=job.attempts)  # fmt: skip
+        log.info("refused", job=request.id, pipeline=request.pipeline.name, model=request.model,
+                 reason=refusal.reason.value, code=refusal.code, nodes=job.attempts)  # fmt: skip
 
     def _count(self, job: JobProgress, error: ReelnetError | None) -> None:
         request = job.request

@@ -65,6 +65,7 @@ _KINDS = {IMAGE: "the picture", VIDEO: "the clip"}
 _FILES = "pictures and clips are sent as files, in multipart/form-data"
 _EXAMPLE = "curl -F {}=@FILE; URLs and data URIs are not read"
 _ADDRESSES = ("data:", "http://", "https://")
+URLENCODED = "application/x-www-form-urlencoded"
 TEMPORARY = "the folder for temporary files ($TMPDIR)"
 """Where a form's files lie that are larger than 1 MiB, until they are read."""
 
@@ -310,7 +311,8 @@ async def read_body(request: Request, json_bytes: int) -> tuple[dict[str, Any], 
     if media_type in ("application/json", ""):
         return _read_json(await _whole_json(request, json_bytes)), {}
     given = printable(media_type, MAX_NAME_CHARS)
-    message = f"cannot read {given}: send application/json, or multipart/form-data with files"
+    hint = "; to curl's -d add -H 'content-type: application/json'" if media_type == URLENCODED else ""
+    message = f"cannot read {given}: send application/json, or multipart/form-data with files{hint}"
     raise UserError(message, code="media_type", http_status=415)
 
 

@@ -42,7 +42,10 @@ def media_route(media: MediaStore) -> Handler:
         ]
         if isinstance(content, bytes):
             return _of_bytes(request, content, headers, etag)
-        return _of_file(request, content, headers, etag)
+        try:
+            return _of_file(request, content, headers, etag)
+        except FileNotFoundError:  # it has expired in this moment
+            return _of_file(request, media.open_path(name)[0], headers, etag)
 
     return read
 

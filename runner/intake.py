@@ -104,7 +104,10 @@ async def _read_order(parts: Parts, json_bytes: int) -> JobOrder:
     if len(text) > json_bytes:
         raise too_large(json_bytes, "the part 'job'")
     try:
-        return JobOrder.model_validate(read_json(text))
+        order = read_json(text)
+        if isinstance(order, dict):
+            order = {name: value for name, value in order.items() if value is not None}
+        return JobOrder.model_validate(order)
     except ValidationError as error:
         raise ParamsError(FailureClass.USER, details(error, JobOrder)) from None
     except ValueError:  # JSON's and Unicode's decoding errors

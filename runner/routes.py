@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from reelnet.errors import ReelnetError, UserError
 from reelnet.http_routes import Handler
 from reelnet.parameters import VIDEO
+from runner.event_schema import event_schema
 from runner.events import MEDIA_TYPE
 from runner.intake import JOB_PART, IntakeLimits, JobOrder, read_job
 from runner.metrics import CONTENT_TYPE, RunnerMetrics
@@ -42,7 +43,10 @@ _JOB_BODY: dict[str, Any] = {
     },
 }
 _JOB_ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {"content": {MEDIA_TYPE: {}}, "description": "Events, one JSON object a line; chunks have bytes behind them."},
+    200: {
+        "content": {MEDIA_TYPE: {"schema": event_schema()}},
+        "description": "Events, one JSON object a line, each of this shape; chunks have bytes behind them.",
+    },
     400: {"description": "Not a multipart form, or its part `job` is not JSON."},
     409: {"description": "A job is running."},
     413: {"description": "The request, its picture or its clip is too large."},

@@ -16,6 +16,7 @@ from benchmark.floor.asgi import BYTES, JSON, PNG, answer, read_body
 from benchmark.floor.messages import Script
 from benchmark.floor.node import UNARY_METHOD, UNARY_SERVICE
 from reelnet import codec
+from reelnet.http_headers import REQUEST_ID, new_request_id
 from reelnet.http_server import serve_http
 from reelnet.jobs import Chunk, Done, Output
 from reelnet.rpc import RpcLimits, channel_options
@@ -50,10 +51,10 @@ class Gateway:
             await answer(send, reply.chunk.data, [BYTES])
         elif path.startswith(MEDIA):
             name = path.removeprefix(MEDIA)
-            await answer(send, self._results.pop(name), [*messages.media_headers(name), PNG])
+            await answer(send, self._results.pop(name), [*messages.media_headers(name), PNG, _request_id()])
         else:
             host = next(value for key, value in scope["headers"] if key == b"host").decode()
-            await answer(send, await self._job(f"http://{host}"), [JSON])
+            await answer(send, await self._job(f"http://{host}"), [JSON, _request_id()])
 
     async def settled(self) -> None:
         """Returns when what was received has been acknowledged."""
@@ -75,6 +76,10 @@ class Gateway:
         task = asyncio.create_task(_settle(call), name="settle")
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
+
+
+def _request_id() -> tuple[bytes, bytes]:
+    return REQUEST_ID.encode(), new_request_id().encode()
 
 
 async def _receive(call: Call) -> bytes:

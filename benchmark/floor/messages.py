@@ -40,9 +40,15 @@ _QUOTE = price(PIPELINES[PIPELINE].work(PIPELINES[PIPELINE].parse(REQUEST), None
 _DIGEST = hashlib.sha256(b"model").hexdigest()
 _MEDIA_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
-    (b"content-security-policy", b"default-src 'none'; sandbox"),
+    (b"content-security-policy", b"default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'"),
     (b"cross-origin-resource-policy", b"cross-origin"),
     (b"cache-control", b"private, max-age=31536000, immutable"),
+    (b"accept-ranges", b"bytes"),
+    (b"access-control-allow-origin", b"*"),
+    (
+        b"access-control-expose-headers",
+        b"Accept-Ranges, Content-Disposition, Content-Length, Content-Range, ETag, x-request-id",
+    ),
 ]
 
 
@@ -84,7 +90,7 @@ class Script:
         yield _line(event="output_end", index=0, size=len(self.payload), sha256=digest)
         versions = {name: text for name, text in _FACTS.items() if name != "class"}
         done = {"timings_s": _TIMINGS, "model_digest": _DIGEST, "class": _FACTS["class"], "versions": versions}
-        yield _line(event="done", **done)
+        yield _line(event="done", **done, warnings=[])
 
 
 def request(size: int) -> dict[str, Any]:
@@ -192,6 +198,7 @@ def answer(base: str, name: str) -> bytes:
     """The app's answer."""
     body = {
         "images": [{"url": f"{base}/media/{name}", "seed": REQUEST["seed"], "nsfw": False, "checked": False}],
+        "warnings": [],
         "job": {
             "id": _ID,
             "pipeline": PIPELINE,
@@ -208,8 +215,9 @@ def answer(base: str, name: str) -> bytes:
 
 
 def media_headers(name: str) -> list[tuple[bytes, bytes]]:
-    """The headers of a result beside its type and length."""
-    return [*_MEDIA_HEADERS, (b"etag", f'"{name}"'.encode()), (b"accept-ranges", b"bytes")]
+    """The headers of a result beside its type, its length and its request's id."""
+    etag, shown = f'"{name}"'.encode(), f'inline; filename="reelnet-{name}"'.encode()
+    return [*_MEDIA_HEADERS, (b"etag", etag), (b"content-disposition", shown)]
 
 
 def _line(**fields: object) -> bytes:

@@ -169,10 +169,10 @@ def _check_charset(content_type: str) -> None:
 def read_json(data: bytes | str) -> Any:
     """The value of a JSON text in UTF-8. Raises ValueError that says why for what is none, or does not mean one thing.
 
-    Neither are NaN and Infinity JSON, nor is a name that stands twice in one object.
+    Neither are NaN and Infinity JSON, nor is a name that stands twice in one object. A byte order mark is passed over.
     """
     try:
-        text = data if isinstance(data, str) else data.decode("utf-8")
+        text = data if isinstance(data, str) else data.decode("utf-8-sig")
         return json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant, parse_int=_integer)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None

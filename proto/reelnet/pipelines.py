@@ -63,6 +63,8 @@ MAX_COMPARED = 256
 """Known names among which the nearest one is looked for."""
 MAX_LISTED = 24
 """Known names that a hint lists."""
+_OURS = "Value error, "
+"""What pydantic puts before the words of a validator of ours."""
 _IN_JSON = {"dict_type": "Input should be a JSON object", "list_type": "Input should be a JSON array"}
 """What pydantic says of Python's types, for those who send JSON."""
 
@@ -413,7 +415,9 @@ def details(error: ValidationError, model: type[BaseModel], also: Iterable[str] 
 
 def _place(item: ErrorDetails, model: type[BaseModel]) -> tuple[int | str, ...]:
     """Where in a request an error is: pydantic adds the branch of a type that it has tried."""
-    first, *rest = item["loc"] or ("",)
+    if not item["loc"]:
+        return (named,) if (named := _subject(item, model)) else ()
+    first, *rest = item["loc"]
     field = model.model_fields.get(str(first))
     if field is None:
         return item["loc"]
@@ -421,10 +425,18 @@ def _place(item: ErrorDetails, model: type[BaseModel]) -> tuple[int | str, ...]:
     return (first, *(part for part in rest[:1] if inside and part != ""))
 
 
+def _subject(item: ErrorDetails, model: type[BaseModel]) -> str:
+    """The parameter whose name begins what is said of the request as a whole; empty for none."""
+    name, colon, _ = item["msg"].removeprefix(_OURS).partition(": ")
+    return name if colon and name in model.model_fields else ""
+
+
 def _error_row(
     place: tuple[int | str, ...], item: ErrorDetails, known: Iterable[str], *, listed: bool
 ) -> dict[str, Any]:
-    message = _IN_JSON.get(item["type"], item["msg"].removeprefix("Value error, "))
+    message = _IN_JSON.get(item["type"], item["msg"].removeprefix(_OURS))
+    if place and not item["loc"]:
+        message = message.removeprefix(f"{place[0]}: ")
     if item["type"] == "extra_forbidden":
         message = f"unknown parameter{_parameter_hint(str(place[-1]), tuple(known), listed=listed)}"
     loc = [part if isinstance(part, int) else printable(part, MAX_NAME_CHARS) for part in place]

@@ -1,9 +1,12 @@
-"""The clients' lock files: exact, hashed, and without the address of any registry."""
+"""The lock files of the clients, and of what npm installs beside them: exact, hashed, and no address of a registry."""
 
 from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
+
+import pytest
 
 from tests.clients.drivers import HERE
 
@@ -21,10 +24,11 @@ def test_the_python_lock() -> None:
     assert "index" not in lock
 
 
-def test_the_node_lock() -> None:
-    """Every package has its digest and no address; the client is the version that is asked for."""
-    lock = json.loads((HERE / "node" / "package-lock.json").read_text("utf-8"))
-    asked = json.loads((HERE / "node" / "package.json").read_text("utf-8"))["dependencies"]
+@pytest.mark.parametrize("folder", [HERE / "node", HERE.parents[1] / "scripts" / "redocly"], ids=["client", "redocly"])
+def test_a_node_lock(folder: Path) -> None:
+    """Every package has its digest and no address; what is installed is the version that is asked for."""
+    lock = json.loads((folder / "package-lock.json").read_text("utf-8"))
+    asked = json.loads((folder / "package.json").read_text("utf-8"))["dependencies"]
     assert lock["packages"].pop("")["dependencies"] == asked
     assert {name: lock["packages"][f"node_modules/{name}"]["version"] for name in asked} == asked
     for name, package in lock["packages"].items():

@@ -120,6 +120,7 @@ UNREADABLE: list[Any] = [
     (b"{not json", "application/json", 400, "no valid JSON"),
     (b"[1, 2]", "application/json", 400, "JSON object"),
     (b'{"prompt": "boat"}', "text/plain", 415, "application/json"),
+    (b'{"prompt": "boat"}', "application/x-www-form-urlencoded", 415, "-H 'content-type: application/json'"),
     (b"nonsense", "multipart/form-data; boundary=x", 400, "form"),
     (b"nonsense", "multipart/form-data", 400, "form"),
 ]

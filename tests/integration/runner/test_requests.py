@@ -147,3 +147,26 @@ async def test_another_work_than_the_inputs_is_refused_before_the_permit(runner:
         answer = await runner.run(**order, **told)
         assert answer.events[0] == {"event": "started", **right}
         assert answer.last["event"] == "done"
+
+
+@pytest.mark.parametrize("path", ["/health", "/info", "/metrics", "/openapi.json"])
+async def test_head_is_answered_wherever_get_is(runner: RunnerClient, path: str) -> None:
+    """Without the body; another method gets 405, and is told both."""
+    got, head = await runner.http.get(path), await runner.http.head(path)
+    assert (head.status_code, head.content, head.headers["content-type"]) == (200, b"", got.headers["content-type"])
+    posted = await runner.http.post(path)
+    assert (posted.status_code, set(posted.headers["allow"].split(", "))) == (405, {"GET", "HEAD"})
+    asked = await runner.http.head("/jobs")
+    assert (asked.status_code, asked.headers["allow"]) == (405, "POST")
+
+
+async def test_null_is_an_absent_value(runner: RunnerClient) -> None:
+    """In the order and in its parameters; where it is no default, as for the seed, it is missing."""
+    params = {"prompt": "a fox", "seed": 1, "width": 64, "height": 64, "num_inference_steps": 1}
+    absent = dict.fromkeys(("attempt", "deadline_s", "pixel_steps", "anything"))
+    nulls = dict.fromkeys(("negative_prompt", "guidance_scale", "loras", "output_format", "preview_steps"))
+    answer = await runner.run(params=params | nulls, **absent)
+    assert answer.last["event"] == "done"
+    async with runner.stream(params={**params, "seed": None}) as response:
+        body = json.loads(await response.aread())
+    assert (response.status_code, body["detail"][0]["loc"]) == (422, ["seed"])

@@ -21,13 +21,13 @@ from broadcaster.keys import ApiKey
 from broadcaster.local_failure import LocalError
 from broadcaster.registry import Registry
 from broadcaster.scores import Scores
-from broadcaster.settings import BroadcasterSettings
+from broadcaster.settings import BroadcasterSettings, CatalogueEntry
 from reelnet.client import Address, Update
 from reelnet.errors import ReelnetError
 from reelnet.inspection import Handling, InputLimits, PictureFacts
 from reelnet.jobs import Capability, Description, Load, NodeId
 from reelnet.picture_wishes import taken_wishes
-from reelnet.pipelines import PIPELINES
+from reelnet.pipelines import FAMILIES, PIPELINES
 from reelnet.pricing import Rates
 from reelnet.rpc import RpcLimits
 from reelnet.warnings import JobWarning
@@ -226,3 +226,26 @@ def request_of(fields: dict[str, Any]) -> Request:
         return {"type": "http.request", "body": body}
 
     return Request({"type": "http", "method": "POST", "headers": [(b"content-type", b"application/json")]}, receive)
+
+
+async def test_what_is_absent_takes_the_catalogues_default(registry: Registry, tmp_path: Path) -> None:
+    """Null and an empty text alike; what is given counts before it, and is known as given."""
+    taken = intake(registry, tmp_path)
+    entry = CatalogueEntry(defaults={"width": 128, "negative_prompt": "rain", "scheduler": "euler"})
+    taken.settings = taken.settings.model_copy(update={"catalogue": {SHORT: entry}})
+    for absent in (None, ""):
+        job = await asked(taken, model_id=SHORT, width=absent, negative_prompt=absent, scheduler=absent, height=64)
+        assert (
+            job.params.model_dump().items() >= {"width": 128, "negative_prompt": "rain", "scheduler": "euler"}.items()
+        )
+        assert job.given == {"prompt", "height"}
+    job = await asked(taken, model_id=SHORT, width=64, scheduler="heun")
+    assert job.params.model_dump().items() >= {"width": 64, "scheduler": "heun"}.items()
+
+
+async def test_a_parameter_of_another_family_may_be_absent(registry: Registry, tmp_path: Path) -> None:
+    """A client that knows one family sends all of its names, the empty ones too."""
+    pipeline = FAMILIES["image-to-image", "pix2pix"]
+    for absent in (None, ""):
+        assert pipeline.without_absent({"prompt": "x", "strength": absent}) == {"prompt": "x"}
+    assert pipeline.without_absent({"prompt": ""}) == {"prompt": ""}, "what is required is empty, not absent"

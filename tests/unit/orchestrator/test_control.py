@@ -156,6 +156,19 @@ def test_a_request_that_is_none(folder: Path, method: str, path: str, status: in
     assert (answered, body["error"]["code"]) == (status, code)
 
 
+def test_a_method_that_is_none_is_told_which_there_are(folder: Path) -> None:
+    """Allow names them; HEAD is answered as GET is, without the body."""
+    with serving(ScriptedNode(), folder):
+        for method, path, status, allowed in (("POST", "/status", 405, "GET,HEAD"), ("HEAD", "/status", 200, None)):
+            connection = http.client.HTTPConnection("node")
+            connection.sock = connect(folder, 5)
+            connection.request(method, path)
+            answer = connection.getresponse()
+            assert (answer.status, answer.getheader("allow")) == (status, allowed)
+            assert bool(answer.read()) is (method != "HEAD")
+            connection.close()
+
+
 def test_the_socket_is_for_its_owner_alone_from_the_first_moment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mode is right when the name appears, and the process's own mask is as before."""
     modes, before = [], os.umask(0)

@@ -139,3 +139,11 @@ def test_a_place_is_one_in_the_request(field: str, value: object, place: list[st
     (row,) = rows(**{field: value})
     assert row["loc"] == place
     assert "dictionary" not in str(row["msg"])
+
+
+def test_a_rule_of_two_parameters_stands_at_the_one_it_names() -> None:
+    """Its name is not said twice; what is wrong with the whole request has no place and no prefix."""
+    (row,) = rows(scheduler="lcm", num_inference_steps=60)
+    assert (row["loc"], str(row["msg"]).startswith("60 is more")) == (["num_inference_steps"], True)
+    (row,) = rows(width=4096, height=4096)
+    assert (row["loc"], str(row["msg"]).startswith("4096×4096 is")) == ([], True)

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from starlette import formparsers
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive, Scope, Send
 
@@ -66,6 +67,7 @@ def test_json_is_read() -> None:
     """Also numbers that are none in a parameter: those are refused where the parameter's name can be said."""
     value = {"a": [1, -2.5, None, True, "ü 🦊"], "b": {"c": {}}, "n": 10**399}
     assert read_json(json.dumps(value).encode()) == value
+    assert read_json(json.dumps(value).encode("utf-8-sig")) == value, "as PowerShell writes a file"
     assert read_json('{"a": 1e999}') == {"a": float("inf")}
 
 
@@ -172,3 +174,28 @@ async def test_a_client_that_leaves_is_no_fault() -> None:
     direct = Direct(app, {("POST", "/x"): handler}, on_error, on_fault)
     await direct({"type": "http", "method": "POST", "path": "/x", "headers": []}, leaves, leaves)  # type: ignore[arg-type]
     assert [getattr(error, "failure", None) for error in seen] == ["canceled"]
+
+
+async def test_a_form_whose_client_leaves_keeps_no_file_open() -> None:
+    """Not even until somebody collects the garbage."""
+    pieces = [part(DISPOSITION + 'f"; filename="f"', b"x" * 50)[:-9]]
+    opened: list[Any] = []
+
+    async def receive() -> Message:
+        if pieces:
+            return {"type": "http.request", "body": pieces.pop(), "more_body": True}
+        return {"type": "http.disconnect"}
+
+    scope = {"type": "http", "method": "POST", "headers": [(b"content-type", b"multipart/form-data; boundary=b")]}
+    spooled = formparsers.SpooledTemporaryFile
+
+    def open_one(*args: Any, **kwargs: Any) -> Any:
+        opened.append(spooled(*args, **kwargs))
+        return opened[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(formparsers, "SpooledTemporaryFile", open_one)
+        with pytest.raises(ClientDisconnect):
+            async with read_form(Request(scope, receive), 2, 2, 100):
+                pass
+    assert [file.closed for file in opened] == [True]

@@ -3,10 +3,29 @@
 from __future__ import annotations
 
 import json
+from typing import get_args
+
+import pytest
 
 from reelnet.errors import FailureClass
-from runner.events import CHUNK_BYTES, Chunk, Done, Event, Failed, Output, Preview, Started, Tick, chunks
+from reelnet.warnings import JobWarning
+from runner.event_schema import event_schema
+from runner.events import (
+    CHUNK_BYTES,
+    Chunk,
+    Done,
+    Event,
+    Failed,
+    Output,
+    OutputEnd,
+    Preview,
+    Progress,
+    Started,
+    Tick,
+    chunks,
+)
 from runner.events import encode as parts_of
+from tests.fakes.schema import faults
 
 
 def encode(event: Event) -> bytes:
@@ -43,3 +62,25 @@ def test_chunks_are_bounded_and_complete() -> None:
     pieces = [chunk.data for chunk in chunks(data)]
     assert b"".join(pieces) == data
     assert max(map(len, pieces)) == CHUNK_BYTES == 262_144
+
+
+EVERY: list[Event] = [
+    Started(6, 2),
+    Progress("denoise", 1, 2),
+    Preview(b"jpeg", 0, 1, 2),
+    Output(0, "image/png", 7, None),
+    Chunk(b"png"),
+    OutputEnd(0, 3, "ab"),
+    Done({"run": 1.0}, "ab", "Synthetic", {"runner": "1"}, (JobWarning("prompt_cut", "cut", "prompt"),)),
+    Failed(FailureClass.OOM, "out_of_memory", "too large"),
+    Tick(1.5),
+]
+
+
+@pytest.mark.parametrize("event", EVERY, ids=lambda event: event.event)
+def test_every_line_is_as_it_is_described(event: Event) -> None:
+    """By one shape, and no event is left out of the description."""
+    line = json.loads(encode(event).split(b"\n")[0])
+    assert not faults(line, event_schema(), {})
+    assert faults({"event": line["event"]}, event_schema(), {})
+    assert {type(each) for each in EVERY} == set(get_args(Event))
