@@ -28,6 +28,8 @@ _SCREEN_GAMMA = 1 / 2.2
 _GAMMA_TOLERANCE = 0.05
 """A gamma that is this near to a screen's, in parts, is written for sRGB itself."""
 _LATTICE = 17
+_EDGE_PIXELS = 4
+"""How far the colours of what is seen go on where nothing is."""
 
 
 class DepthError(ValueError):
@@ -79,8 +81,17 @@ def see_through(picture: Image.Image) -> bool:
     """Whether any pixel of an L, LA, RGB or RGBA picture lets what is behind it show."""
     if "A" not in picture.getbands():
         return False
-    low: Any = picture.getchannel("A").getextrema()
-    return bool(low[0] < 255)
+    return _lowest_alpha(picture) < 255
+
+
+def hides(picture: Image.Image) -> bool:
+    """Whether a picture has pixels of which nothing is seen."""
+    return "A" in picture.getbands() and _lowest_alpha(picture) == 0
+
+
+def _lowest_alpha(picture: Image.Image) -> int:
+    lowest, _ = picture.getchannel("A").getextrema()
+    return int(lowest)  # type: ignore[arg-type]
 
 
 def laid_on(picture: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
@@ -92,6 +103,22 @@ def laid_on(picture: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
     ground = Image.new("RGB", picture.size, colour)
     ground.paste(picture.convert("RGB"), mask=picture.getchannel("A"))
     return ground
+
+
+def without_hidden(picture: Image.Image) -> Image.Image:
+    """A picture with transparency, in which what is fully hidden has the colours of what is seen beside it, or black.
+
+    A model that enlarges it would draw the hidden colours along every edge.
+    """
+    from PIL import ImageFilter
+
+    shown, alpha = picture.convert("RGBA"), picture.getchannel("A")
+    hidden = alpha.point([255, *[0] * 255])
+    around = shown.convert("RGBa").filter(ImageFilter.GaussianBlur(_EDGE_PIXELS)).convert("RGBA").convert("RGB")
+    colours = shown.convert("RGB")
+    colours.paste(around, mask=hidden)
+    colours.putalpha(alpha)
+    return colours
 
 
 # Pixels of other kinds than 8 bits of grey, RGB or CMYK.

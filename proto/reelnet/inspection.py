@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from reelnet import looks, picture_formats
-from reelnet.colours import WHITE, Claims, DepthError, Seen, in_srgb, laid_on, see_through
+from reelnet.colours import WHITE, Claims, DepthError, Seen, hides, in_srgb, laid_on, see_through, without_hidden
 from reelnet.errors import NodeError, UserError, printable
 from reelnet.metadata import (
     JPEG,
@@ -243,6 +243,8 @@ def _as_handled(seen: Seen, orientation: int, handling: Handling) -> Seen:
     picture, changed = seen.picture, seen.changed or orientation != 1
     if see_through(picture) and not handling.keep_alpha:
         picture, changed = laid_on(picture, handling.background), True
+    elif hides(picture):
+        picture, changed = without_hidden(picture), True
     size = picture.width * picture.height
     if handling.most_pixels and size > handling.most_pixels:
         picture, changed = _smaller(picture, handling.most_pixels), True
