@@ -13,7 +13,19 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from reelnet.icc import HLG, PQ, PRIMARIES, SRGB, TRANSFERS, Primaries, matrix_profile, power, srgb_to_light
+from reelnet.icc import (
+    ADOBE_GAMMA,
+    ADOBE_RGB,
+    HLG,
+    PQ,
+    PRIMARIES,
+    SRGB,
+    TRANSFERS,
+    Primaries,
+    matrix_profile,
+    power,
+    srgb_to_light,
+)
 from reelnet.warnings import CODES, HIGHLIGHTS_CUT, PROFILE_IGNORED
 
 if TYPE_CHECKING:
@@ -41,13 +53,15 @@ class Claims:
     """What a file says of its pixels.
 
     `bits`: of a sample, as stored. `low_is_white`: 0 is white. `chunks`: bodies of a PNG's chunks by name, or of what
-    says the same elsewhere (`cICP`). `icc`: the profile, None where one is named that cannot be read.
+    says the same elsewhere (`cICP`). `icc`: the profile, None where one is named that cannot be read. `adobe_rgb`: a
+    camera names this space where there is no profile.
     """
 
     bits: int = 8
     low_is_white: bool = False
     chunks: Mapping[bytes, bytes] = ()  # type: ignore[assignment]
     icc: bytes | None = b""
+    adobe_rgb: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +234,8 @@ def _claimed(mode: str, claims: Claims) -> tuple[_Convert | None, tuple[str, str
         return _by_profile(mode, claims.icc), None
     if b"sRGB" in chunks or mode == "CMYK":
         return None, None
+    if claims.adobe_rgb:
+        return _by_matrix(mode, ADOBE_RGB, power(ADOBE_GAMMA)), None
     return _by_gamma(mode, chunks), None
 
 

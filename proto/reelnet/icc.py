@@ -37,6 +37,8 @@ class Primaries:
 
 
 SRGB = Primaries((0.64, 0.33), (0.3, 0.6), (0.15, 0.06))
+ADOBE_RGB = Primaries((0.64, 0.33), (0.21, 0.71), (0.15, 0.06))
+ADOBE_GAMMA = 563 / 256
 PRIMARIES: dict[int, Primaries] = {
     1: SRGB,
     2: SRGB,

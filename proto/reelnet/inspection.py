@@ -222,7 +222,7 @@ def _input_picture(
 def _claims(picture: Image.Image, found: Anatomy) -> Claims:
     icc = picture.info.get("icc_profile", b"")
     broken = icc is None or (not icc and b"iCCP" in found.chunks)
-    return Claims(found.bits, False, found.chunks, None if broken else icc)
+    return Claims(found.bits, False, found.chunks, None if broken else icc, found.adobe_rgb)
 
 
 def _unwalked_errors() -> tuple[type[Exception], ...]:

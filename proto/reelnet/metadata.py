@@ -39,7 +39,9 @@ _EOI, _SOS, _APP0, _APP1, _APP2, _APP14 = 0xD9, 0xDA, 0xE0, 0xE1, 0xE2, 0xEE
 _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xDA)})
 """Markers without a length: TEM, RST0-7, SOI, EOI."""
 _EXIF_PREFIX = b"Exif\x00\x00"
-_ORIENTATION_TAG = 0x0112
+_ORIENTATION_TAG, _EXIF_TAG, _SPACE_TAG, _INTEROP_TAG = 0x0112, 0x8769, 0xA001, 0xA005
+_SHORT, _ADOBE_SPACE = 3, 2
+_ORDERS = {b"II*\x00": "<", b"MM\x00*": ">"}
 _CUT = "the file ends before its end marker"
 
 
@@ -64,12 +66,14 @@ class Anatomy:
     """What a walk over a whole file found. `orientation` is the first EXIF's, 1-8; 1 is upright and the default.
 
     `bits`: of a sample of a PNG; 8 of the others. `chunks`: a PNG's that tell its colours, by name.
+    `adobe_rgb`: the camera says so, in EXIF.
     """
 
     orientation: int
     animated: bool
     bits: int = 8
     chunks: Mapping[bytes, bytes] = field(default_factory=dict)
+    adobe_rgb: bool = False
 
 
 def claimed_size(data: bytes, media_type: str) -> tuple[int, int]:
@@ -101,7 +105,7 @@ def _anatomy(parts: Sequence[Part], media_type: str) -> Anatomy:
     exif = next(filter(None, (_exif(part, media_type) for part in parts)), b"")
     animated = any(part.kind in _ANIMATION for part in parts)
     if media_type != PNG:
-        return Anatomy(_orientation_of(exif), animated)
+        return Anatomy(_orientation_of(exif), animated, adobe_rgb=_says_adobe_rgb(exif))
     read = {part.kind: part.body for part in reversed(parts) if part.kind in _PNG_COLOURS | {b"IHDR"}}
     bits = read.pop(b"IHDR", bytes(9))[8:9] or b"\x08"
     return Anatomy(_orientation_of(exif), animated, bits[0], read)
@@ -300,19 +304,47 @@ def _exif(part: Part, media_type: str) -> bytes:
 
 def _orientation_of(tiff: bytes) -> int:
     """Tag 274 of the first directory; 1 when it is missing, or not one of 1-8."""
-    order = {b"II*\x00": "<", b"MM\x00*": ">"}.get(tiff[:4])
-    if order is None:
-        return 1
+    kind, value = _tags(tiff, None).get(_ORIENTATION_TAG, (0, b""))
+    turned = _number(tiff, value[:2])
+    return turned if kind == _SHORT and 1 <= turned <= 8 else 1
+
+
+def _says_adobe_rgb(tiff: bytes) -> bool:
+    """Whether a camera names Adobe RGB: by the index R03 of interoperability (DCF 2.0), or as colour space 2."""
+    exif = _tags(tiff, _pointer(tiff, _tags(tiff, None), _EXIF_TAG))
+    interop = _tags(tiff, _pointer(tiff, exif, _INTEROP_TAG))
+    _, space = exif.get(_SPACE_TAG, (0, b""))
+    return interop.get(1, (0, b""))[1] == b"R03\x00" or _number(tiff, space[:2]) == _ADOBE_SPACE
+
+
+_Tags = Mapping[int, tuple[int, bytes]]
+"""What a directory of a TIFF structure says: by tag its type, and the four bytes of its value, or where that is."""
+
+
+def _tags(tiff: bytes, directory: int | None) -> _Tags:
+    """The directory at a place, by default the first one; empty where it points out of the file."""
+    order = _ORDERS.get(tiff[:4])
+    if order is None or directory == 0:
+        return {}
+    found: dict[int, tuple[int, bytes]] = {}
     try:
-        (directory,) = struct.unpack_from(f"{order}I", tiff, 4)
-        (count,) = struct.unpack_from(f"{order}H", tiff, directory)
+        at = struct.unpack_from(f"{order}I", tiff, 4)[0] if directory is None else directory
+        (count,) = struct.unpack_from(f"{order}H", tiff, at)
         for entry in range(count):
-            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", tiff, directory + 2 + 12 * entry)
-            if tag == _ORIENTATION_TAG:
-                return int(value) if kind == 3 and 1 <= value <= 8 else 1
-    except struct.error:  # a directory that points out of the file says nothing
+            tag, kind, _, value = struct.unpack_from(f"{order}HHI4s", tiff, at + 2 + 12 * entry)
+            found.setdefault(tag, (kind, value))
+    except struct.error:
         pass
-    return 1
+    return found
+
+
+def _number(tiff: bytes, value: bytes) -> int:
+    return int.from_bytes(value, "little" if tiff[:2] == b"II" else "big")
+
+
+def _pointer(tiff: bytes, tags: _Tags, tag: int) -> int:
+    """Where the directory is that a tag names; 0 for none."""
+    return _number(tiff, tags.get(tag, (0, b""))[1])
 
 
 _PARTS: dict[str, Callable[[bytes], Iterator[Part]]] = {PNG: _png_parts, JPEG: _jpeg_parts, WEBP: _webp_parts}

@@ -492,3 +492,17 @@ def test_other_formats_are_bounded_by_their_headers(folder: Path, kind: str) -> 
         inspect_picture(folder / "given", InputLimits(max_pixels=1_000_000))
     assert (caught.value.code, caught.value.http_status) == ("too_large", 413)
     assert refused(folder, encoded(pattern(64, 64), kind)[:-200]).code == "damaged"
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_a_camera_may_name_adobe_rgb_without_a_profile(folder: Path, kind: str) -> None:
+    """By EXIF's index of interoperability, R03; R98 is sRGB."""
+    pixels = np.full((32, 32, 3), (120, 200, 80), np.uint8)
+    options = {"lossless": True} if kind == "WEBP" else {"quality": 100, "subsampling": 0}
+    points = ((0.64, 0.33), (0.21, 0.71), (0.15, 0.06), (0.3127, 0.329))
+    for index, expected in (("R03", between((pixels / 255) ** (563 / 256), points)), ("R98", pixels)):
+        tags = Image.Exif()
+        tags.get_ifd(0x8769)[0xA001] = 0xFFFF
+        tags.get_ifd(0x8769)[0xA005] = {1: index, 2: b"0100"}
+        seen = shown(folder, encoded(Image.fromarray(pixels), kind, exif=tags, **options))
+        assert np.abs(seen.astype(float) - expected).max() <= 2
