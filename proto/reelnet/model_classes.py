@@ -14,6 +14,7 @@ _FAMILIES = {
     "LatentConsistencyModel": (_DRAWS, _CHANGES),
     "PixArtAlpha": (_DRAWS,),
     "PixArtSigma": (_DRAWS,),
+    "QwenImage": (_DRAWS, _CHANGES),
     "Sana": (_DRAWS,),
     "StableDiffusionInstructPix2Pix": (_CHANGES,),
     "StableVideoDiffusion": (VIDEO_PIPELINE,),

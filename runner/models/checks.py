@@ -7,8 +7,11 @@ from pathlib import Path
 
 from reelnet.errors import ConfigError
 from reelnet.jobs import Licence
+from runner.backend import SetupError
 from runner.models.digest import INDEX, WEIGHTS, check_whole, survey
+from runner.models.layout import is_checkpoint, tensor_names
 from runner.models.licences import YES
+from runner.models.lora_kinds import check_kind, is_adapter
 
 GIB = 2**30
 
@@ -38,3 +41,15 @@ def check_model(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.suffix in WEIGHTS:
             check_whole(path)
+            _check_lone(path)
+
+
+def _check_lone(path: Path) -> None:
+    """Raises SetupError for weights without an index that nothing serves: they are an upscaler's, or a LoRA."""
+    if is_adapter(tensor_names(path)):
+        check_kind(path)
+    elif is_checkpoint(path):
+        raise SetupError(
+            f"{path.name}: is a diffusion model's checkpoint, and what its nets are stands in no file beside it; store "
+            "a folder with it, the model_index.json of its base model and the folders of configurations and tokenizers"
+        )

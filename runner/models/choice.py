@@ -40,8 +40,8 @@ def choose(paths: Iterable[str], components: Collection[str] | None, wish: Wish)
         safe = [path for path in safe if _top(path) in {*components, ""}]
     configs = [path for path in safe if path.suffix in CONFIGS and path.name != CARD and not _is_index(path)]
     weights = _weights(safe, components, wish)
-    folders = {path.parent for path in weights}
-    shards = [path for path in safe if _is_index(path) and path.parent in folders and _variant(path) == wish.variant]
+    chosen = {(path.parent, _variant(path)) for path in weights}
+    shards = [path for path in safe if _is_index(path) and (path.parent, _variant(path)) in chosen]
     return sorted(map(str, {*configs, *weights, *shards}))
 
 
@@ -62,18 +62,20 @@ def _weights(safe: list[PurePosixPath], components: Collection[str] | None, wish
     if components is None:
         return _of_variant(found, wish.variant) or _refuse(safe, "the repository")
     chosen: list[PurePosixPath] = []
+    varied = any(_top(path) in components and _variant(path) == wish.variant for path in found)
     for component in sorted(components):
         own = [path for path in safe if _top(path) == component]
         if _any(own, WEIGHTS | PICKLES):
-            chosen += _of_component(component, own, wish.variant)
+            chosen += _of_component(component, own, wish.variant, varied)
     return chosen or _refuse(safe, "the repository")
 
 
-def _of_component(name: str, own: list[PurePosixPath], variant: str | None) -> list[PurePosixPath]:
+def _of_component(name: str, own: list[PurePosixPath], variant: str | None, varied: bool) -> list[PurePosixPath]:
+    """A component's weights; where only others have the wished variant (`varied`), those that name none."""
     found = [path for path in own if path.suffix in WEIGHTS]
     if not found:
         _refuse(own, name)
-    if chosen := _of_variant(found, variant):
+    if chosen := _of_variant(found, variant) or (_of_variant(found, None) if varied else []):
         return chosen
     variants = sorted({_variant(path) or "" for path in found} - {""})
     raise StoreError(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from reelnet.jobs import Licence
 from reelnet.model_classes import UPSCALER
 from runner.backend import SetupError
+from runner.models.layout import Layout, layout_of
 
 INDEX = "model_index.json"
 CARD = "reelnet.json"
@@ -34,12 +35,13 @@ _HEADER_LIMIT = 100_000_000
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """A model folder after the first look: its class by `model_index.json`, its files, its licence."""
+    """A model folder after the first look: its class by `model_index.json`, its files, its licence, its weights."""
 
     folder: Path
     class_name: str
     licence: Licence
     paths: tuple[Path, ...]
+    layout: Layout = field(default_factory=lambda: Layout({}))
 
     def digest(self) -> str:
         """sha256 (hex) over one line `path NUL size NUL sha256` per file, sorted by path."""
@@ -69,7 +71,10 @@ def survey(folder: Path) -> ModelFiles:
         check_whole(path)
     for name in _components(index):
         _check_component(folder / name)
-    return ModelFiles(folder, str(index.get("_class_name", "")), _licence(folder), paths)
+    nets = {name: kind for name, kind in index.items() if name not in NEVER_LOADED}
+    return ModelFiles(
+        folder, str(index.get("_class_name", "")), _licence(folder), paths, layout_of(folder, nets, paths)
+    )
 
 
 def _index(folder: Path, weights: list[Path]) -> dict[str, object]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
-from collections.abc import Container
+import re
+import tempfile
+from collections.abc import Container, Mapping
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -15,7 +19,8 @@ from safetensors import SafetensorError
 from reelnet.model_classes import EDITING, UPSCALER, VIDEO_PIPELINE, draws_clips_alone, family_of, pipelines_of
 from runner.backend import SetupError
 from runner.models import film_folder
-from runner.models.digest import INDEX, WEIGHTS, ModelFiles, read_json
+from runner.models.digest import INDEX, ModelFiles, read_json
+from runner.models.layout import Weights, component_class
 from runner.models.lora import LoraShelf
 from runner.models.lora_files import survey_loras
 from runner.models.memory import compile_net, place
@@ -83,8 +88,11 @@ def read_family(files: ModelFiles, settings: RunnerSettings, device: torch.devic
     if files.class_name in PROMPTED_CLASSES:
         return _prompted_video(files, settings, (device, dtype))
     pipes = _picture_pipes(files, dtype)
+    _check_net(next(iter(pipes.values())), files)
     _place(pipes, files, settings, device)
     family = Pictures(pipes, _extras(pipes, files, settings, (device, dtype)))
+    if not _is_tried(files.class_name):
+        family.try_out()
     return _compiled(family, next(iter(pipes.values())), settings)
 
 
@@ -143,6 +151,31 @@ def _picture_pipes(files: ModelFiles, dtype: torch.dtype) -> dict[str, Any]:
     raise SetupError(f"{files.folder}: no pipeline here serves a {name or 'model without a class'}")
 
 
+def _check_net(pipe: Any, files: ModelFiles) -> None:
+    """Raises SetupError for a UNet that another class calls: the first job would fail."""
+    unet, vae = getattr(pipe, "unet", None), getattr(pipe, "vae", None)
+    if unet is None or vae is None:
+        return
+    given = int(vae.config.latent_channels) * (2 if family_of(files.class_name) == EDITING else 1)
+    if int(unet.config.in_channels) != given:
+        raise SetupError(
+            f"{files.folder}: its UNet takes {unet.config.in_channels} channels, and a {files.class_name} gives it "
+            f"{given}; the class in {INDEX} is not the model's (inpainting has 9, InstructPix2Pix 8)"
+        )
+    if files.class_name.startswith("LatentConsistency") and unet.config.time_cond_proj_dim is None:
+        raise SetupError(
+            f"{files.folder}: its UNet reads no guidance, as a {files.class_name} gives it; name the class "
+            f"StableDiffusionPipeline in {INDEX}, and the scheduler `lcm`"
+        )
+
+
+def _is_tried(class_name: str) -> bool:
+    """Whether a class is a well-known one, or the one that changes pictures with such a one's nets."""
+    drawing = AUTO_TEXT2IMAGE_PIPELINES_MAPPING
+    names = [key for key, kind in AUTO_IMAGE2IMAGE_PIPELINES_MAPPING.items() if kind.__name__ == class_name]
+    return any(pipelines_of(name) for name in (class_name, *(drawing[key].__name__ for key in names if key in drawing)))
+
+
 def _changing(drawing: Any) -> Any:
     """The image-to-image pipeline over the same nets; None where the class has none that can be served."""
     try:
@@ -192,11 +225,24 @@ def _place(pipes: dict[str, Any], files: ModelFiles, settings: RunnerSettings, d
 def _read(kind: Any, files: ModelFiles, dtype: torch.dtype) -> Any:
     """The diffusers pipeline, from this folder alone: no network, no pickles, no safety checker, no watermark."""
     try:
-        pipe = _from_single_file(files, dtype) if _single_file(files) else _from_folder(kind, files, dtype)
+        pipe = _from_single_file(files, dtype) if files.layout.checkpoint else _from_folder(kind, files, dtype)
+    except SingleFileComponentError as error:
+        raise _incomplete(files, error) from None
     except _LOAD_ERRORS as error:
         raise _unreadable(files, error) from None
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def _incomplete(files: ModelFiles, error: SingleFileComponentError) -> SetupError:
+    """What to put beside a checkpoint that lacks a component. Diffusers names it as `NAME = CLASS.from_pretrained`."""
+    named = re.search(r"(\w+) = \w+\.from_pretrained", str(error))
+    if named is None:
+        return _unreadable(files, error)
+    return SetupError(
+        f"{files.layout.checkpoint}: the model cannot be read: the file has no {named[1]} in it, and "
+        f"none lies beside it; put one there: a folder `{named[1]}` with its config.json and its weights"
+    )
 
 
 def _unreadable(files: ModelFiles, error: Exception) -> SetupError:
@@ -205,14 +251,33 @@ def _unreadable(files: ModelFiles, error: Exception) -> SetupError:
 
 
 def _from_folder(kind: Any, files: ModelFiles, dtype: torch.dtype) -> Any:
+    varied = {name: weights for name, weights in files.layout.components.items() if weights.variant or weights.file}
     return kind.from_pretrained(
         files.folder,
         dtype=_number_formats(files, dtype),
         local_files_only=True,
         use_safetensors=True,
-        variant=_variant(files),
+        **_loaded(files, varied, dtype),
         **_without_extras(files),
     )
+
+
+def _loaded(files: ModelFiles, components: Mapping[str, Weights], dtype: torch.dtype) -> dict[str, Any]:
+    """Components by themselves: diffusers reads one variant for a whole folder, and folders have several."""
+    full = FULL_NUMBERS.get(files.class_name, ())
+    return {name: _component(weights, torch.float32 if name in full else dtype) for name, weights in components.items()}
+
+
+def _component(weights: Weights, dtype: torch.dtype) -> Any:
+    kind = getattr(importlib.import_module(weights.library), weights.class_name)
+    options = {"dtype": dtype, "local_files_only": True, "use_safetensors": True, "variant": weights.variant}
+    if weights.file is None:
+        return kind.from_pretrained(weights.folder, **options)
+    with tempfile.TemporaryDirectory() as named:  # libraries find weights by one name only
+        for path in weights.folder.glob("*.json"):
+            (Path(named) / path.name).symlink_to(path.resolve())
+        (Path(named) / f"{weights.stem}.safetensors").symlink_to(weights.file.resolve())
+        return kind.from_pretrained(named, **options)
 
 
 def _number_formats(files: ModelFiles, dtype: torch.dtype) -> Any:
@@ -221,28 +286,29 @@ def _number_formats(files: ModelFiles, dtype: torch.dtype) -> Any:
     return {"default": dtype, **dict.fromkeys(full, torch.float32)} if full else dtype
 
 
-def _single_file(files: ModelFiles) -> Any:
-    """The checkpoint of a folder that has all its weights in one file at its top, or None."""
-    weights = [path for path in files.paths if path.suffix in WEIGHTS]
-    return weights[0] if len(weights) == 1 and weights[0].parent == files.folder else None
-
-
 def _from_single_file(files: ModelFiles, dtype: torch.dtype) -> Any:
-    """A checkpoint in the layout of the original trainers; the folder's own configurations say what its nets are."""
+    """A checkpoint in the layout of the original trainers; the folder's own configurations say what its nets are.
+
+    Components that lie beside it are taken instead of its own.
+    """
     kind = getattr(diffusers, files.class_name)
+    beside = _loaded(files, files.layout.components, dtype)
+    if files.layout.vae_file is not None:
+        beside["vae"] = _vae(files, files.layout.vae_file, dtype)
     return kind.from_single_file(
-        str(_single_file(files)),
+        str(files.layout.checkpoint),
         config=str(files.folder),
         dtype=dtype,
         local_files_only=True,
+        **beside,
         **_without_extras(files),
     )
 
 
-def _variant(files: ModelFiles) -> str | None:
-    """`fp16` where the folder has no other weights."""
-    names = [path.name for path in files.paths if path.suffix == ".safetensors"]
-    return "fp16" if all(".fp16." in name for name in names) else None
+def _vae(files: ModelFiles, path: Path, dtype: torch.dtype) -> Any:
+    """An autoencoder that is one file, in its original trainers' names or in diffusers'."""
+    kind = getattr(diffusers, component_class(read_json(files.folder / INDEX), "vae"))
+    return kind.from_single_file(str(path), config=str(files.folder / "vae"), dtype=dtype, local_files_only=True)
 
 
 def _without_extras(files: ModelFiles) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from runner.models.memory import keep_kernels
 from runner.pipelines.family import Family
 from runner.settings import RunnerSettings
 
-_WIDE_NUMBERS = ("StableDiffusion3", "Flux", "Wan")
+_WIDE_NUMBERS = ("StableDiffusion3", "Flux", "QwenImage", "Sana", "Wan", "ZImage")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def choose_device(name: str) -> torch.device:
 def choose_dtype(name: str, device: torch.device, class_name: str) -> torch.dtype:
     """The number format of that name; `auto` is float32 on a CPU, and on a GPU what the class was trained for.
 
-    The numbers of SD 3, FLUX and Wan leave float16's range: their pictures would be black.
+    The numbers of SD 3, FLUX, Wan and their like leave float16's range: their pictures would be black.
     """
     on_gpu = torch.bfloat16 if class_name.startswith(_WIDE_NUMBERS) else torch.float16
     auto = on_gpu if device.type == "cuda" else torch.float32

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import structlog
 import torch
-from safetensors import safe_open
 
 from reelnet.errors import NodeError, UnsupportedError, UserError
 from reelnet.pipelines import did_you_mean
 from runner.models.digest import sha256_of
 from runner.models.lora_files import LoraFile
+from runner.models.lora_layers import MisfitError, load_layers
 
 log = structlog.get_logger()
 _MISFITS = (RuntimeError, ValueError, KeyError, AttributeError, TypeError, IndexError)
 """What diffusers and peft raise for weights whose names or shapes are not the model's."""
-_DOWN = re.compile(r"(?:lora_A|lora_down|lora\.down|lora_linear_layer\.down)(?:\.weight)?$")
-"""The first of a LoRA's two matrices, in the spellings of peft, kohya and older diffusers: one for each layer."""
 
 
 class LoraShelf:
@@ -92,29 +89,14 @@ class LoraShelf:
         except _MISFITS as error:
             self._pipe.delete_adapters(self._adapters[name])
             log.warning("a LoRA does not fit the model", lora=name, error=type(error).__name__)
-            raise UserError(
-                f"loras: {name!r} was made for another kind of model", code="lora_misfit", loc=("loras", name)
-            ) from None
+            reason = str(error) if isinstance(error, MisfitError) else f"cannot be put into the model: {_short(error)}"
+            raise UserError(f"loras: {name!r} {reason}", code="lora_misfit", loc=("loras", name)) from None
         self._loaded[name] = self._held_bytes(name)
 
     def _read(self, file: LoraFile) -> None:
-        """Puts the LoRA into the nets. Raises ValueError when some of its layers are not the model's."""
-        with safe_open(file.path, "pt") as content:
-            layers = sum(1 for key in content.keys() if _DOWN.search(key))  # noqa: SIM118 - it is no mapping
-        before = 0
+        """Puts the LoRA into the nets. Raises MisfitError when a part of it is not the model's."""
         for options in self._goals(file):
-            self._pipe.load_lora_weights(
-                str(file.path.parent),
-                weight_name=file.path.name,
-                adapter_name=self._adapters[file.id],
-                local_files_only=True,
-                use_safetensors=True,
-                **options,
-            )
-            found = sum(1 for key, _ in self._weights(file.id) if ".lora_A." in key) - before
-            if not found or found < layers:
-                raise ValueError(f"{layers} layers, of which the model has {found}")
-            before += found
+            load_layers(self._pipe, file.path, self._adapters[file.id], options)
 
     def _goals(self, file: LoraFile) -> list[dict[str, bool]]:
         """What diffusers has to be told for each net that it does not find by itself: a Wan model may have two."""
@@ -146,6 +128,10 @@ class LoraShelf:
         mark = f".{self._adapters[name]}."
         nets = (getattr(self._pipe, part, None) for part in self._pipe._lora_loadable_modules)
         return [row for net in nets if net is not None for row in net.named_parameters() if mark in row[0]]
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _check_unchanged(file: LoraFile) -> None:

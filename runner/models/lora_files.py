@@ -7,6 +7,7 @@ from pathlib import Path
 
 from runner.backend import SetupError
 from runner.models.digest import PICKLES, WEIGHTS, check_whole, sha256_of
+from runner.models.lora_kinds import check_kind
 from runner.settings import Lora, RunnerSettings
 
 
@@ -21,13 +22,14 @@ class LoraFile:
 
 
 def survey_loras(settings: RunnerSettings) -> tuple[LoraFile, ...]:
-    """The LoRAs of the settings, in their order. Raises SetupError that says which is missing or no safetensors."""
+    """The LoRAs of the settings, in their order. Raises SetupError that says which is missing, broken or no LoRA."""
     return tuple(_survey(lora, settings.lora_folder(lora)) for lora in settings.loras)
 
 
 def _survey(lora: Lora, folder: Path) -> LoraFile:
     path = _file(lora, folder)
     check_whole(path)
+    check_kind(path)
     return LoraFile(lora.advertised_id, path, sha256_of(path), lora.net)
 
 

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from transformers import CLIPImageProcessor
 
 from runner.backend import Frames, SetupError
+from runner.models.layout import variant_in
 from runner.safety import NodePolicy, Safety
 
 FOLDER = "safety_checker"
@@ -49,11 +50,13 @@ def load_safety(model: Path, policy: NodePolicy, device: torch.device, dtype: to
         raise SetupError(f"safety: {model} has no {FOLDER}; put it into the model's folder, or say 'flag' or 'off'")
     try:
         net = StableDiffusionSafetyChecker.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, variant=_variant(folder), dtype=dtype
+            folder, local_files_only=True, use_safetensors=True, variant=variant_in(folder), dtype=dtype
         )
         processor = CLIPImageProcessor.from_pretrained(_processor(model), local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise SetupError(f"safety: {folder} cannot be read: {type(error).__name__}") from None
+    except SetupError as error:
+        raise SetupError(f"safety: the checker cannot be read: {error}") from None
     return Safety(policy, ClipChecker(net.to(device).eval(), processor))
 
 
@@ -61,9 +64,3 @@ def _processor(model: Path) -> Path:
     """Where it stands how the checker is shown a picture: with it, as it is published alone, else with the model."""
     own = model / FOLDER
     return own if (own / PROCESSOR_FILE).exists() else model / PROCESSOR
-
-
-def _variant(folder: Path) -> str | None:
-    """`fp16` where the checker has no other weights."""
-    names = [path.name for path in folder.glob("*.safetensors")]
-    return "fp16" if names and all(".fp16." in name for name in names) else None

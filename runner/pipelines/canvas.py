@@ -21,7 +21,9 @@ MIN_SIDE = 64
 def factor(pipe: Any) -> int:
     """The pixels of which a side has to be a multiple."""
     scale = int(getattr(pipe, "vae_scale_factor", 8))
-    latents = int(getattr(pipe, "patch_size", 1) or 1)
+    net = getattr(getattr(pipe, "transformer", None), "config", None)
+    patches = (getattr(pipe, "patch_size", 1), getattr(net, "patch_size", 1))
+    latents = max(int(patch) for patch in patches if isinstance(patch, int))
     processor = getattr(getattr(pipe, "image_processor", None), "config", None)
     return max(scale * latents, int(getattr(processor, "vae_scale_factor", 1) or 1))
 

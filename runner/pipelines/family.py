@@ -57,7 +57,7 @@ class Share:
         """
 
         def ended(pipe: Any, step: int, _: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            steps = int(pipe.num_timesteps)
+            steps = steps_of(pipe)
             report.step("denoise", self.index * steps + step + 1, self.outputs * steps)
             if showing is not None:
                 showing.ended(report, self.index, step + 1, steps)
@@ -98,6 +98,12 @@ class Share:
             yield
         finally:
             handle.remove()
+
+
+def steps_of(pipe: Any) -> int:
+    """The steps of a call that is under way; classes with an older callback do not tell them."""
+    told = getattr(pipe, "num_timesteps", None)
+    return int(told) if told else len(pipe.scheduler.timesteps) // pipe.scheduler.order
 
 
 def noise(seed: int) -> torch.Generator:

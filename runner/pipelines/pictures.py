@@ -14,7 +14,7 @@ from runner.backend import Frames, Rendered, Reporter, RunnerJob, Served, SetupE
 from runner.models.numbers import as_bytes
 from runner.models.shadows import shadows_of
 from runner.pipelines import canvas
-from runner.pipelines.arguments import Arguments
+from runner.pipelines.arguments import Arguments, step_callback
 from runner.pipelines.extras import Extras
 from runner.pipelines.family import Share, memory_errors, noise
 from runner.pipelines.guidance import guidance_warnings
@@ -22,6 +22,7 @@ from runner.pipelines.latent_previews import LatentPreviews
 from runner.pipelines.picture_memory import PictureNeeds
 from runner.pipelines.prompt_windows import told_cuts
 from runner.pipelines.schedulers import check_steps, from_the_start
+from runner.pipelines.trial import tried
 
 PictureParams = TextToImage | ImageEdit
 
@@ -38,6 +39,21 @@ class Pictures:
         for name, pipe in self._pipes.items():
             if missing := self._arguments[name].missing(name):
                 raise SetupError(f"{type(pipe).__name__} takes no {', '.join(missing)}; serve another class of model")
+
+    def try_out(self) -> None:
+        """Draws small pictures by each pipeline, for a class that is not well known. Raises SetupError.
+
+        A pipeline that does not draw as asked is left out, if the other one does.
+        """
+        faults: dict[str, SetupError] = {}
+        for name, pipe in self._pipes.items():
+            try:
+                self._arguments[name] = tried(pipe, name, self._arguments[name])
+            except SetupError as error:
+                faults[name] = error
+        self._pipes = {name: pipe for name, pipe in self._pipes.items() if name not in faults}
+        if not self._pipes:
+            raise next(iter(faults.values()))
 
     @property
     def served(self) -> tuple[Served, ...]:
@@ -105,7 +121,7 @@ class Pictures:
         ):
             result = pipe(
                 **self._arguments[job.pipeline].call(params, wanted),
-                callback_on_step_end=share.denoising(report, showing),
+                **step_callback(pipe, share.denoising(report, showing)),
                 output_type="np",
             )
         for warning in guidance_warnings(pipe, params):

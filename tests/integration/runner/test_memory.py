@@ -46,6 +46,9 @@ class Deaf:
     def step(self, stage: str, step: int, total: int) -> None:
         """As Reporter.step."""
 
+    def warn(self, warning: object) -> None:
+        """As Reporter.warn."""
+
 
 @functools.cache
 def loaded(models: Path, name: str, **values: Any) -> Any:
