@@ -19,7 +19,7 @@ from broadcaster.registry import NodeRecord
 from reelnet.clips import ClipFacts, ClipLimits
 from reelnet.clocks import now_ms
 from reelnet.errors import ReelnetError
-from reelnet.inspection import InputLimits, OutputFacts, PictureFacts
+from reelnet.inspection import Handling, InputLimits, OutputFacts, PictureFacts
 from reelnet.metrics import CLASS, OTHER, OUTCOME, PIPELINE, Bounded, Label, counter, ending, gauge, seconds
 from reelnet.pipelines import PIPELINES, MediaSpec
 from reelnet.pricing import NANO
@@ -280,11 +280,17 @@ class CountedInspector(Inspector):
         self._metrics = metrics
 
     async def picture(
-        self, path: Path, *, stripped_to: Path | None = None, limits: InputLimits | None = None
+        self,
+        path: Path,
+        *,
+        stripped_to: Path | None = None,
+        limits: InputLimits | None = None,
+        handling: Handling | None = None,
     ) -> PictureFacts:
         """As the inspector's."""
+        bounds, wanted = limits or InputLimits(), handling or Handling()
         try:
-            facts = await super().picture(path, stripped_to=stripped_to, limits=limits or InputLimits())
+            facts = await super().picture(path, stripped_to=stripped_to, limits=bounds, handling=wanted)
         except ReelnetError as error:
             self._metrics.checked("picture", error)
             raise

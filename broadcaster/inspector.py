@@ -23,7 +23,7 @@ import reelnet
 from broadcaster.local_failure import LocalError
 from reelnet.clips import ClipFacts, ClipLimits
 from reelnet.errors import NodeError, ReelnetError, StartError, UserError
-from reelnet.inspection import InputLimits, OutputFacts, PictureFacts
+from reelnet.inspection import Handling, InputLimits, OutputFacts, PictureFacts
 from reelnet.inspection_worker import WorkerLimits, unpack_error
 from reelnet.parameters import VIDEO
 from reelnet.pipelines import MediaSpec
@@ -36,6 +36,7 @@ _KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR")
 _SPEC_FIELDS = tuple(field.name for field in fields(MediaSpec))
 _WORKER = "reelnet.inspection_worker"
 _INPUT_LIMITS = InputLimits()
+_HANDLING = Handling()
 _CLIP_LIMITS = ClipLimits()
 PIPE_BYTES = 32 * 1024
 """More bytes go to a child by its box: a socket would carry them in pieces, two switches of process each."""
@@ -245,23 +246,29 @@ class Inspector:
                 await self._end(child)
 
     async def picture(
-        self, path: Path, *, stripped_to: Path | None = None, limits: InputLimits = _INPUT_LIMITS
+        self,
+        path: Path,
+        *,
+        stripped_to: Path | None = None,
+        limits: InputLimits = _INPUT_LIMITS,
+        handling: Handling = _HANDLING,
     ) -> PictureFacts:
-        """The facts of an app's picture; of its copy without metadata at `stripped_to`, when that is given.
+        """The facts of an app's picture as it goes to a node; it is written to `stripped_to`, when that is given.
 
-        A turned picture's copy is upright and a PNG: see `reelnet.metadata.strip`. A request that fails leaves no
-        copy. Raises UserError (see `reelnet.inspection.inspect_picture`), LocalError when a disk fails.
+        A request that fails leaves no copy. Raises UserError (see `reelnet.inspection.inspect_picture`), and LocalError
+        when a disk fails.
         """
         request = {
             "check": "picture",
             "path": str(path),
             "stripped_to": str(stripped_to) if stripped_to else None,
             "limits": asdict(limits),
+            "handling": asdict(handling),
         }
         text = "the picture could not be decoded within the limits"
         over = UserError(text, code="over_limits", http_status=415, loc=("image",))
         try:
-            return PictureFacts(**await self._check(request, over))
+            return PictureFacts(**_with_notes(await self._check(request, over)))
         except BaseException:
             _remove(stripped_to)
             raise
@@ -275,7 +282,8 @@ class Inspector:
         text = "the clip could not be decoded within the limits"
         over = UserError(text, code="over_limits", http_status=415, loc=(VIDEO,))
         try:
-            return ClipFacts(**await self._check_clip(request, over, limits.max_frames * limits.max_pixels))
+            pixels = limits.max_frames * limits.max_pixels
+            return ClipFacts(**_with_notes(await self._check_clip(request, over, pixels)))
         except BaseException:
             _remove(stripped_to)
             raise
@@ -372,6 +380,10 @@ class Inspector:
     async def _end(self, child: _Child) -> None:
         await child.end()
         self._children.discard(child)
+
+
+def _with_notes(facts: dict[str, Any]) -> dict[str, Any]:
+    return {**facts, "notes": tuple((str(code), str(message)) for code, message in facts["notes"])}
 
 
 def _stopping() -> LocalError:

@@ -31,9 +31,19 @@ from reelnet.clocks import now_ms
 from reelnet.errors import BusyError, UnsupportedError, UserError, printable
 from reelnet.http_headers import header
 from reelnet.http_routes import read_form, read_json, too_large, whole_body
-from reelnet.inspection import InputLimits, PictureFacts
+from reelnet.inspection import Handling, InputLimits, PictureFacts
 from reelnet.jobs import InputRef
-from reelnet.parameters import CHECKED_FIRST, MAX_FIELDS, SAFETY, VIDEO, Params, SafetyPolicy, strictest
+from reelnet.parameters import (
+    CHECKED_FIRST,
+    MAX_FIELDS,
+    MAX_INPUT_PIXELS,
+    SAFETY,
+    VIDEO,
+    Params,
+    SafetyPolicy,
+    strictest,
+)
+from reelnet.picture_wishes import PictureWishes, taken_wishes, wish_names
 from reelnet.pipelines import (
     FAMILIES,
     MAX_NAME_CHARS,
@@ -93,13 +103,15 @@ class Intake:
         model = self._model(pipeline, fields.pop("model_id", None))
         pipeline = self._of_family(pipeline, model)
         given = pipeline.without_absent(fields)
-        raw = pipeline.without_foreign({**self._defaults(pipeline, model), **given})
-        if not raw.get("seed") and raw.get("seed") != 0:
-            raw["seed"] = secrets.randbits(RANDOM_SEED_BITS)
+        named = frozenset(given)
         try:
+            wishes = taken_wishes(pipeline, given)
+            raw = pipeline.without_foreign({**self._defaults(pipeline, model), **given})
+            if not raw.get("seed") and raw.get("seed") != 0:
+                raw["seed"] = secrets.randbits(RANDOM_SEED_BITS)
             params = pipeline.parse(raw)
         except ValidationError as error:
-            found = details(error, pipeline.params, also=("model_id",))
+            found = details(error, pipeline.params, also=("model_id", *wish_names(pipeline)))
             rows = [{**row, "loc": ["body", *row["loc"]]} for row in found]
             raise InvalidParamsError(rows) from None
         key: ApiKey = request.scope.get("state", {}).get("key", ApiKey())
@@ -110,7 +122,8 @@ class Intake:
             params = params.model_copy(update={"preview_steps": 0})
             warnings.append(JobWarning(NO_PREVIEW, why, "preview_steps"))
         self._check_offered(pipeline, model, params, floor)
-        inputs = await self._inputs(pipeline, files)
+        inputs = await self._inputs(pipeline, files, handling_of(pipeline, params, wishes))
+        warnings += [warning for each in inputs for warning in each.warnings]
         return JobRequest(
             id=new_job_id(),
             pipeline=pipeline,
@@ -122,7 +135,7 @@ class Intake:
             digests=self.settings.digests(model),
             key_id=key.id,
             key_name=key.name,
-            given=frozenset(given),
+            given=named,
             warnings=tuple(warnings),
         )
 
@@ -171,7 +184,7 @@ class Intake:
         known = pipeline.params.model_fields
         return {name: value for name, value in entry.defaults.items() if name in known}
 
-    async def _inputs(self, pipeline: Pipeline, files: dict[str, bytes]) -> tuple[JobInput, ...]:
+    async def _inputs(self, pipeline: Pipeline, files: dict[str, bytes], handling: Handling) -> tuple[JobInput, ...]:
         for name in files:
             if name not in pipeline.inputs:
                 wanted = f"; it is sent as {pipeline.inputs[0]!r}" if pipeline.inputs else _takers(pipeline)
@@ -179,9 +192,9 @@ class Intake:
         for name in pipeline.inputs:
             if not files.get(name):
                 raise InvalidParamsError([_row(name, "the file is missing; send it as multipart/form-data", "missing")])
-        return tuple([await self._input(pipeline, name, files.pop(name)) for name in pipeline.inputs])
+        return tuple([await self._input(name, files.pop(name), handling) for name in pipeline.inputs])
 
-    async def _input(self, pipeline: Pipeline, name: str, data: bytes) -> JobInput:
+    async def _input(self, name: str, data: bytes, handling: Handling) -> JobInput:
         """The picture or clip, checked in a child process, and without whatever its file says besides.
 
         Raises UserError, and LocalError where the disk refuses the file or its copy.
@@ -190,17 +203,24 @@ class Intake:
             given, clean = Path(folder, "given"), Path(folder, "clean")
             await asyncio.to_thread(given.write_bytes, data)
             del data  # it is not needed in memory while it is checked
-            facts = await self._facts(pipeline, name, given, clean)
+            facts = await self._facts(name, given, clean, handling)
             kept = await asyncio.to_thread(clean.read_bytes)
         digest = hashlib.sha256(kept).hexdigest()
-        return JobInput(InputRef(name, len(kept), digest, facts.media_type), kept, facts)
+        warnings = tuple(JobWarning(code, message, name) for code, message in facts.notes)
+        return JobInput(InputRef(name, len(kept), digest, facts.media_type), kept, facts, warnings)
 
-    async def _facts(self, pipeline: Pipeline, name: str, given: Path, clean: Path) -> PictureFacts | ClipFacts:
+    async def _facts(self, name: str, given: Path, clean: Path, handling: Handling) -> PictureFacts | ClipFacts:
         limits = self.settings.limits
         if name == VIDEO:
             return await self.inspector.clip(given, stripped_to=clean, limits=limits.of_clips)
-        bounds = InputLimits(max_pixels=min(limits.max_pixels, pipeline.max_input_pixels))
-        return await self.inspector.picture(given, stripped_to=clean, limits=bounds)
+        bounds = InputLimits(max_pixels=min(limits.max_pixels, MAX_INPUT_PIXELS))
+        return await self.inspector.picture(given, stripped_to=clean, limits=bounds, handling=handling)
+
+
+def handling_of(pipeline: Pipeline, params: Params, wishes: PictureWishes) -> Handling:
+    """What becomes of a job's picture: transparency stays where the output can have it and no ground is asked."""
+    keep = pipeline.keeps_look and not wishes.background and getattr(params, "output_format", "") != "jpeg"
+    return Handling(wishes.ground, keep, pipeline.max_input_pixels if pipeline.sized_by_input else 0, wishes.fits)
 
 
 @contextmanager
@@ -235,7 +255,8 @@ def _check_media(pipeline: Pipeline, fields: dict[str, Any]) -> None:
 
 def _as_file(pipeline: Pipeline, name: str, value: object) -> str:
     """How to send what a field holds, where it is a picture or clip; empty for any other field."""
-    if value is None or name in pipeline.params.model_fields or _is_number(value):
+    known = (*pipeline.params.model_fields, *wish_names(pipeline))
+    if value is None or name in known or _is_number(value):
         return ""
     given = next(iter(meant(name, (IMAGE, VIDEO))), "")
     if not given and not (isinstance(value, str) and value.lstrip().lower().startswith(_ADDRESSES)):

@@ -21,11 +21,15 @@ JOB_ID_BYTES = 12
 
 @dataclass(frozen=True, slots=True)
 class JobInput:
-    """An input picture or clip as it goes to a node: its bytes without metadata, and how the ticket names them."""
+    """An input picture or clip as it goes to a node: its bytes without metadata, and how the ticket names them.
+
+    `warnings`: what of it was left out on its way in.
+    """
 
     ref: InputRef
     data: bytes
     facts: PictureFacts | ClipFacts
+    warnings: tuple[JobWarning, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ from typing import Any
 
 from broadcaster.openapi_schemas import SCHEMAS, ref
 from reelnet.parameters import VIDEO
+from reelnet.picture_formats import NAMES
+from reelnet.picture_wishes import wishes_of
 from reelnet.pipelines import PIPELINES, Pipeline, families_of
 
 Node = dict[str, Any]
@@ -163,7 +165,9 @@ def _bodies() -> Node:
 def _body(pipeline: Pipeline) -> Node:
     schema = clean(pipeline.params.model_json_schema())
     required: list[str] = schema.get("required", [])
-    fields = {name: field if name in required else _or_null(field) for name, field in schema["properties"].items()}
+    wishes = clean(kind.model_json_schema())["properties"] if (kind := wishes_of(pipeline)) else {}
+    told = schema["properties"] | wishes
+    fields = {name: field if name in required else _or_null(field) for name, field in told.items()}
     model_id = {"type": ["string", "null"], "default": "", "description": "Its Hugging Face id; empty: the default."}
     files = {name: _file(name) for name in pipeline.inputs}
     schema["properties"] = {"model_id": model_id, **fields, **files}
@@ -173,7 +177,7 @@ def _body(pipeline: Pipeline) -> Node:
 
 
 def _file(name: str) -> Node:
-    kinds = "MP4 or QuickTime." if name == VIDEO else "PNG, JPEG or WebP."
+    kinds = "MP4, QuickTime, WebM or Matroska." if name == VIDEO else f"{', '.join(NAMES.values())}."
     return {"type": "string", "format": "binary", "description": kinds}
 
 

@@ -9,15 +9,18 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
+from reelnet.colours import see_through
 from reelnet.errors import UserError
+from reelnet.inspection import Handling, InputLimits, read_picture
+from reelnet.metadata import JPEG, PNG, WEBP
 from runner.backend import Frames
 
 PNG_CHUNK_OVERHEAD = 12
 PNG_KEYWORD = "Description"
 """What a PNG's text is called that JPEG and WebP have as EXIF's ImageDescription."""
-FORMATS = ("PNG", "JPEG", "WEBP")
+FORMATS = (PNG, JPEG, WEBP)
 """What an input may be; the long tail of Pillow's decoders is no stranger's to reach."""
 FitRule = Literal["crop", "pad", "stretch"]
 """How a picture gets another aspect: `Clip.fit`."""
@@ -25,25 +28,17 @@ _RESAMPLING = Image.Resampling.LANCZOS
 
 
 def decode(data: bytes, max_pixels: int, name: str = "image", *, alpha: bool = False) -> Image.Image:
-    """The RGB picture in `data`, RGBA where `alpha` is asked and it has any.
+    """The picture in `data` as it is to be seen: RGB in sRGB, on white; RGBA where `alpha` is asked and it has any.
 
     Raises UserError: 415 for what is no whole picture, 413 above `max_pixels`. The size is read from the header,
     before any pixel is decoded.
     """
+    limits = InputLimits(max_pixels, max_side=max_pixels, min_side=1, formats=FORMATS)
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            _check_size(picture, max_pixels, name)
-            return picture.convert("RGBA" if alpha and picture.has_transparency_data else "RGB")
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _too_large(name, max_pixels) from None
-    except UnidentifiedImageError:
-        raise UserError(
-            f"{name}: not a picture; send PNG, JPEG or WebP", code="media_type", loc=(name,), http_status=415
-        ) from None
-    except (OSError, SyntaxError, ValueError, EOFError):
-        raise UserError(
-            f"{name}: the picture is truncated or damaged", code="media_damaged", loc=(name,), http_status=415
-        ) from None
+        picture = read_picture(data, limits, Handling(keep_alpha=alpha)).picture
+    except UserError as error:
+        raise UserError(error.message, code=error.code, loc=(name,), http_status=error.http_status) from None
+    return picture if picture.mode == "RGB" else picture.convert("RGBA" if see_through(picture) else "RGB")
 
 
 def fit(picture: Image.Image, size: tuple[int, int], rule: FitRule = "crop") -> Image.Image:
@@ -127,12 +122,3 @@ def _on_white(picture: Image.Image) -> Image.Image:
     if picture.mode != "RGBA":
         return picture
     return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-
-
-def _check_size(picture: Image.Image, max_pixels: int, name: str) -> None:
-    if picture.width * picture.height > max_pixels:
-        raise _too_large(name, max_pixels)
-
-
-def _too_large(name: str, max_pixels: int) -> UserError:
-    return UserError(f"{name}: more than {max_pixels} pixels", code="media_size", loc=(name,), http_status=413)

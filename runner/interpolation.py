@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from typing import Protocol
 
 from reelnet.errors import UserError
-from reelnet.frame_rates import Schedule
+from reelnet.frame_rates import SNAP_PARTS, Schedule
 from runner.backend import Pixels, Reporter
 
 STAGE = "interpolate"
@@ -26,61 +27,68 @@ class Interpolator(Protocol):
         """Compares two frames of equal shape (height, width, 3)."""
 
 
-def interpolate(frames: Iterable[Pixels], schedule: Schedule, net: Interpolator, report: Reporter) -> Iterator[Pixels]:
+Timed = tuple[Fraction, Pixels]
+"""A frame, and the seconds from the first one's start to its own."""
+
+
+def interpolate(frames: Iterable[Timed], schedule: Schedule, net: Interpolator, report: Reporter) -> Iterator[Pixels]:
     """The schedule's frames one by one, with no more than two source frames held.
 
     `report` hears of each output frame and may raise, which ends it there. Raises UserError when the source has not
     as many frames as the schedule says.
     """
     pair = _Pair(iter(frames), schedule.frames)
-    for index, moment in enumerate(schedule):
-        pair.move_to(moment.first, exact=moment.exact)
-        frame = pair.first if moment.exact else pair.compared(net).at(float(moment.t))
+    for index in range(schedule.count):
+        frame = pair.at(schedule.moment_s(index), net)
         report.step(STAGE, index + 1, schedule.count)
         yield frame
     pair.finish()
 
 
 class _Pair:
-    """A window of two frames over a source that can be read once."""
+    """A window of two frames over a source that can be read once. At its end the last frame stays."""
 
-    def __init__(self, source: Iterator[Pixels], promised: int) -> None:
+    def __init__(self, source: Iterator[Timed], promised: int) -> None:
         self._source = source
         self._promised = promised
         self._read = 0
         self._between: Between | None = None
-        self._second: Pixels | None = None
-        self.first = self._next()
+        first = self._next()
+        if first is None:
+            raise _miscounted(promised)
+        self._first: Timed = first
+        self._second = self._next()
 
-    def move_to(self, first: int, *, exact: bool) -> None:
-        """Makes source frame `first` the first of the pair, and reads the next one unless the first is enough."""
-        while self._at < first:
-            self.first = self._next() if self._second is None else self._second
-            self._second = self._between = None
-        if not exact and self._second is None:
-            self._second = self._next()
-
-    def compared(self, net: Interpolator) -> Between:
-        """What the network finds between the two frames; compared once."""
-        assert self._second is not None, "move_to has read it"
+    def at(self, moment_s: Fraction, net: Interpolator) -> Pixels:
+        """The frame at a moment, which is no earlier than the one before: a source frame where one is near enough."""
+        while self._second and moment_s >= self._second[0]:
+            self._advance()
+        if self._second is None:
+            return self._first[1]
+        (start, first), (end, second) = self._first, self._second
+        part = (moment_s - start) / (end - start)
+        if part * SNAP_PARTS <= 1:
+            return first
+        if (1 - part) * SNAP_PARTS <= 1:
+            return second
         if self._between is None:
-            self._between = net.between(self.first, self._second)
-        return self._between
+            self._between = net.between(first, second)
+        return self._between.at(float(part))
 
     def finish(self) -> None:
-        """Raises UserError when the source goes on."""
-        if next(self._source, None) is not None:
+        """Reads the source to its end. Raises UserError when it has another count of frames than was promised."""
+        while self._second:
+            self._advance()
+        if self._read != self._promised:
             raise _miscounted(self._promised)
 
-    @property
-    def _at(self) -> int:
-        return self._read - (1 if self._second is None else 2)
+    def _advance(self) -> None:
+        assert self._second is not None, "there is one to go to"
+        self._first, self._second, self._between = self._second, self._next(), None
 
-    def _next(self) -> Pixels:
+    def _next(self) -> Timed | None:
         frame = next(self._source, None)
-        if frame is None:
-            raise _miscounted(self._promised)
-        self._read += 1
+        self._read += frame is not None
         return frame
 
 

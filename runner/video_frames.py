@@ -41,7 +41,7 @@ class ClipMaker:
         if params.interpolate_to_fps is None:
             return Rendered(0, job.seed, frames, fps=params.fps, nsfw=nsfw)
         assert self.net is not None, "intake refuses what the pipeline does not offer"
-        rate = Fraction(params.interpolate_to_fps)
+        rate = params.interpolate_to_fps
         schedule = Schedule(len(frames), Fraction(params.fps), rate)
         file = frames_at_rate(frames, schedule, self.net, self.output.of(job), report)
         return replace(Rendered.of_clip(job.seed, file, rate), nsfw=nsfw)

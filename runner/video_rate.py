@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 from reelnet.frame_rates import Schedule
-from runner.backend import ClipFile, Frames, InputClip, Pixels, Reporter
-from runner.interpolation import Interpolator, interpolate
+from reelnet.pipelines import schedule_of
+from runner.backend import ClipFile, Frames, InputClip, Reporter
+from runner.interpolation import Interpolator, Timed, interpolate
 from runner.video_codecs import ClipOutput
 from runner.video_file import BT709, ClipFormat
 from runner.video_reader import ClipReader, Frame
@@ -17,23 +18,18 @@ _TICKS = 512
 """Ticks of the new clip's clock in a frame: its start is kept that exactly."""
 
 
-def schedule_of(clip: InputClip, fps: int) -> Schedule:
-    """The frames of a clip at `fps`."""
-    return Schedule(clip.source.frames, Fraction(clip.source.fps, clip.source.fps_den), Fraction(fps))
-
-
-def at_rate(clip: InputClip, fps: int, net: Interpolator, options: ClipOutput, report: Reporter) -> ClipFile:
-    """The clip at a constant `fps`, which begins when it did; its sound stays, packet for packet.
+def at_rate(clip: InputClip, fps: Fraction, net: Interpolator, options: ClipOutput, report: Reporter) -> ClipFile:
+    """The clip at a constant `fps`, which begins when it did and shows each moment when it was; its sound stays.
 
     Raises UserError for a damaged clip, NodeError when the new one cannot be written, and what `net` and `report`
     raise.
     """
     with ClipReader(clip) as reader:
-        size, tick = clip.source, Fraction(1, fps * _TICKS)
-        layout = ClipFormat(size.width, size.height, Fraction(fps), tick, reader.colours, reader.sound)
+        size, tick = clip.source, 1 / (fps * _TICKS)
+        layout = ClipFormat(size.width, size.height, fps, tick, reader.colours, reader.sound)
         with ClipWriter(layout, options) as writer:
             source = _Source(reader, writer)
-            for index, pixels in enumerate(interpolate(source, schedule_of(clip, fps), net, report)):
+            for index, pixels in enumerate(interpolate(source, schedule_of(size, fps), net, report)):
                 start = round(source.start_s / tick)
                 writer.put(Frame(pixels, start + index * _TICKS, _TICKS))
             return writer.finish()
@@ -49,25 +45,27 @@ def frames_at_rate(
     height, width = frames.shape[1:3]
     layout = ClipFormat(width, height, schedule.target_fps, 1 / schedule.target_fps, BT709)
     with ClipWriter(layout, options) as writer:
-        for index, pixels in enumerate(interpolate(frames, schedule, net, report)):
+        timed = ((index / schedule.source_fps, pixels) for index, pixels in enumerate(frames))
+        for index, pixels in enumerate(interpolate(timed, schedule, net, report)):
             writer.put(Frame(pixels, index, 1))
         return writer.finish()
 
 
 class _Source:
-    """A clip's pictures; the packets of sound that lie between them go to the new clip."""
+    """A clip's pictures with their times; the packets of sound that lie between them go to the new clip."""
 
     def __init__(self, reader: ClipReader, writer: ClipWriter) -> None:
         self._reader = reader
         self._writer = writer
         self.start_s = Fraction(0)
 
-    def __iter__(self) -> Iterator[Pixels]:
+    def __iter__(self) -> Iterator[Timed]:
         first = True
         for item in self._reader:
             if not isinstance(item, Frame):
                 self._writer.put(item)
                 continue
+            start_s = item.pts * self._reader.time_base
             if first:
-                self.start_s, first = item.pts * self._reader.time_base, False
-            yield item.pixels
+                self.start_s, first = start_s, False
+            yield start_s - self.start_s, item.pixels

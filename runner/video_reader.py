@@ -13,10 +13,12 @@ import av
 import numpy as np
 from av.packet import Packet
 
-from reelnet.clips import sound_stream, video_stream
+from reelnet.clip_streams import sound_stream, video_stream
+from reelnet.display import SkewError, Stand, stand_of
 from reelnet.errors import UserError
 from reelnet.parameters import VIDEO
 from runner.backend import InputClip, Pixels
+from runner.deinterlacing import Deinterlacer
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class Colours:
 class ClipReader:
     """An open clip. Iterating decodes it, a frame when it is asked for; `decoded` counts them.
 
+    Frames come as they are seen: turned, mirrored, and of interlaced ones each with all of its lines at one moment.
+
     Raises UserError where the clip is damaged.
     """
 
@@ -52,6 +56,9 @@ class ClipReader:
         self.sound = sound_stream(self._container)
         self.time_base = self.video.time_base or 1 / Fraction(clip.source.fps, clip.source.fps_den)
         self._last_pts = -(2**62)
+        self._shown = 0
+        self._stand = Stand()
+        self._lines = Deinterlacer(self.video)
 
     def __enter__(self) -> Self:
         return self
@@ -86,13 +93,30 @@ class ClipReader:
         for packet in self._container.demux(streams):
             if packet.stream.index == self.video.index:
                 for frame in self.video.decode(packet):
-                    self.decoded += 1
-                    yield self._upright(frame)
+                    yield from self._taken(frame)
+                if not packet.size:  # the last one
+                    yield from map(self._upright, self._lines.rest())
             elif packet.size:
                 yield packet
 
+    def _taken(self, frame: av.VideoFrame) -> Iterator[Frame]:
+        if not self.decoded:
+            self._stand = _stand_of(frame)
+        self.decoded += 1
+        yield from map(self._upright, self._lines.took(frame))
+
     def _upright(self, frame: av.VideoFrame) -> Frame:
         stored: Pixels = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
-        pixels = np.ascontiguousarray(np.rot90(stored, frame.rotation // 90))
+        pixels = np.ascontiguousarray(self._stand.shown(stored))
         self._last_pts = pts = max(self._last_pts + 1, frame.pts or 0)
-        return Frame(pixels, pts, frame.duration)
+        self._shown += 1
+        # A decoder tells for how long a frame was decoded; for how long the last one is shown, the whole file tells.
+        is_last = self._shown == self.source.frames
+        return Frame(pixels, pts, round(self.source.last_s / self.time_base) if is_last else frame.duration)
+
+
+def _stand_of(frame: av.VideoFrame) -> Stand:
+    try:
+        return stand_of(frame)
+    except SkewError as error:
+        raise UserError(str(error), code="rotation", loc=(VIDEO,), http_status=422) from None

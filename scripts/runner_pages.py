@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -16,7 +17,15 @@ ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "docs" / "runner.md"
 BEGIN = "<!-- parameters: written by scripts/runner_pages.py from proto/reelnet/pipelines.py; do not edit -->\n"
 END = "<!-- end of parameters -->\n"
-NAMES = {int: "integer", float: "number", str: "text", bool: "true or false", type(None): "null", dict: "map to number"}
+NAMES = {
+    int: "integer",
+    float: "number",
+    str: "text",
+    bool: "true or false",
+    type(None): "null",
+    dict: "map to number",
+    Fraction: "number, or text as 30000/1001",
+}
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 

@@ -8,32 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from reelnet import looks
-from reelnet.errors import UserError, printable
-from reelnet.inspection import HEAD_BYTES, MP4, SOUND_CODECS, mean_rate
-from reelnet.parameters import VIDEO
+from reelnet.clip_copy import copy_clip
+from reelnet.clip_streams import check_count, open_clip, packets_of, refusal, sound_stream, video_stream
+from reelnet.display import SkewError, stand_of
+from reelnet.inspection import MP4, mean_rate
 from reelnet.pipelines import ClipSize
 
 if TYPE_CHECKING:
-    from av.audio.stream import AudioStream
     from av.container import InputContainer
     from av.packet import Packet
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
-
-VIDEO_CODECS = frozenset({"h264", "hevc", "av1", "libdav1d", "vp9", "mpeg4"})
-"""Decoders by FFmpeg's names; the long tail is no stranger's to reach."""
-MAX_SOUND_PACKETS = 65_536
-"""Most packets of a clip's sound: AAC has 2,813 a minute at 48 kHz, Opus in its smallest frames 24,000."""
-_READ_OPTIONS = {"enable_drefs": "0"}
-_WRITE_OPTIONS = {"movflags": "+faststart", "fflags": "+bitexact"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +43,8 @@ class ClipLimits:
 class ClipFacts:
     """An input clip that was decoded whole, as it goes to a node: `size` and `sha256` (hex) are that file's.
 
-    Width, height, frames, rate and sound as in ClipSize; `constant` and `fingerprint` of the first frame as in
-    PictureFacts.
+    Width, height, frames, rate, last and sound as in ClipSize; `constant` and `fingerprint` of the first frame as in
+    PictureFacts, as are `notes`.
     """
 
     media_type: str
@@ -61,113 +53,98 @@ class ClipFacts:
     frames: int
     fps: int
     fps_den: int
+    last: int
+    last_den: int
     sound: str
     size: int
     sha256: str
     constant: bool
     fingerprint: str
+    notes: tuple[tuple[str, str], ...] = ()
 
     @property
     def source(self) -> ClipSize:
         """What the job's work and promises follow from."""
-        return ClipSize(self.width, self.height, self.frames, self.fps, self.fps_den, self.sound)
+        rate, last = (self.fps, self.fps_den), (self.last, self.last_den)
+        return ClipSize(self.width, self.height, self.frames, *rate, self.sound, *last)
 
 
 def inspect_clip(source: Path, target: Path, limits: ClipLimits = ClipLimits()) -> ClipFacts:
     """Writes the clip at `source` to `target` without metadata, decodes that whole, and returns its facts.
 
-    The copy is an MP4 with the first stream of pictures and of sound, packet for packet: titles, places, chapters,
-    subtitles, further streams and a sound that no MP4 carries are left out; the rotation stays.
+    The copy is an MP4 with the first stream of pictures and of sound, packet for packet where an MP4 can carry them
+    (see `reelnet.clip_copy`): titles, places, chapters, subtitles and further streams are left out; the rotation stays.
 
     Raises UserError, `loc` ("video",): 413 `too_large` or `too_long` from what the file claims, 415 `not_a_clip`,
     `damaged` or `codec`, 422 `too_small` or `rotation`.
     """
-    with source.open("rb") as given, _open(given) as container:
+    with source.open("rb") as given, open_clip(given) as container:
         _check_claims(container, limits)
-        _copy(container, target, limits)
-    with target.open("rb") as kept, _open(kept) as container:
+        notes = copy_clip(container, target, limits.max_frames)
+    with target.open("rb") as kept, open_clip(kept, plain=True) as container:
         clip, constant, fingerprint = _decode_whole(container, limits)
     data = target.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
-    return ClipFacts(
-        MP4,
-        clip.width,
-        clip.height,
-        clip.frames,
-        clip.fps,
-        clip.fps_den,
-        clip.sound,
-        len(data),
-        digest,
-        constant,
-        fingerprint,
-    )
+    rate, last = (clip.fps, clip.fps_den), (clip.last, clip.last_den)
+    size = (clip.width, clip.height, clip.frames, *rate, *last, clip.sound)
+    return ClipFacts(MP4, *size, len(data), digest, constant, fingerprint, notes)
 
 
 def probe_clip(data: bytes, limits: ClipLimits = ClipLimits()) -> ClipSize:
-    """The size, count, rate and sound of a clip; of its frames only the first is decoded. Raises as `inspect_clip`."""
-    with _open(io.BytesIO(data)) as container:
+    """The size, count, rate and sound of an MP4; of its frames only the first is decoded. Raises as `inspect_clip`."""
+    with open_clip(io.BytesIO(data), plain=True) as container:
         video = _check_claims(container, limits)
-        sound = sound_stream(container)
-        moments: list[int] = []
-        digest, shape = hashlib.sha256(), (0, 0)
-        for packet in _packets(container, limits):
-            if sound and packet.stream.index == sound.index:
-                digest.update(bytes(packet))
-            elif packet.stream.index == video.index:
-                moments += [] if packet.is_discard else [packet.pts or 0]
-                if not any(shape):
-                    shape = next((seen_size(frame) for frame in video.decode(packet)), shape)
-        if not any(shape):
-            shape = next((seen_size(frame) for frame in video.decode(None)), shape)
-        return _size(video, moments, shape, digest.hexdigest() if sound else "")
+        found = _Found(video)
+        for packet in _with_flush(container, limits):
+            if packet is not None and packet.stream.index != video.index:
+                found.sound.update(bytes(packet))
+                continue
+            if packet is not None and not packet.is_discard:
+                found.moments.append(packet.pts or 0)
+            if not any(found.shape):
+                found.shape = next((seen_size(frame) for frame in video.decode(packet)), found.shape)
+        return found.size(limits, heard=sound_stream(container) is not None)
 
 
 def seen_size(frame: VideoFrame) -> tuple[int, int]:
     """Width and height of a frame as it is seen. Raises UserError for a rotation that is no right angle."""
-    if frame.rotation % 90:
-        raise _refusal(f"the clip is to be turned by {frame.rotation}°; only right angles are taken", "rotation", 422)
-    return (frame.height, frame.width) if frame.rotation % 180 else (frame.width, frame.height)
-
-
-def video_stream(container: InputContainer) -> VideoStream:
-    """The first stream of moving pictures. Raises UserError when there is none that can be read."""
-    import av
-
-    covers = av.stream.Disposition.attached_pic
-    stream = next((stream for stream in container.streams.video if not stream.disposition & covers), None)
-    if stream is None:
-        raise _refusal("the file has no moving pictures", "not_a_clip")
-    name = stream.codec_context.name if stream.codec_context else "something unknown"
-    if name not in VIDEO_CODECS:
-        raise _refusal(f"the clip is coded as {name}; send H.264, HEVC, AV1, VP9 or MPEG-4", "codec")
-    return stream
-
-
-def sound_stream(container: InputContainer) -> AudioStream | None:
-    """The first stream of sound, when an MP4 can carry it."""
-    stream = next(iter(container.streams.audio), None)
-    if stream is None or stream.codec_context is None:
-        return None
-    return stream if stream.codec_context.codec.canonical_name in SOUND_CODECS else None
-
-
-@contextmanager
-def _open(file: BinaryIO) -> Iterator[InputContainer]:
-    """The container in an open file: a path would let it name other files. Raises UserError for what is damaged."""
-    import av
-
-    head = file.read(HEAD_BYTES)
-    file.seek(0)
-    if head[4:8] != b"ftyp":
-        raise _refusal("this is no clip: send MP4 or QuickTime", "not_a_clip")
     try:
-        with av.open(file, "r", format="mp4", options=_READ_OPTIONS, metadata_errors="replace") as container:
-            yield container
-    # A file that claims too much has FFmpeg ask for memory that there is not: that is its fault, not this process's.
-    except (av.FFmpegError, OSError, ValueError, LookupError) as error:
-        reason = printable(getattr(error, "strerror", None) or type(error).__name__, 200)  # its text names our file
-        raise _refusal(f"the clip is damaged or cut off: {reason}", "damaged") from None
+        return stand_of(frame).size(frame.width, frame.height)
+    except SkewError as error:
+        raise refusal(str(error), "rotation", 422) from None
+
+
+@dataclass(slots=True)
+class _Found:
+    """What is known of a clip while it is read: when its frames are shown, in ticks."""
+
+    video: VideoStream
+    moments: list[int] = field(default_factory=list)
+    shape: tuple[int, int] = (0, 0)
+    sound: Any = field(default_factory=hashlib.sha256)
+
+    def size(self, limits: ClipLimits, *, heard: bool) -> ClipSize:
+        """The clip's size. Raises UserError for one without frames or without a rate, and for one that is too long."""
+        rate = mean_rate(self.video, self.moments)
+        if not all(self.shape) or rate is None:
+            raise refusal("the clip has no frames, or no known rate", "damaged")
+        span, last = (len(self.moments) - 1) / rate, self._last_s(rate)
+        if span + last > limits.max_s + 1:
+            raise _too_long(float(span + last), limits)
+        sound = self.sound.hexdigest() if heard else ""
+        told = Fraction(0) if last == 1 / rate else last
+        return ClipSize(*self.shape, len(self.moments), *rate.as_integer_ratio(), sound, *told.as_integer_ratio())
+
+    def _last_s(self, rate: Fraction) -> Fraction:
+        """For how long the last frame is shown, seconds.
+
+        A file tells for how long all frames are decoded, one after the other, and what is left is the last one's. Where
+        frames come unevenly and out of order that can be nothing: then it is shown for as long as the one before.
+        """
+        base = self.video.time_base or Fraction(0)
+        told = (self.video.duration or 0) * base - (len(self.moments) - 1) / rate
+        before = sorted(self.moments)[-2:]
+        return told if told > 0 else (before[-1] - before[0]) * base or 1 / rate
 
 
 def _check_claims(container: InputContainer, limits: ClipLimits) -> VideoStream:
@@ -176,53 +153,18 @@ def _check_claims(container: InputContainer, limits: ClipLimits) -> VideoStream:
     width, height = video.codec_context.width, video.codec_context.height
     if width * height > limits.max_pixels or max(width, height) > limits.max_side:
         allowed = f"at most {limits.max_pixels} pixels and {limits.max_side} a side are allowed"
-        raise _refusal(f"the clip is {width}×{height}; {allowed}", "too_large", 413)
+        raise refusal(f"the clip is {width}×{height}; {allowed}", "too_large", 413)
     if min(width, height) < limits.min_side:
-        raise _refusal(f"the clip is {width}×{height}; at least {limits.min_side} a side", "too_small", 422)
+        raise refusal(f"the clip is {width}×{height}; at least {limits.min_side} a side", "too_small", 422)
     seconds = (container.duration or 0) / 1e6
     if seconds > limits.max_s:
-        raise _refusal(f"the clip takes {seconds:.1f} s; at most {limits.max_s:g} s are allowed", "too_long", 413)
-    _check_count(video.frames, limits)
+        raise _too_long(seconds, limits)
+    check_count(video.frames, limits.max_frames)
     return video
 
 
-def _check_count(frames: int, limits: ClipLimits) -> None:
-    if frames > limits.max_frames:
-        raise _refusal(f"the clip has more than {limits.max_frames} frames", "too_long", 413)
-
-
-def _packets(container: InputContainer, limits: ClipLimits) -> Iterator[Packet[Any]]:
-    """The packets of pictures and sound, each counted against its limit."""
-    video, sound = video_stream(container), sound_stream(container)
-    frames = heard = 0
-    for packet in container.demux([video, sound] if sound else [video]):
-        if packet.size and packet.dts is not None:
-            frames += packet.stream.index == video.index
-            heard += packet.stream.index != video.index
-            _check_count(frames, limits)
-            if heard > MAX_SOUND_PACKETS:
-                raise _refusal(f"the clip's sound has more than {MAX_SOUND_PACKETS} packets", "too_long", 413)
-            yield packet
-
-
-def _copy(container: InputContainer, target: Path, limits: ClipLimits) -> None:
-    import av
-
-    video, sound = video_stream(container), sound_stream(container)
-    copied = Counter[int]()
-    with av.open(str(target), "w", format="mp4", options=_WRITE_OPTIONS) as copy:
-        kept = {
-            stream.index: copy.add_stream_from_template(stream, opaque=True) for stream in filter(None, (video, sound))
-        }
-        for packet in _packets(container, limits):
-            copied[packet.stream.index] += 1
-            packet.stream = kept[packet.stream.index]
-            copy.mux(packet)
-    for stream in filter(None, (video, sound)):
-        if (there := copied[stream.index]) < (named := len(stream.index_entries)):
-            raise _refusal(f"the clip is damaged or cut off: {there} of {named} packets are there", "damaged")
-    if not copied[video.index]:
-        raise _refusal("the clip has no frames", "damaged")
+def _too_long(seconds: float, limits: ClipLimits) -> Exception:
+    return refusal(f"the clip takes {seconds:.1f} s; at most {limits.max_s:g} s are allowed", "too_long", 413)
 
 
 def _decode_whole(container: InputContainer, limits: ClipLimits) -> tuple[ClipSize, bool, str]:
@@ -230,39 +172,27 @@ def _decode_whole(container: InputContainer, limits: ClipLimits) -> tuple[ClipSi
     video = _check_claims(container, limits)
     video.codec_context.thread_count = 1
     video.codec_context.options = {"err_detect": "explode"}
-    sound = sound_stream(container)
-    shape, look, packets, digest = (0, 0), (False, ""), 0, hashlib.sha256()
-    moments: list[int] = []
+    look, decoded, found = (False, ""), 0, _Found(video)
     for packet in _with_flush(container, limits):
-        if packet is not None and sound and packet.stream.index == sound.index:
-            digest.update(bytes(packet))
+        if packet is not None and packet.stream.index != video.index:
+            found.sound.update(bytes(packet))
             continue
-        packets += packet is not None and not packet.is_discard
+        if packet is not None and not packet.is_discard:
+            found.moments.append(packet.pts or 0)
         for frame in video.decode(packet):
-            if not moments:
+            if not decoded:
                 picture = frame.to_image()  # type: ignore[no-untyped-call]
-                shape, look = seen_size(frame), (looks.constant(picture), looks.fingerprint(picture))
-            if seen_size(frame) != shape:
-                raise _refusal("the clip changes its size on the way", "damaged")
-            moments.append(frame.pts or 0)
-    if len(moments) != packets:
-        found = f"the clip says {packets} frames and decodes to {len(moments)}"
-        raise _refusal(f"{found}; convert it to MP4 anew", "damaged")
-    return _size(video, moments, shape, digest.hexdigest() if sound else ""), *look
+                found.shape, look = seen_size(frame), (looks.constant(picture), looks.fingerprint(picture))
+            if seen_size(frame) != found.shape:
+                raise refusal("the clip changes its size on the way", "damaged")
+            decoded += 1
+    if decoded != len(found.moments):
+        message = f"the clip says {len(found.moments)} frames and decodes to {decoded}; convert it to MP4 anew"
+        raise refusal(message, "damaged")
+    return found.size(limits, heard=sound_stream(container) is not None), *look
 
 
 def _with_flush(container: InputContainer, limits: ClipLimits) -> Iterator[Packet[Any] | None]:
     """The packets, and None at their end, which has a decoder give its last frames."""
-    yield from _packets(container, limits)
+    yield from packets_of(container, video_stream(container), sound_stream(container), limits.max_frames)
     yield None
-
-
-def _size(video: VideoStream, moments: list[int], shape: tuple[int, int], sound: str) -> ClipSize:
-    rate = mean_rate(video, moments)
-    if not all(shape) or rate is None:
-        raise _refusal("the clip has no frames, or no known rate", "damaged")
-    return ClipSize(*shape, len(moments), rate.numerator, rate.denominator, sound)
-
-
-def _refusal(message: str, code: str, http_status: int = 415) -> UserError:
-    return UserError(message, code=code, http_status=http_status, loc=(VIDEO,))

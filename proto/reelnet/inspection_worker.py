@@ -28,7 +28,7 @@ from pydantic_core import from_json, to_json
 
 from reelnet.clips import ClipFacts, ClipLimits, inspect_clip
 from reelnet.errors import ReelnetError, from_class
-from reelnet.inspection import InputLimits, OutputFacts, PictureFacts, check_output, inspect_picture
+from reelnet.inspection import Handling, InputLimits, OutputFacts, PictureFacts, check_output, inspect_picture
 from reelnet.lifecycle import settle_memory
 from reelnet.pipelines import MediaSpec
 
@@ -64,10 +64,11 @@ def unpack_error(packed: Mapping[str, Any]) -> ReelnetError:
 
 
 def picture(request: Mapping[str, Any], data: bytes) -> PictureFacts:
-    """The facts of an input picture; of its copy without metadata, where the request names a place for one."""
+    """The facts of an input picture as it goes to a node, and its file, where the request names a place for one."""
     limits, target = request["limits"], request["stripped_to"]
     bounds = InputLimits(**limits | {"formats": tuple(limits["formats"])})
-    return inspect_picture(Path(request["path"]), bounds, stripped_to=Path(target) if target else None)
+    handling = Handling(**request["handling"] | {"background": tuple(request["handling"]["background"])})
+    return inspect_picture(Path(request["path"]), bounds, handling, stripped_to=Path(target) if target else None)
 
 
 def clip(request: Mapping[str, Any], data: bytes) -> ClipFacts:
@@ -137,7 +138,17 @@ def confine(limits: WorkerLimits) -> None:
 def _load_decoders() -> None:
     """Loads them here, so that no request pays for it, and not in the parent, which takes its types from this file."""
     import av
-    from PIL import JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401
+    import pi_heif  # noqa: F401
+    from PIL import (  # noqa: F401
+        AvifImagePlugin,
+        BmpImagePlugin,
+        GifImagePlugin,
+        ImageCms,
+        JpegImagePlugin,
+        PngImagePlugin,
+        TiffImagePlugin,
+        WebPImagePlugin,
+    )
 
     av.logging.set_level(av.logging.PANIC)
 

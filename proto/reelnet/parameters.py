@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from fractions import Fraction
 from functools import cache
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     SerializerFunctionWrapHandler,
+    WithJsonSchema,
     field_validator,
     model_serializer,
     model_validator,
 )
+
+from reelnet.frame_rates import parsed_rate, written_rate
 
 MAX_SEED = 2**53 - 64
 """Largest seed of a job: seed + i of its last image stays an exact number in JSON."""
@@ -138,19 +143,37 @@ Fit = Annotated[
         json_schema_extra={"since": 3, "neutral": "crop"},
     ),
 ]
+_RATE_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        {"type": "number", "minimum": 1, "maximum": 120},
+        {"type": "string", "pattern": r"^\d+(\.\d+|/\d+)?$"},
+    ]
+}
+FrameRate = Annotated[
+    Fraction,
+    BeforeValidator(parsed_rate),
+    PlainSerializer(written_rate, return_type=int | str),
+    WithJsonSchema(_RATE_SCHEMA),
+]
+"""Frames a second: a number, or text as "29.97" or "30000/1001"."""
 InterpolateTo = Annotated[
-    int | None,
+    FrameRate | None,
     Field(
         ge=2,
         le=120,
         description="Frames per second to which frames are made between the model's; the clip's length stays.",
-        json_schema_extra={"since": 3, "neutral": None, "feature": INTERPOLATION},
+        json_schema_extra={"since": 4, "neutral": None, "feature": INTERPOLATION},
     ),
 ]
 
 
 class Params(BaseModel):
-    """Parameters that every pipeline has. Unknown names are refused with the nearest known one."""
+    """Parameters that every pipeline has. Unknown names are refused with the nearest known one.
+
+    `since`: the first schema version that promises what this one does for the same parameters.
+    """
+
+    since: ClassVar[int] = 1
 
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=False, protected_namespaces=())
 
@@ -199,7 +222,7 @@ class Params(BaseModel):
 
     def required_version(self) -> int:
         """The lowest schema version that knows every parameter of this job which is not neutral."""
-        newest = 1
+        newest = self.since
         for name, extra in self._later_fields():
             if getattr(self, name) != extra["neutral"]:
                 newest = max(newest, int(str(extra["since"])))
@@ -313,7 +336,9 @@ class Clip(Params):
     def _never_slower(self) -> Self:
         fps: int = getattr(self, "fps", 0)
         if self.interpolate_to_fps is not None and self.interpolate_to_fps < fps:
-            raise ValueError(f"interpolate_to_fps: {self.interpolate_to_fps} is less than the model's fps, {fps}")
+            raise ValueError(
+                f"interpolate_to_fps: {written_rate(self.interpolate_to_fps)} is less than the model's fps, {fps}"
+            )
         return self
 
 
@@ -381,8 +406,15 @@ class UpscaleVideo(Params):
 
 
 class FrameInterpolation(Params):
-    """A clip at another frame rate: frames are made between those it has, and its speed stays."""
+    """A clip at another frame rate: frames are made between those it has, by their times, and its length stays."""
 
-    fps: int = Field(24, ge=1, le=120, description="Frames per second of the new clip.")
+    since: ClassVar[int] = 4
+    fps: FrameRate = Field(
+        Fraction(24),
+        ge=1,
+        le=120,
+        description="Frames per second of the new clip, as 24, 29.97 or 30000/1001.",
+        json_schema_extra={"default": 24},
+    )
     video_codec: VideoCodec = "h264"
     metadata: Metadata = False

@@ -20,7 +20,7 @@ from pydantic_core import ErrorDetails
 
 from reelnet.aliases import meant
 from reelnet.errors import UserError, printable
-from reelnet.frame_rates import Schedule
+from reelnet.frame_rates import Schedule, written_rate
 from reelnet.parameters import (
     MAX_CLIP_FRAMES,
     MAX_INPUT_PIXELS,
@@ -38,9 +38,20 @@ from reelnet.parameters import (
     Upscale,
     UpscaleVideo,
 )
-from reelnet.warnings import GUIDANCE_OFF, NO_PREVIEW, NOT_USED, PLAIN_BRACKETS, PROMPT_CUT, SCHEDULER_SETTING
+from reelnet.warnings import (
+    GUIDANCE_OFF,
+    HIGHLIGHTS_CUT,
+    NO_PREVIEW,
+    NOT_USED,
+    PLAIN_BRACKETS,
+    PROFILE_IGNORED,
+    PROMPT_CUT,
+    SCHEDULER_SETTING,
+    SOUND_DROPPED,
+    TRACKS_DROPPED,
+)
 
-VERSION = 3
+VERSION = 4
 """The newest version of the parameter schemas; versions count all of them together."""
 MAX_ROWS = 20
 """Errors of one request that are told one by one; of others only their number."""
@@ -74,13 +85,26 @@ class Size:
 class ClipSize(Size):
     """An input clip, as it is seen: its rotation is applied. It has `fps` / `fps_den` frames a second on average.
 
-    `sound`: sha256 (hex) over the packets of its sound, empty for none.
+    `sound`: sha256 (hex) over the packets of its sound, empty for none. `last` / `last_den`: for how many seconds its
+    last frame is shown; 0: for as long as the others are.
     """
 
     frames: int
     fps: int
     fps_den: int = 1
     sound: str = ""
+    last: int = 0
+    last_den: int = 1
+
+    @property
+    def rate(self) -> Fraction:
+        """Frames a second on average."""
+        return Fraction(self.fps, self.fps_den)
+
+    @property
+    def last_s(self) -> Fraction:
+        """Seconds for which the last frame is shown."""
+        return Fraction(self.last, self.last_den) or 1 / self.rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,8 +252,8 @@ def _image_to_video(params: ImageToVideo | PromptedVideo, _: Size | None) -> tup
     if fps is None:
         spec = MediaSpec("video", size.width, size.height, params.num_frames, params.fps, codec=codec)
         return Work(drawn, size.pixels * params.num_frames), (spec,)
-    schedule = _schedule(params.num_frames, Fraction(params.fps), fps, "interpolate_to_fps")
-    spec = MediaSpec("video", size.width, size.height, schedule.count, fps, codec=codec)
+    schedule = _bounded(Schedule(params.num_frames, Fraction(params.fps), fps), "interpolate_to_fps")
+    spec = MediaSpec("video", size.width, size.height, schedule.count, *fps.as_integer_ratio(), codec=codec)
     return Work(drawn + size.pixels * schedule.made, size.pixels * schedule.count), (spec,)
 
 
@@ -253,17 +277,22 @@ def _frame_interpolation(params: FrameInterpolation, source: Size | None) -> tup
     if clip.width % 2 or clip.height % 2:
         message = f"the clip is {clip.width}×{clip.height}; its sides have to be even"
         raise UserError(message, code="odd_size", loc=(VIDEO,))
-    schedule = _schedule(clip.frames, Fraction(clip.fps, clip.fps_den), params.fps, "fps")
-    rate, codec = (params.fps, 1), params.video_codec
+    schedule = _bounded(schedule_of(clip, params.fps), "fps")
+    rate, codec = params.fps.as_integer_ratio(), params.video_codec
     spec = MediaSpec("video", clip.width, clip.height, schedule.count, *rate, clip.sound, codec=codec)
     return Work(clip.pixels * max(1, schedule.made), clip.pixels * schedule.count), (spec,)
 
 
-def _schedule(frames: int, rate: Fraction, fps: int, name: str) -> Schedule:
-    """The frames of a clip at another rate, which the parameter `name` asks for."""
-    schedule = Schedule(frames, rate, Fraction(fps))
+def schedule_of(clip: ClipSize, fps: Fraction) -> Schedule:
+    """The frames of a clip at another rate."""
+    return Schedule(clip.frames, clip.rate, fps, clip.last_s)
+
+
+def _bounded(schedule: Schedule, name: str) -> Schedule:
+    """A clip's frames at the rate that the parameter `name` asks for. Raises UserError for too many."""
     if schedule.count > MAX_CLIP_FRAMES:
-        message = f"at {fps} frames per second it is {schedule.count} frames; at most {MAX_CLIP_FRAMES} are made"
+        rate = written_rate(schedule.target_fps)
+        message = f"at {rate} frames per second it is {schedule.count} frames; at most {MAX_CLIP_FRAMES} are made"
         raise UserError(message, code="too_long", loc=(name,))
     return schedule
 
@@ -285,16 +314,25 @@ _WORDED = frozenset({PROMPT_CUT, PLAIN_BRACKETS})
 _MOVED = frozenset({GUIDANCE_OFF, NO_PREVIEW})
 _DRAWN = _WORDED | _MOVED | {SCHEDULER_SETTING}
 _UNUSED = frozenset({NOT_USED})
+_SEEN = frozenset({PROFILE_IGNORED, HIGHLIGHTS_CUT})
+_CHANGED = _DRAWN | _SEEN
+_HEARD = frozenset({SOUND_DROPPED, TRACKS_DROPPED})
 _ALL = (
     Pipeline("text-to-image", "sd", TextToImage, (), _text_to_image, warns=_DRAWN),
-    Pipeline("image-to-image", "sd", ImageToImage, ("image",), _image_to_image, sized_by_input=True, warns=_DRAWN),
-    Pipeline("image-to-image", "pix2pix", ImageEdit, ("image",), _image_edit, sized_by_input=True, warns=_DRAWN),
-    Pipeline("image-to-video", "svd", ImageToVideo, ("image",), _image_to_video, warns=_MOVED),
-    Pipeline("image-to-video", "wan", PromptedVideo, ("image",), _image_to_video, warns=_MOVED | _WORDED),
-    Pipeline("upscale", "x4", Upscale, ("image",), _upscale, **_RESIZES, warns=_WORDED | _UNUSED),
-    Pipeline("upscale-video", "x4", UpscaleVideo, (VIDEO,), _upscale_video, **_RESIZES, warns=_UNUSED),
+    Pipeline("image-to-image", "sd", ImageToImage, ("image",), _image_to_image, sized_by_input=True, warns=_CHANGED),
+    Pipeline("image-to-image", "pix2pix", ImageEdit, ("image",), _image_edit, sized_by_input=True, warns=_CHANGED),
+    Pipeline("image-to-video", "svd", ImageToVideo, ("image",), _image_to_video, warns=_MOVED | _SEEN),
+    Pipeline("image-to-video", "wan", PromptedVideo, ("image",), _image_to_video, warns=_MOVED | _WORDED | _SEEN),
+    Pipeline("upscale", "x4", Upscale, ("image",), _upscale, **_RESIZES, warns=_WORDED | _UNUSED | _SEEN),
+    Pipeline("upscale-video", "x4", UpscaleVideo, (VIDEO,), _upscale_video, **_RESIZES, warns=_UNUSED | _HEARD),
     Pipeline(
-        "frame-interpolation", "film", FrameInterpolation, (VIDEO,), _frame_interpolation, **_RESIZES, warns=_UNUSED
+        "frame-interpolation",
+        "film",
+        FrameInterpolation,
+        (VIDEO,),
+        _frame_interpolation,
+        **_RESIZES,
+        warns=_UNUSED | _HEARD,
     ),
 )
 FAMILIES: dict[tuple[str, str], Pipeline] = {(pipeline.name, pipeline.family): pipeline for pipeline in _ALL}

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from reelnet.display import SkewError, stand_of
 from reelnet.errors import NodeError
 
 if TYPE_CHECKING:
@@ -39,9 +40,16 @@ def strict_frames(container: InputContainer, stream: VideoStream, sound: Hash) -
         # Only the stream's own decoder knows how the container wants it shown.
         frames = stream.decode(packet) if first or stricter is None else []
         first = False
-        if any(frame.rotation for frame in frames):
+        if any(_turned(frame) for frame in frames):
             raise NodeError("the output is to be shown turned", code="size")
         yield from frames if stricter is None else stricter.decode(packet if packet.size else None)
+
+
+def _turned(frame: VideoFrame) -> bool:
+    try:
+        return not stand_of(frame).upright
+    except SkewError:
+        return True
 
 
 def _stricter(stream: VideoStream) -> VideoCodecContext | None:

@@ -18,6 +18,8 @@ MAX_WARNING_CHARS = 400
 
 PROMPT_CUT, PLAIN_BRACKETS, GUIDANCE_OFF, NOT_USED = "prompt_cut", "plain_brackets", "guidance_off", "not_used"
 SCHEDULER_SETTING, NO_PREVIEW = "scheduler_setting", "no_preview"
+PROFILE_IGNORED, HIGHLIGHTS_CUT = "profile_ignored", "highlights_cut"
+SOUND_DROPPED, TRACKS_DROPPED = "sound_dropped", "tracks_dropped"
 CODES: dict[str, str] = {
     PROMPT_CUT: "A text encoder reads fewer tokens than the prompt has. The message quotes the last words it read.",
     PLAIN_BRACKETS: "Brackets and numbers such as `(fox:1.3)` weigh no words here. The model reads them as plain text.",
@@ -25,6 +27,10 @@ CODES: dict[str, str] = {
     NOT_USED: "A model of this class does not use the parameter.",
     SCHEDULER_SETTING: "The scheduler that was asked for does not know a setting of the model's own scheduler.",
     NO_PREVIEW: "Previews were asked for, and none was made.",
+    PROFILE_IGNORED: "The picture's colour profile is broken or unknown. Its colours were taken as sRGB.",
+    HIGHLIGHTS_CUT: "The picture has a high dynamic range. Light brighter than white was cut.",
+    SOUND_DROPPED: "The clip's sound is of a kind that is not read. The result has none.",
+    TRACKS_DROPPED: "The clip has further tracks of sound, pictures or subtitles. Only the first of each was kept.",
 }
 """Each code of a warning, and its meaning."""
 

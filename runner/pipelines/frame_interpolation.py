@@ -11,7 +11,7 @@ from runner.pipelines.clip_memory import FilmNeeds
 from runner.pipelines.family import memory_errors
 from runner.pipelines.upscale import unused
 from runner.video_codecs import ClipOutput
-from runner.video_rate import at_rate, schedule_of
+from runner.video_rate import at_rate
 
 
 class Interpolation:
@@ -43,4 +43,4 @@ class Interpolation:
         clip = job.clips[VIDEO]
         with memory_errors():
             file = at_rate(clip, params.fps, self._film, self._output.of(job), report)
-        yield Rendered.of_clip(job.seed, file, schedule_of(clip, params.fps).target_fps)
+        yield Rendered.of_clip(job.seed, file, params.fps)

@@ -58,7 +58,7 @@ MODELS = {
     ],
     "svd": [
         Order("image-to-video", FILM, (64, 64, 14, 7)),
-        Order("image-to-video", FILM | {"interpolate_to_fps": 24}, (64, 64, 46, 24)),
+        Order("image-to-video", FILM | {"interpolate_to_fps": 24}, (64, 64, 48, 24)),
     ],
     "wan": [
         Order("image-to-video", FILM | {"prompt": "a fox", "num_frames": 5, "video_codec": "av1"}, (64, 64, 5, 7)),

@@ -12,13 +12,17 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import av
 from PIL import Image
 
 from broadcaster.inspector import InspectionSettings, Inspector
 from reelnet.clips import ClipLimits
 from reelnet.errors import NodeError, UserError
+from reelnet.icc import PRIMARIES, matrix_profile, power
 from reelnet.inspection import InputLimits
 from reelnet.pipelines import MediaSpec
+from tests.fakes.colours import cmyk_profile
+from tests.fakes.heic import heic
 from tests.fakes.lying_node import png
 from tests.fakes.media import Clip
 from tests.fuzz import mutation
@@ -27,6 +31,7 @@ from tests.fuzz.engine import Case, require
 SETTINGS = InspectionSettings(cpu_s=2, timeout_s=10, workers=2)
 """A tenth of what a check may take in the product: a file of this size takes milliseconds."""
 MANY = 2_000_000
+P3 = matrix_profile(PRIMARIES[12], power(2.2))
 
 
 @asynccontextmanager
@@ -102,6 +107,24 @@ def _webp(rng: random.Random) -> bytes:
     return _maybe_damaged(rng, b"RIFF" + struct.pack("<I", len(body)) + body)
 
 
+def _other(form: str) -> Callable[[random.Random], bytes]:
+    """A picture of a format whose decoder reads its file by itself, with a few bytes changed."""
+    return lambda rng: mutation.damaged(rng, _picture(form))
+
+
+def _profiled(rng: random.Random) -> bytes:
+    """A picture whose colour profile is damaged, and its chunks' sums are right."""
+    kind, chosen = rng.choice(
+        ((b"iCCP", P3), (b"iCCP", cmyk_profile()), (b"cICP", b"\x09\x10\0\1"), (b"gAMA", bytes(4)))
+    )
+    body = mutation.damaged(rng, chosen)
+    body = b"p\0\0" + zlib.compress(body) if kind == b"iCCP" else body
+    good = png()
+    return (
+        good[:33] + struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) + good[33:]
+    )
+
+
 def _mp4(rng: random.Random) -> bytes:
     good = _clip()
     if rng.random() < 0.5:
@@ -112,6 +135,26 @@ def _mp4(rng: random.Random) -> bytes:
     return good[: at + 8] + rng.randbytes(4) + good[at + 12 :]
 
 
+@cache
+def _matroska(kind: str) -> bytes:
+    """A clip with sound that no MP4 carries: H.264 with PCM, or VP8 with Vorbis."""
+    out, coders = io.BytesIO(), {"matroska": ("libx264", "pcm_s16le"), "webm": ("libvpx", "vorbis")}[kind]
+    with av.open(out, "w", format="matroska") as container:
+        pictures = container.add_stream(coders[0], rate=8)
+        pictures.width, pictures.height, pictures.pix_fmt = 64, 64, "yuv420p"  # type: ignore[union-attr]
+        sound = container.add_stream(coders[1], rate=48000, options={"strict": "experimental"}, layout="stereo")
+        for index in range(4):
+            picture = Image.radial_gradient("L").resize((64, 64)).rotate(20 * index).convert("RGB")
+            container.mux(pictures.encode(av.VideoFrame.from_image(picture)))  # type: ignore[union-attr, arg-type]
+        silence = av.AudioFrame(format="s16" if kind == "matroska" else "fltp", layout="stereo", samples=4096)
+        silence.sample_rate, silence.pts = 48000, 0
+        for plane in silence.planes:
+            plane.update(bytes(plane.buffer_size))
+        for stream, frame in ((sound, silence), (sound, None), (pictures, None)):
+            container.mux(stream.encode(frame))  # type: ignore[union-attr, arg-type]
+    return out.getvalue()
+
+
 def _maybe_damaged(rng: random.Random, data: bytes) -> bytes:
     return mutation.damaged(rng, data) if rng.random() < 0.3 and len(data) < 1_000_000 else data
 
@@ -120,5 +163,13 @@ KINDS = (
     Kind(_png, "image/png"),
     Kind(_jpeg, "image/jpeg"),
     Kind(_webp, "image/webp"),
+    Kind(_profiled, "image/png"),
+    Kind(_other("TIFF"), "image/tiff"),
+    Kind(_other("GIF"), "image/gif"),
+    Kind(_other("BMP"), "image/bmp"),
+    Kind(_other("AVIF"), "image/avif"),
+    Kind(lambda rng: mutation.damaged(rng, heic(colour=b"prof" + cmyk_profile())), "image/heic"),
     Kind(_mp4, "video/mp4", "video"),
+    Kind(lambda rng: mutation.damaged(rng, _matroska("matroska")), "video/mp4", "video"),
+    Kind(lambda rng: mutation.damaged(rng, _matroska("webm")), "video/mp4", "video"),
 )

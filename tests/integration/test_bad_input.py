@@ -84,8 +84,10 @@ def bomb(width: int, height: int) -> bytes:
 
 BAD_PICTURES: list[Any] = [
     pytest.param(picture()[:-200], 400, "damaged or cut off", id="truncated"),
-    pytest.param(b"this is no picture at all\n" * 50, 400, "expected PNG, JPEG or WebP", id="text"),
-    pytest.param(b"<svg xmlns='http://www.w3.org/2000/svg'/>", 400, "expected PNG, JPEG or WebP", id="svg"),
+    pytest.param(b"this is no picture at all\n" * 50, 400, "no picture: expected PNG, JPEG, WebP", id="text"),
+    pytest.param(
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>", 400, "this is an SVG: expected PNG, JPEG, WebP", id="svg"
+    ),
     pytest.param(bomb(20_000, 10_000), 413, "megapixels", id="200-megapixels"),
     pytest.param(bomb(300, 300), 400, "damaged or cut off", id="lying-header"),
     pytest.param(b"", 422, "missing", id="empty"),

@@ -72,7 +72,7 @@ async def test_the_job_goes_to_the_node_with_film(tmp_path: Path) -> None:
         assert {job["attempts"] for job in jobs} == {1}
         (data,) = await nodes.outputs(answers[0])
         found = probe_clip(data)
-        assert (found.width, found.height, found.frames, found.fps, found.fps_den) == (96, 64, 46, 24, 1)
+        assert (found.width, found.height, found.frames, found.fps, found.fps_den) == (96, 64, 48, 24, 1)
 
 
 async def test_a_pool_without_film_says_what_to_leave_out(tmp_path: Path) -> None:
@@ -88,10 +88,10 @@ async def test_a_pool_without_film_says_what_to_leave_out(tmp_path: Path) -> Non
 
 
 async def test_frames_that_are_made_are_paid(tmp_path: Path) -> None:
-    """Each costs what a step of a frame does: 44 of the 46, as the first and the last are the model's."""
+    """Each costs what a step of a frame does: 43 of the 48, as two are the model's and three show its last one on."""
     async with pool(tmp_path, InProcessEngine()) as nodes:
         prices = [(await nodes.job(PIPELINE, params, picture())).json()["job"]["price"] for params in (CLIP, FASTER)]
-    steps = {"plain": 14 * 2, "faster": 14 * 2 + 44}
+    steps = {"plain": 14 * 2, "faster": 14 * 2 + 43}
     assert [Fraction(text) for text in prices] == [
         Fraction(96 * 64 * count, 10**6) * Fraction(RATE["mpix_step"]) for count in steps.values()
     ]
@@ -107,10 +107,10 @@ def answer_with(clip: Clip) -> Any:
 @pytest.mark.parametrize(
     ("clip", "code"),
     [
-        (Clip(96, 64, frames=46, fps=24), None),
+        (Clip(96, 64, frames=48, fps=24), None),
         (Clip(96, 64, frames=14, fps=7), "frames"),
-        (Clip(96, 64, frames=45, fps=24), "frames"),
-        (Clip(96, 64, frames=46, fps=23), "fps"),
+        (Clip(96, 64, frames=47, fps=24), "frames"),
+        (Clip(96, 64, frames=48, fps=23), "fps"),
     ],
 )
 async def test_frames_and_rate_are_checked(tmp_path: Path, clip: Clip, code: str | None) -> None:

@@ -89,7 +89,7 @@ async def test_frames_are_made_between_a_clips_frames(pool: Pool) -> None:
     """By the network that lies beside the model, over every hop: as many as promised; its ends look as before."""
     plain = frames(await film(pool, picture(seed=1)))
     faster = frames(await film(pool, picture(seed=1), interpolate_to_fps=24))
-    assert (len(plain), len(faster)) == (14, 46)
+    assert (len(plain), len(faster)) == (14, 48)
     for end in (0, -1):
         assert np.abs(plain[end] - faster[end]).mean() < 8
 

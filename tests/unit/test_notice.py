@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTICE = (ROOT / "NOTICE").read_text("utf-8")
-SECTIONS = dict(zip(range(6), re.split(r"^\d\. .*\n-+\n", NOTICE, flags=re.MULTILINE), strict=True))
+SECTIONS = dict(zip(range(7), re.split(r"^\d\. .*\n-+\n", NOTICE, flags=re.MULTILINE), strict=True))
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
@@ -41,7 +41,7 @@ def test_each_direct_dependency_is_named_with_its_licence() -> None:
     assert rows == {name: stated(distribution(name)) for name in direct()}
 
 
-@pytest.mark.parametrize(("package", "section"), [("av", 3), ("pillow", 4)])
+@pytest.mark.parametrize(("package", "section"), [("av", 3), ("pillow", 4), ("pi_heif", 5)])
 def test_each_library_of_a_wheel_is_named(package: str, section: int) -> None:
     """What the wheel holds is what NOTICE says that it holds."""
     named = set(re.findall(r"\blib(?:[A-Z][A-Za-z0-9]*|[a-z0-9]+)(?:-[a-z]+)*\b", columns(SECTIONS[section])))

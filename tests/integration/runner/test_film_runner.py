@@ -43,13 +43,13 @@ async def test_frames_are_made_between_those_there_are(tiny_models: Path, tmp_pa
         assert answer.last["event"] == "done", answer.last
         assert answer.last["class"] == "FilmInterpolation"
         assert [(r["step"], r["total"]) for r in answer.named("progress") if r["stage"] == "interpolate"][-1] == (
-            13,
-            13,
+            15,
+            15,
         )
         (data,) = answer.outputs
         before, after = _frames(GIVEN), _frames(data)
         assert probe_clip(data).sound == probe_clip(GIVEN).sound != ""
-        assert after.shape == (13, *before.shape[1:])
+        assert after.shape == (15, *before.shape[1:])
         assert np.abs(after[::3] - before).mean() < 8
         assert np.abs(after[1] - (before[0] + before[1]) / 2).mean() > 8, "random weights make something of their own"
         assert (await client.run(**JOB)).outputs == answer.outputs
@@ -62,7 +62,7 @@ async def test_a_canceled_job_leaves_no_trace(tiny_models: Path, tmp_path: Path)
         await client.until(State.READY)
         async with client.stream(**JOB) as response:
             await gate.wait_held()
-            assert (await client.health())["step"] == {"stage": "interpolate", "step": 1, "total": 13}
+            assert (await client.health())["step"] == {"stage": "interpolate", "step": 1, "total": 15}
             await client.http.delete("/jobs/job-1")
             gate.open()
             assert (await collect(response)).last["class"] == "canceled"

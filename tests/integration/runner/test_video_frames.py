@@ -75,24 +75,25 @@ async def test_the_rule_of_fitting_changes_the_clip(svd: RunnerClient) -> None:
 
 
 async def test_frames_are_made_between_the_models(svd: RunnerClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """14 frames at 7 become 46 at 24, about 2 s: both end frames are the model's own, the others FILM's."""
+    """14 frames at 7 become 48 at 24, 2 s: the model's own where they stand, and its last one on; the others FILM's."""
     drawn = model_frames(monkeypatch, "stable_video")
     await film(svd)
     written = written_frames(monkeypatch)
     answer = await film(svd, interpolate_to_fps=24)
     plain, own = drawn
     assert (plain == own).all()
-    assert (len(own), len(written)) == (14, 46)
-    assert (written[0] == own[0]).all()
-    assert (written[-1] == own[-1]).all()
-    assert not any((made == frame).all() for made in written[1:-1] for frame in own)
+    assert (len(own), len(written)) == (14, 48)
+    kept = {0: 0, 24: 7, 45: 13, 46: 13, 47: 13}
+    assert all((written[at] == own[number]).all() for at, number in kept.items())
+    made = [frame for at, frame in enumerate(written) if at not in kept]
+    assert not any((each == frame).all() for each in made for frame in own)
     with av.open(io.BytesIO(answer.outputs[0])) as clip:
         stream = clip.streams.video[0]
-        assert (stream.frames, stream.average_rate) == (46, 24)
+        assert (stream.frames, stream.average_rate) == (48, 24)
         assert stream.duration is not None
-        assert float(stream.duration * stream.time_base) == pytest.approx(46 / 24, abs=0.01)
+        assert float(stream.duration * stream.time_base) == pytest.approx(48 / 24, abs=0.01)
     told = [(row["step"], row["total"]) for row in answer.named("progress") if row["stage"] == "interpolate"]
-    assert told[-1] == (46, 46)
+    assert told[-1] == (48, 48)
     assert answer.last["timings_s"]["interpolate"] > 0
     assert (await film(svd, interpolate_to_fps=24)).outputs == answer.outputs
 
@@ -123,7 +124,7 @@ def written_frames(monkeypatch: pytest.MonkeyPatch) -> list[Pixels]:
 async def test_clips_that_follow_words_have_both_as_well(
     tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wan fits its picture by the rule, and 5 frames at 8 become 13 at 24 with both its ends."""
+    """Wan fits its picture by the rule, and 5 frames at 8 become 15 at 24, as long as before."""
     changes: list[dict[str, Any]] = [{}, {"fit": "pad"}, {"fit": "stretch"}, {"interpolate_to_fps": 24}]
     asked = {"prompt": "waves", "num_frames": 5, "fps": 8}
     drawn, written = model_frames(monkeypatch, "wan_video"), written_frames(monkeypatch)
@@ -135,7 +136,7 @@ async def test_clips_that_follow_words_have_both_as_well(
             done(await client.run(pipeline="image-to-video", params=params | more, image=PICTURE))
     *fitted, own = (made.astype(int) for made in drawn)
     assert all(apart(a, b) > VISIBLE for a, b in itertools.combinations(fitted, 2))
-    assert (len(own), len(written)) == (5, 13)
+    assert (len(own), len(written)) == (5, 15)
     assert (written[0] == own[0]).all()
     assert (written[-1] == own[-1]).all()
 
@@ -194,7 +195,7 @@ async def test_a_cancel_between_frames_leaves_no_trace(tiny_models: Path, tmp_pa
     async with running(tiny_models, "svd", tmp_path, gate) as client:
         async with client.stream(**job) as response:
             await gate.wait_held()
-            assert (await client.health())["step"] == {"stage": "interpolate", "step": 8, "total": 46}
+            assert (await client.health())["step"] == {"stage": "interpolate", "step": 8, "total": 48}
             await client.http.delete("/jobs/job-1")
             gate.open()
             assert (await collect(response)).last["class"] == "canceled"

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from broadcaster.inspector import Inspector
-from broadcaster.intake import MAX_MODEL_ID_CHARS, Intake, InvalidParamsError, read_body
+from broadcaster.intake import MAX_MODEL_ID_CHARS, Intake, InvalidParamsError, handling_of, read_body
 from broadcaster.job import JobRequest
 from broadcaster.keys import ApiKey
 from broadcaster.local_failure import LocalError
@@ -24,11 +24,13 @@ from broadcaster.scores import Scores
 from broadcaster.settings import BroadcasterSettings, CatalogueEntry
 from reelnet.client import Address, Update
 from reelnet.errors import ReelnetError
-from reelnet.inspection import InputLimits, PictureFacts
+from reelnet.inspection import Handling, InputLimits, PictureFacts
 from reelnet.jobs import Capability, Description, Load, NodeId
+from reelnet.picture_wishes import taken_wishes
 from reelnet.pipelines import FAMILIES, PIPELINES
 from reelnet.pricing import Rates
 from reelnet.rpc import RpcLimits
+from reelnet.warnings import JobWarning
 
 SHORT, LONGEST = "acme/sd", "m" * MAX_MODEL_ID_CHARS
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -41,13 +43,19 @@ class Copies(Inspector):
         self._failure = failure
 
     async def picture(
-        self, path: Path, *, stripped_to: Path | None = None, limits: InputLimits | None = None
+        self,
+        path: Path,
+        *,
+        stripped_to: Path | None = None,
+        limits: InputLimits | None = None,
+        handling: Handling | None = None,
     ) -> PictureFacts:
         if self._failure:
             raise self._failure
         assert stripped_to
         stripped_to.write_bytes(path.read_bytes())
-        return PictureFacts("image/png", 64, 64, 7, "", constant=False, fingerprint="")
+        notes = (("profile_ignored", "Its profile is broken."),)
+        return PictureFacts("image/png", 64, 64, 7, "", constant=False, fingerprint="", notes=notes)
 
 
 @pytest.fixture
@@ -110,8 +118,9 @@ async def test_the_answers_warnings_begin_with_the_request(registry: Registry, t
 
 async def test_an_input_is_kept_without_its_file(registry: Registry, tmp_path: Path) -> None:
     """The copy that the inspector made is the input; nothing is left in the folder."""
-    found = await intake(registry, tmp_path)._input(PIPELINES["upscale"], "image", b"picture")
+    found = await intake(registry, tmp_path)._input("image", b"picture", Handling())
     assert (found.data, found.ref.size) == (b"picture", 7)
+    assert found.warnings == (JobWarning("profile_ignored", "Its profile is broken.", "image"),)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -130,7 +139,7 @@ async def test_a_disk_that_takes_no_input_is_the_broadcasters_failure(
     if at == "file":
         monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(LocalError, match="No space left") as caught:
-        await taken._input(PIPELINES["upscale"], "image", b"picture")
+        await taken._input("image", b"picture", Handling())
     assert (caught.value.http_status, str(tmp_path) in caught.value.message) == (503, True)
     assert caught.value.retry_after_s
     assert list(tmp_path.iterdir()) == []
@@ -162,6 +171,61 @@ async def test_a_job_is_its_keys(registry: Registry, tmp_path: Path) -> None:
     assert (job.key_id, job.key_name) == ("000102030405", "shop")
     without = await asked(intake(registry, tmp_path))
     assert (without.key_id, without.key_name) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "wishes", "expected"),
+    [
+        ("image-to-image", {"prompt": "a"}, {}, Handling(most_pixels=2048 * 2048)),
+        ("image-to-image", {"prompt": "a"}, {"fit_input": "true"}, Handling(most_pixels=2048 * 2048, fit=True)),
+        ("image-to-image", {"prompt": "a"}, {"background": "#ff8000"}, Handling((255, 128, 0), False, 2048 * 2048)),
+        ("image-to-video", {}, {"background": "black"}, Handling((0, 0, 0))),
+        ("upscale", {}, {}, Handling(keep_alpha=True, most_pixels=2048 * 2048)),
+        ("upscale", {}, {"background": ""}, Handling(keep_alpha=True, most_pixels=2048 * 2048)),
+        ("upscale", {"output_format": "jpeg"}, {}, Handling(most_pixels=2048 * 2048)),
+        ("upscale", {}, {"background": "grey"}, Handling((128, 128, 128), False, 2048 * 2048)),
+    ],
+)
+def test_what_becomes_of_a_picture(
+    name: str, params: dict[str, Any], wishes: dict[str, Any], expected: Handling
+) -> None:
+    """By the pipeline, its parameters and the request's wishes, which are no parameters."""
+    pipeline, fields = PIPELINES[name], {**params, **wishes}
+    found = taken_wishes(pipeline, fields)
+    assert fields == params
+    handling = handling_of(pipeline, pipeline.parse({"seed": 1, **params}), found)
+    assert handling == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "wish", "where"),
+    [
+        ("image-to-image", {"background": "mauve"}, "background"),
+        ("image-to-image", {"background": "#12"}, "background"),
+        ("upscale", {"fit_input": "perhaps"}, "fit_input"),
+        ("image-to-video", {"fit_input": True}, "fit_input"),
+        ("text-to-image", {"background": "white"}, "background"),
+    ],
+)
+async def test_a_wish_that_cannot_be_is_refused_by_its_name(
+    registry: Registry, tmp_path: Path, name: str, wish: dict[str, Any], where: str
+) -> None:
+    """An unknown colour, and a wish that this pipeline has nothing for; the message lists those that it has."""
+    served = (Capability(name, PIPELINES[name].schema, "acme/it", "d" * 64, Rates()),)
+    registry._take(registry.nodes()[0], Update(Description(NodeId("n"), "e", 2, 1, 1, served), Load()))
+    with pytest.raises(InvalidParamsError) as caught:
+        await intake(registry, tmp_path).job(PIPELINES[name], request_of({"prompt": "a", "model_id": "acme/it"} | wish))
+    assert any(row["loc"] == ["body", where] for row in caught.value.rows)
+
+
+def request_of(fields: dict[str, Any]) -> Request:
+    """A request with a JSON body."""
+    body = json.dumps(fields).encode()
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body}
+
+    return Request({"type": "http", "method": "POST", "headers": [(b"content-type", b"application/json")]}, receive)
 
 
 async def test_what_is_absent_takes_the_catalogues_default(registry: Registry, tmp_path: Path) -> None:

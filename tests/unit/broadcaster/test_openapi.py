@@ -11,6 +11,7 @@ from broadcaster.job_stream import News
 from broadcaster.openapi import KEYWORDS, document
 from broadcaster.openapi_schemas import EVENTS, SCHEMAS
 from reelnet.jobs import Preview, Progress, Queued, Started
+from reelnet.picture_wishes import wish_names
 from reelnet.pipelines import PIPELINES, families_of
 from tests.fakes.pool import sse_events
 from tests.fakes.schema import faults
@@ -32,7 +33,7 @@ def test_a_body_has_the_fields_of_every_family(name: str) -> None:
 def test_a_familys_body_is_its_parameters_and_files(name: str) -> None:
     """All of them, those that have to be there named; the others may be null."""
     family, body = BODIES[name], DOCUMENT["components"]["schemas"][name]
-    assert set(body["properties"]) == {"model_id", *family.params.model_fields, *family.inputs}
+    assert set(body["properties"]) == {"model_id", *family.params.model_fields, *wish_names(family), *family.inputs}
     required = {field for field, info in family.params.model_fields.items() if info.is_required()}
     assert set(body.get("required", [])) == {*required, *family.inputs}
     assert not faults(

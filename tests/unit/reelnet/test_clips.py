@@ -53,9 +53,9 @@ def test_the_packets_of_a_clips_sound_are_bounded(tmp_path: Path, monkeypatch: p
     """A sound cut into more pieces than its seconds need is refused before it is copied or decoded."""
     with av.open(io.BytesIO(DATA)) as container:
         packets = sum(bool(packet.size) for packet in container.demux(audio=0))
-    monkeypatch.setattr("reelnet.clips.MAX_SOUND_PACKETS", packets)
+    monkeypatch.setattr("reelnet.clip_streams.MAX_SOUND_PACKETS", packets)
     assert inspected(tmp_path, DATA)[0].sound
-    monkeypatch.setattr("reelnet.clips.MAX_SOUND_PACKETS", packets - 1)
+    monkeypatch.setattr("reelnet.clip_streams.MAX_SOUND_PACKETS", packets - 1)
     error = refused(tmp_path, DATA)
     assert (error.code, error.http_status) == ("too_long", 413)
 

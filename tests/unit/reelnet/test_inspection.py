@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from reelnet import metadata
 from reelnet.errors import NodeError, ReelnetError, UserError
-from reelnet.inspection import InputLimits, PictureFacts, check_output, inspect_picture, sniff
-from reelnet.metadata import JPEG, PNG, strip
+from reelnet.inspection import Handling, InputLimits, PictureFacts, check_output, inspect_picture, sniff
+from reelnet.metadata import JPEG, PNG, dissect
 from reelnet.pipelines import MediaSpec
 from tests.fakes.media import (
     Clip,
@@ -36,6 +36,7 @@ from tests.fakes.media import (
     with_parts,
 )
 
+PLAIN = Handling()
 HTML = b"<!doctype html><script>alert(1)</script>" * 4
 PNG_BYTES = encoded(pattern(64, 48), "PNG")
 CLIP = Clip()
@@ -55,6 +56,13 @@ def file(tmp_path: Path) -> Path:
 def inspect(file: Path, data: bytes, limits: InputLimits | None = None) -> PictureFacts:
     file.write_bytes(data)
     return inspect_picture(file, limits or InputLimits())
+
+
+def handled(file: Path, data: bytes, handling: Handling = PLAIN) -> tuple[PictureFacts, bytes]:
+    """The facts of a picture, and the file that goes to a node."""
+    file.write_bytes(data)
+    copy = file.with_name("copy")
+    return inspect_picture(file, InputLimits(), handling, stripped_to=copy), copy.read_bytes()
 
 
 def refused(file: Path, data: bytes, limits: InputLimits | None = None) -> UserError:
@@ -95,7 +103,8 @@ def test_a_good_picture(file: Path, kind: str) -> None:
 def test_every_mode_is_understood(file: Path, mode: str) -> None:
     """Grey, palette, transparent, deep and print pictures pass, and one colour is seen in each."""
     kind = "JPEG" if mode == "CMYK" else "PNG"
-    picture = pattern(64, 48).convert("I").convert(mode) if mode == "I;16" else pattern(64, 48).convert(mode)
+    words = pattern(64, 48).convert("I").point(lambda value: value * 257)
+    picture = words.convert(mode) if mode == "I;16" else pattern(64, 48).convert(mode)
     assert not inspect(file, encoded(picture, kind)).constant
     assert inspect(file, encoded(Image.new(mode, (64, 48)), kind)).constant
 
@@ -128,18 +137,39 @@ def test_a_cut_picture_is_refused(file: Path, kind: str) -> None:
     assert error.message.startswith("the picture is damaged or cut off: ")
 
 
-@pytest.mark.parametrize("data", [b"", b"hello, I am a text", HTML, CLIP_BYTES, encoded(pattern(32, 32), "GIF")])
-def test_what_is_no_picture_is_refused(file: Path, data: bytes) -> None:
-    """A text, a page, a clip or a format that is not taken."""
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b"", "no picture"),
+        (b"hello, I am a text", "no picture"),
+        (HTML, "an HTML page"),
+        (CLIP_BYTES, "a clip"),
+        (b"%PDF-1.7\n", "a PDF"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "an SVG"),
+        (b"8BPS\x00\x01", "a Photoshop file (PSD)"),
+        (b"\xff\x0a\x00", "a JPEG XL"),
+        (b"\x00\x00\x00\x0cJXL \r\n\x87\n", "a JPEG XL"),
+        (b"\x00\x00\x00\x0cjP  \r\n\x87\n", "a JPEG 2000"),
+        (encoded(pattern(32, 32), "JPEG2000"), "a JPEG 2000"),
+        (encoded(pattern(32, 32), "PPM"), "a Netpbm picture (PPM, PGM, PBM)"),
+        (encoded(pattern(32, 32), "ICO"), "an icon (ICO)"),
+        (b"II*\x00\x10\x00\x00\x00CR\x02\x00", "a camera's raw file (CR2)"),
+        (b"\x00\x00\x00\x18ftypcrx \x00\x00\x00\x01", "a camera's raw file (CR3)"),
+        (b"RIFF\x10\x00\x00\x00AVI LIST", "a clip (AVI)"),
+        (b"data:image/png;base64,iVBOR", "a data URI"),
+    ],
+)
+def test_what_is_no_picture_is_refused_by_its_name(file: Path, data: bytes, name: str) -> None:
+    """A text, a page, a clip or a format that is not taken: the message says what was sent and what is read."""
     error = refused(file, data)
     assert (error.code, error.http_status) == ("not_a_picture", 415)
-    assert error.message == "this is no picture: expected PNG, JPEG or WebP"
+    assert error.message == f"this is {name}: expected PNG, JPEG, WebP, AVIF, HEIC, GIF, BMP or TIFF"
 
 
 def test_only_the_allowed_formats_are_named(file: Path) -> None:
     """Limits may take fewer formats."""
     error = refused(file, encoded(pattern(32, 32), "WEBP"), InputLimits(formats=("image/png",)))
-    assert error.message == "this is no picture: expected PNG"
+    assert error.message == "this is a WebP: expected PNG"
 
 
 @pytest.mark.parametrize("rows", [0, 14143])
@@ -184,15 +214,25 @@ def test_a_jpeg_of_too_many_scans_is_refused(file: Path) -> None:
 
 
 def test_a_copy_without_metadata_is_told_of(file: Path, tmp_path: Path) -> None:
-    """Type, size and digest are the copy's, which is what `strip` makes; a turned picture's is an upright PNG."""
-    copy = tmp_path / "copy"
-    for data, kind in ((noisy_png(), PNG), (encoded(pattern(64, 48), "JPEG", exif=exif(6)), JPEG)):
-        file.write_bytes(data)
-        facts = inspect_picture(file, stripped_to=copy)
-        bare, media_type = strip(data, kind)
-        assert copy.read_bytes() == bare
-        digest = hashlib.sha256(bare).hexdigest()
-        assert (facts.media_type, facts.size, facts.sha256) == (media_type, len(bare), digest)
+    """Type, size and digest are the copy's: the file's own parts where a screen shows them as they are coded."""
+    data = encoded(pattern(64, 48), "JPEG", exif=exif(), comment=b"SECRETCAMERA")
+    facts, copy = handled(file, data)
+    assert copy == dissect(data, JPEG)[1]
+    assert (facts.media_type, facts.size, facts.sha256) == (JPEG, len(copy), hashlib.sha256(copy).hexdigest())
+    assert b"SECRETCAMERA" not in copy
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", [*TYPES, "TIFF", "AVIF"])
+def test_a_turned_picture_is_set_upright(file: Path, orientation: int, kind: str) -> None:
+    """EXIF's orientation is applied to the pixels, without loss, and the result says nothing of the camera."""
+    data = encoded(pattern(40, 24), kind, exif=exif(orientation))
+    facts, copy = handled(file, data)
+    with Image.open(io.BytesIO(data)) as given, Image.open(io.BytesIO(copy)) as kept:
+        seen = ImageOps.exif_transpose(given)
+        assert (kept.size, kept.tobytes()) == (seen.size, seen.tobytes())
+    assert facts.media_type == (TYPES[kind] if orientation == 1 and kind in TYPES else PNG)
+    assert b"SECRETCAMERA" not in copy
 
 
 @pytest.mark.parametrize("stripped", [False, True])

@@ -31,15 +31,15 @@ def test_image_to_video() -> None:
 
 
 def test_an_interpolated_clip() -> None:
-    """14 frames at 7 a second are about 2 s at 24; a frame that is made between two counts as one step more."""
+    """14 frames at 7 a second are 2 s at 24 too; a frame that is made between two counts as one step more."""
     params = ImageToVideo(
         width=512, height=256, num_inference_steps=10, fps=7, interpolate_to_fps=24, video_codec="av1"
     )
     pipeline = PIPELINES["image-to-video"]
     (spec,) = pipeline.promises(params)
-    assert spec == MediaSpec("video", 512, 256, 46, 24, codec="av1")
-    made = 46 - 2  # only the first and the last of the model's frames stand where one of the new ones does
-    assert pipeline.work(params) == Work(512 * 256 * (10 * 14 + made), 512 * 256 * 46)
+    assert spec == MediaSpec("video", 512, 256, 48, 24, codec="av1")
+    made = 48 - 2 - 3  # two stand where one of the model's frames does, and three show its last one
+    assert pipeline.work(params) == Work(512 * 256 * (10 * 14 + made), 512 * 256 * 48)
 
 
 @pytest.mark.parametrize(("strength", "run"), [(1.0, 50), (0.8, 40), (0.5, 25), (0.29, 14), (0.001, 1)])

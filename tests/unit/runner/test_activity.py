@@ -92,7 +92,7 @@ async def test_a_warning_counts_once_and_has_to_be_declared() -> None:
     activity.warn(warning)
     activity.warn(warning)
     assert activity.warnings == (warning,)
-    with pytest.raises(ValueError, match="text-to-image/sd@3 declares no warning 'not_used'"):
+    with pytest.raises(ValueError, match="text-to-image/sd@4 declares no warning 'not_used'"):
         activity.warn(JobWarning("not_used", "no", "seed"))
 
 

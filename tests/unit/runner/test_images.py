@@ -147,3 +147,12 @@ def test_jpeg_has_white_where_nothing_is() -> None:
     assert seen[:, :7].min() > 247
     assert np.abs(seen[:, 10:14] - 127).max() < 12
     assert seen[:, 18:].max() < 8
+
+
+def test_a_runner_sees_what_a_broadcaster_sends() -> None:
+    """Hidden colours and deep pixels come out right also where no broadcaster has made them plain."""
+    hidden = Image.new("RGBA", (20, 10), (200, 0, 0, 0))
+    assert decode(_saved(hidden, "PNG"), 1000).getpixel((3, 3)) == (255, 255, 255)
+    assert decode(_saved(hidden, "PNG"), 1000, alpha=True).getpixel((3, 3)) == (0, 0, 0, 0)
+    deep = Image.fromarray(np.full((10, 20), 0x8000, np.uint16))
+    assert decode(_saved(deep, "PNG"), 1000).getpixel((3, 3)) == (128, 128, 128)

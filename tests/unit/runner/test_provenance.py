@@ -14,7 +14,7 @@ from PIL import ExifTags, Image
 
 from reelnet.clips import inspect_clip
 from reelnet.inspection import check_output
-from reelnet.metadata import strip
+from reelnet.metadata import dissect
 from reelnet.pipelines import PIPELINES, MediaSpec
 from runner.backend import ModelInfo, Rendered, RunnerJob, Served
 from runner.encoding import Encoder
@@ -148,7 +148,7 @@ def test_an_output_that_comes_as_input_loses_it(tmp_path: Path, kind: str) -> No
     data = encoded(kind, note_of(job(), 7))
     assert b"fox" in data
     if "/" in kind:
-        kept = strip(data, kind)[0]
+        kept = dissect(data, kind)[1]
     else:
         (tmp_path / "given").write_bytes(data)
         inspect_clip(tmp_path / "given", tmp_path / "kept")

@@ -88,9 +88,9 @@ def test_a_clip_at_another_rate_is_made_of_the_same_frames() -> None:
     (given,), _ = _run(backend, _job("image-to-video", **size))
     (made,), steps = _run(backend, _job("image-to-video", **size, interpolate_to_fps=24))
     assert made.clip is not None
-    assert (given.shape, made.shape, made.fps) == ((14, 64, 128, 3), (46, 64, 128, 3), 24)
-    assert probe_clip(bytes(made.clip.data)).frames == 46
-    assert steps.seen[-1] == ("interpolate", 46, 46)
+    assert (given.shape, made.shape, made.fps) == ((14, 64, 128, 3), (48, 64, 128, 3), 24)
+    assert probe_clip(bytes(made.clip.data)).frames == 48
+    assert steps.seen[-1] == ("interpolate", 48, 48)
     features = {row.pipeline: row.features for row in backend.load().served}
     assert {name for name, found in features.items() if "interpolation" in found} == {"image-to-video"}
 

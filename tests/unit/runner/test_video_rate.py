@@ -51,8 +51,8 @@ def opened(clip: Clip) -> InputClip:
     return InputClip(data, probe_clip(data))
 
 
-def run(clip: InputClip, fps: int) -> ClipFile:
-    return at_rate(clip, fps, Second(), OUTPUT, Steps())
+def run(clip: InputClip, fps: int | Fraction) -> ClipFile:
+    return at_rate(clip, Fraction(fps), Second(), OUTPUT, Steps())
 
 
 def pictures(data: bytes) -> list[Pixels]:
@@ -68,15 +68,15 @@ def starts(data: bytes, kind: str) -> list[float]:
 
 
 def test_fourteen_frames_at_seven_become_two_seconds_at_24() -> None:
-    """46 frames, evenly timed, the first and the last as they were, and the very sound."""
+    """48 frames, evenly timed, the first and the last as they were, and the very sound."""
     given = opened(Clip(frames=14, fps=7, sound=True))
     made = run(given, 24)
     data = bytes(made.data)
     found = probe_clip(data)
-    assert made.shape == (46, 48, 64, 3)
-    assert (found.frames, found.fps, found.fps_den) == (46, 24, 1)
+    assert made.shape == (48, 48, 64, 3)
+    assert (found.frames, found.fps, found.fps_den) == (48, 24, 1)
     assert found.sound == given.source.sound != ""
-    assert np.diff(starts(data, "video")) == pytest.approx([1 / 24] * 45, abs=1e-4)
+    assert np.diff(starts(data, "video")) == pytest.approx([1 / 24] * 47, abs=1e-4)
     assert starts(data, "audio") == pytest.approx(starts(given.data, "audio"), abs=1e-4)
     before, after = pictures(given.data), pictures(data)
     for index in (0, -1):
@@ -86,14 +86,16 @@ def test_fourteen_frames_at_seven_become_two_seconds_at_24() -> None:
 @pytest.mark.parametrize(
     ("clip", "fps", "frames"),
     [
-        (Clip(frames=9, fps=Fraction(30000, 1001)), 60, 17),
+        (Clip(frames=9, fps=Fraction(30000, 1001)), 60, 18),
         (Clip(frames=9, fps=30), 30, 9),
-        (Clip(frames=31, fps=30), 10, 11),
+        (Clip(frames=31, fps=30), 10, 10),
         (Clip(frames=1, fps=30), 24, 1),
-        (Clip(frames=10, fps=25, rotation=90), 50, 19),
+        (Clip(frames=10, fps=25, rotation=90), 50, 20),
+        (Clip(frames=10, fps=25), Fraction(30000, 1001), 12),
+        (Clip(frames=4, fps=1), 24, 96),
     ],
 )
-def test_the_promised_count_and_rate(clip: Clip, fps: int, frames: int) -> None:
+def test_the_promised_count_and_rate(clip: Clip, fps: int | Fraction, frames: int) -> None:
     """For rational rates, equal ones, fewer frames, a single frame and a turned clip."""
     made = run(opened(clip), fps)
     found = probe_clip(bytes(made.data))
@@ -107,9 +109,9 @@ def test_a_job_that_is_told_to_stop_ends_at_its_next_frame(tmp_path: Path, monke
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     net, steps = Second(), Steps(cancel_at=4)
     with pytest.raises(CanceledError):
-        at_rate(opened(Clip(frames=14, fps=7)), 24, net, OUTPUT, steps)
+        at_rate(opened(Clip(frames=14, fps=7)), Fraction(24), net, OUTPUT, steps)
     assert net.made == 3
-    assert steps.seen[-1] == ("interpolate", 4, 46)
+    assert steps.seen[-1] == ("interpolate", 4, 48)
     assert not list(tmp_path.iterdir())
 
 
