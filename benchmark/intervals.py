@@ -16,6 +16,8 @@ MIN_TURNS = 5
 """Fewer turns than this have a rate and no interval."""
 MAX_BATCHES = 200
 """More turns than this are added up in consecutive batches, which bounds the time and keeps neighbours together."""
+MOST_LOG = 700.0
+"""Logarithm of the largest ratio of an end to its value that is told: numbers end soon beyond it."""
 Floats = NDArray[np.float64]
 
 
@@ -57,6 +59,8 @@ def rate(turns: Sequence[Turn], seed: int) -> Interval:
     if error < 1e-12:
         return Interval(value, value, value)
     low_t, high_t = np.quantile(_pivots(amounts, overs, value, seed), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    if -low_t * error > MOST_LOG:
+        return Interval(value, value * math.exp(-high_t * error), note="no upper end: the turns differ too much")
     return Interval(value, value * math.exp(-high_t * error), value * math.exp(-low_t * error))
 
 

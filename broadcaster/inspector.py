@@ -122,6 +122,7 @@ class _Child:
         self._box = box
         self._left = requests
         self._asking = False
+        self._killed = False
 
     @classmethod
     async def spawn(cls, settings: InspectionSettings) -> _Child:
@@ -193,7 +194,10 @@ class _Child:
         return answer
 
     def kill(self) -> None:
-        """Ends the process at once."""
+        """Ends the process at once. It is told once: a second signal would reap it before asyncio does."""
+        if self._killed:
+            return
+        self._killed = True
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 

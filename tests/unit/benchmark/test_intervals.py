@@ -85,6 +85,14 @@ def test_a_rate_is_amounts_over_seconds_and_lies_in_its_interval(turns: list[tup
     assert covers(Interval(None, found.low, found.high), found.value or 0.0)
 
 
+def test_turns_that_differ_too_much_have_no_upper_end() -> None:
+    """It would be larger than any number; the note says why it is missing."""
+    found = rate([Turn(0, 1.0), Turn(0, 1.0), Turn(0, 1.0), Turn(1, 160.0), Turn(8, 1.0)], 0)
+    assert (found.value, found.high) == (pytest.approx(9 / 164), None)
+    assert found.low is not None
+    assert "no upper end" in found.note
+
+
 def test_equal_turns_have_an_interval_of_no_width() -> None:
     """A price that never changes is known exactly."""
     assert rate([Turn(295.0, 1.0)] * 12, 0) == Interval(295.0, 295.0, 295.0)
