@@ -6,8 +6,10 @@ import ipaddress
 import os
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from starlette.types import Scope
+if TYPE_CHECKING:
+    from starlette.types import Scope
 
 REQUEST_ID = "x-request-id"
 """The header that names a request, in an answer and, where a client or a proxy has given it a name, in a request."""

@@ -219,7 +219,7 @@ def test_tiny_models_are_made_once_and_always_the_same(models: Path, tmp_path: P
     broken.write_bytes(broken.read_bytes()[:-1] + b"x")
     make_all(tmp_path)
     assert broken.read_bytes() == weights.read_bytes()
-    assert sum(path.stat().st_size for path in tmp_path.rglob("*")) < 32e6
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*")) < 40e6
 
 
 def test_tiny_models_of_an_older_maker_are_made_anew(tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def _without_a_vocabulary(folder: Path) -> None:
     ("damage", "reason"),
     [
         (_pickled, "only safetensors are read"),
-        (_half_pickled, "the model cannot be read"),
+        (_half_pickled, "unet: has no safetensors weights"),
         (_truncated, "download it again"),
         (_of_another_shape, "the model cannot be read"),
         (_of_an_unknown_class, "no pipeline here serves a AudioLDMPipeline"),
