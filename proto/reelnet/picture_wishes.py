@@ -6,19 +6,33 @@ ticket, are the result, so that no ticket, no schema and no node knows these nam
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
     from reelnet.pipelines import Pipeline
 
 _NAMED = {"white": (255, 255, 255), "black": (0, 0, 0), "grey": (128, 128, 128), "gray": (128, 128, 128)}
+_PATTERN = r"^(|#[0-9a-fA-F]{6}|white|black|grey|gray)$"
+
+
+def _colour(value: object) -> object:
+    """A colour as it is written; capital letters count as small ones. Raises ValueError for any other text."""
+    if not isinstance(value, str):
+        return value
+    if not re.fullmatch(_PATTERN, text := value.strip().lower()):
+        raise ValueError("expected #rrggbb, white, black or grey")
+    return text
+
+
 Background = Annotated[
     str,
+    BeforeValidator(_colour),
     Field(
-        pattern=r"^(|#[0-9a-fA-F]{6}|white|black|grey|gray)$",
+        json_schema_extra={"pattern": _PATTERN},
         description="What a transparent picture is laid on: #rrggbb, white, black or grey. Empty: white; upscale keeps "
         "the transparency, and lays it on white for JPEG alone.",
     ),

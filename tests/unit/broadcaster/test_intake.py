@@ -179,7 +179,7 @@ async def test_a_job_is_its_keys(registry: Registry, tmp_path: Path) -> None:
         ("image-to-image", {"prompt": "a"}, {}, Handling(most_pixels=2048 * 2048)),
         ("image-to-image", {"prompt": "a"}, {"fit_input": "true"}, Handling(most_pixels=2048 * 2048, fit=True)),
         ("image-to-image", {"prompt": "a"}, {"background": "#ff8000"}, Handling((255, 128, 0), False, 2048 * 2048)),
-        ("image-to-video", {}, {"background": "black"}, Handling((0, 0, 0))),
+        ("image-to-video", {}, {"background": "Black"}, Handling((0, 0, 0))),
         ("upscale", {}, {}, Handling(keep_alpha=True, most_pixels=2048 * 2048)),
         ("upscale", {}, {"background": ""}, Handling(keep_alpha=True, most_pixels=2048 * 2048)),
         ("upscale", {"output_format": "jpeg"}, {}, Handling(most_pixels=2048 * 2048)),
@@ -215,7 +215,8 @@ async def test_a_wish_that_cannot_be_is_refused_by_its_name(
     registry._take(registry.nodes()[0], Update(Description(NodeId("n"), "e", 2, 1, 1, served), Load()))
     with pytest.raises(InvalidParamsError) as caught:
         await intake(registry, tmp_path).job(PIPELINES[name], request_of({"prompt": "a", "model_id": "acme/it"} | wish))
-    assert any(row["loc"] == ["body", where] for row in caught.value.rows)
+    row = next(row for row in caught.value.rows if row["loc"] == ["body", where])
+    assert where != "background" or row["msg"] == "expected #rrggbb, white, black or grey"
 
 
 def request_of(fields: dict[str, Any]) -> Request:
