@@ -1,7 +1,7 @@
 """What a request may say of its input picture: parameters that act before any node is asked.
 
-A broadcaster does what they ask for while it reads the picture. The picture that a node gets, and its digest in the
-ticket, are the result, so that no ticket, no schema and no node knows these names.
+A broadcaster does what they ask for while it reads the picture. A node gets the result, and the ticket has the
+result's digest. So no ticket, no schema and no node knows these names.
 """
 
 from __future__ import annotations

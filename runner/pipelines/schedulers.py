@@ -128,8 +128,8 @@ def check_steps(scheduler: Any, steps: int) -> None:
 def from_the_start(scheduler: Any) -> Iterator[None]:
     """While it lasts, a new schedule begins at its first step.
 
-    A scheduler that is not told looks for the first timestep among all of them, and takes the second one of two that
-    are equal, as rounded noise levels can be.
+    Otherwise a scheduler looks for the first timestep among all of them. Rounded noise levels can begin with two equal
+    timesteps, and it takes the second one.
     """
     if not hasattr(scheduler, "set_begin_index"):
         yield
