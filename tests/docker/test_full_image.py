@@ -68,7 +68,7 @@ MODELS = {
         Order("upscale", SEED, (384, 256)),
         Order("upscale-video", SEED, (192, 128, 5, 5)),
     ],
-    "film": [Order("frame-interpolation", SEED | {"fps": 10}, (48, 32, 9, 10))],
+    "film": [Order("frame-interpolation", SEED | {"fps": 10}, (48, 32, 10, 10))],
 }
 """For each tiny model, a job of each of its pipelines."""
 
