@@ -30,6 +30,7 @@ from broadcaster.settings import BroadcasterSettings
 from reelnet.database.opening import database_url
 from reelnet.errors import (
     BusyError,
+    CanceledError,
     DeadlineError,
     NodeError,
     ReelnetError,
@@ -325,3 +326,13 @@ async def test_a_request_that_is_not_let_in(desk: Any, limits: dict[str, int], c
         first.cancel()
         await asyncio.wait([first])
         assert at.said.sum("reelnet_jobs_in_progress") == 0
+
+
+@pytest.mark.parametrize("given_up", [DeadlineError("no time left"), CanceledError("nobody wants it")])
+async def test_a_node_that_gives_a_job_up_in_its_time_has_failed_it(desk: Any, given_up: ReelnetError) -> None:
+    """Its word that the time is over, or that the app left, is no excuse while neither is so; another node is asked."""
+    async with desk({"a": given_up, "b": delivers}) as at:
+        assert isinstance(await at.ask(left_s=60), JobProgress)
+        _, attempts = await at.rows()
+        assert [(row.node_id, row.outcome) for row in attempts] == [("a", "node"), ("b", "ok")]
+        assert at.gateway._p.scores.reputation("a") < 1

@@ -137,3 +137,12 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     told = [scores.run_s("unmeasured", "p", model, JOB) for model in ("old", "mid", "new")]
     assert told == [0, pytest.approx(6), pytest.approx(6)]
     assert all(scores.run_s("unmeasured", "p", "new", Work(units, 1)) > 0 for units in range(1, 20))
+
+
+def test_a_node_that_refused_for_long_comes_back() -> None:
+    """Refusals weigh as much as failures at most, however many there were: with good work they are forgotten."""
+    scores = after([F.REFUSED] * 10_000)
+    assert scores.reputation("n") < 0.15
+    for _ in range(60):
+        scores.succeeded("n")
+    assert scores.reputation("n") > 0.9

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.admission import UNREACHABLE, Snapshot, Spooling, admit
+from orchestrator.admission import LONGEST_TICKET_MS, UNREACHABLE, Snapshot, Spooling, admit
 from reelnet.errors import FailureClass, ReelnetError
 from reelnet.jobs import BroadcasterId, Capability, InputRef, JobId, NodeId, Ticket
 from reelnet.parameters import TextToImage
@@ -84,6 +84,7 @@ REFUSALS: list[tuple[dict[str, Any], dict[str, Any], FailureClass, str]] = [
     ({"node_epoch": "before"}, {}, CLASS.TRANSIENT, "epoch"),
     ({}, {"broadcasters": ("friend",)}, CLASS.REFUSED, "unknown_broadcaster"),
     ({"expires_ms": NOW_MS}, {}, CLASS.REFUSED, "expired"),
+    ({"expires_ms": NOW_MS + LONGEST_TICKET_MS + 1}, {}, CLASS.REFUSED, "expires"),
     ({"deadline_ms": NOW_MS}, {}, CLASS.DEADLINE, "deadline"),
     ({}, {"draining": True}, CLASS.BUSY, "draining"),
     ({}, {"spool": Spooling("/state/spool", 99, 100)}, CLASS.BUSY, "disk_full"),
@@ -199,3 +200,10 @@ def test_a_kind_of_job_that_is_refused_is_tried_again() -> None:
 def test_a_refusal_for_time_says_when_to_ask_again(wait_s: float, told_s: float) -> None:
     """Never at once, which would be a loop, and never later than the kind is tried again."""
     assert refusal(TICKET, node(idle=False, least_s=61.0, wait_s=wait_s)).retry_after_s == told_s
+
+
+def test_a_ticket_is_good_for_an_hour_at_most() -> None:
+    """A stolen one would be good for a year."""
+    year_ms = 365 * 24 * 3600 * 1000
+    assert refusal(ticket(expires_ms=NOW_MS + year_ms), node()).code == "expires"
+    assert admit(ticket(expires_ms=NOW_MS + LONGEST_TICKET_MS), node()) == QUOTE

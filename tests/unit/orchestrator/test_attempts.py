@@ -16,6 +16,7 @@ from orchestrator.runner_events import RunnerDone, RunnerEvent, RunnerStarted, T
 from orchestrator.settings import Limits
 from orchestrator.slots import Slot, SlotTable
 from orchestrator.spool import Spool, SpooledFile
+from reelnet.errors import FailureClass
 from reelnet.jobs import BroadcasterId, Event, InputRef, JobId, NodeId, Preview, Progress, Ticket
 from reelnet.pipelines import Work
 from reelnet.pricing import Rates
@@ -168,3 +169,15 @@ async def test_a_runner_that_only_says_it_is_busy_hangs(tmp_path: Path) -> None:
         await attempt.run()
     assert attempt.failure
     assert (attempt.failure.code, "job hung" in runner.given_up) == ("hung", True)
+
+
+async def test_other_weights_than_the_tickets_fail_the_job(tmp_path: Path) -> None:
+    """A runner that was started with another model delivers nothing, and nothing is signed for."""
+    runner = ToldAtOnce(RunnerStarted())
+    runner.then = RunnerDone({}, "e2" * 32, {})
+    runner.let_end.set()
+    attempt = _attempt(runner, tmp_path / "spool")
+    async with asyncio.timeout(20):
+        await attempt.run()
+    assert attempt.failure
+    assert (attempt.failure.failure, attempt.failure.code) == (FailureClass.NODE, "digest")

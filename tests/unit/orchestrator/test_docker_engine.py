@@ -59,6 +59,22 @@ def test_a_runner_is_told_what_it_sees() -> None:
     }
 
 
+def test_a_runner_reaches_nothing() -> None:
+    """No network, no rights, nothing to write but its own: whatever the spec says, and with each way to a GPU."""
+    for spec in (SPEC, replace(SPEC, gpu=None)):
+        host = creation(spec, PLACEMENT, OPTIONS)["HostConfig"]
+        kept = ("NetworkMode", "ReadonlyRootfs", "CapDrop", "SecurityOpt", "Privileged", "IpcMode")
+        assert {name: host[name] for name in kept} == {
+            "NetworkMode": "none",
+            "ReadonlyRootfs": True,
+            "CapDrop": ["ALL"],
+            "SecurityOpt": ["no-new-privileges:true"],
+            "Privileged": False,
+            "IpcMode": "private",
+        }
+        assert not host.keys() & {"PortBindings", "PublishAllPorts", "Links", "ExtraHosts", "PidMode", "UsernsMode"}
+
+
 def test_compiled_code_has_a_place_of_its_own() -> None:
     """Writable, told to the runner over any flag, and there for a runner that compiles alone."""
     compiling = replace(SPEC, flags={"compile": "true", "compile_cache": "/tmp/other"})

@@ -15,7 +15,7 @@ import pytest
 from orchestrator import keeper as module
 from orchestrator import supervisor
 from orchestrator.devices import Device
-from orchestrator.engine import RunnerSpec
+from orchestrator.engine import RunnerHandle, RunnerSpec
 from orchestrator.keeper import Keeper
 from orchestrator.model_facts import FactBook
 from orchestrator.model_shelf import ModelShelf
@@ -252,6 +252,43 @@ async def test_an_orphan_has_a_grace(folder: Path) -> None:
         b.task.cancel()
         await asyncio.wait((b.task,))
         assert engine.alive == set()
+
+
+async def test_an_orphan_ends_though_its_node_is_hurried(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second signal while the runner is being ended leaves no runner behind."""
+    engine, ending, let_end = ScriptedEngine([Life()]), asyncio.Event(), asyncio.Event()
+    spec = RunnerSpec("gone", "gone", "gone", "synthetic", "cpu/0", folder)
+    engine.left.append(await engine.start(spec))
+    stop = engine.stop
+
+    async def slowly(handle: RunnerHandle, grace_s: float) -> None:
+        ending.set()
+        await let_end.wait()
+        await stop(handle, grace_s)
+
+    monkeypatch.setattr(engine, "stop", slowly)
+    async with bench(folder, engine=engine, run=False, orphan_s=900) as b:
+        orphan = asyncio.create_task(b.keeper._orphan(engine.left[0]))
+        await asyncio.sleep(0)
+        orphan.cancel()
+        await ending.wait()
+        orphan.cancel()
+        await asyncio.wait((orphan,))
+        let_end.set()
+        await b.until(lambda: engine.alive == set())
+
+
+@pytest.mark.parametrize(
+    ("pin", "devices", "device"),
+    [("cpu", (CARDS[0], CPU), "cpu/0"), ("GPU-1", CARDS, "cuda:1"), ("cuda:1", CARDS, "cuda:1")],
+)
+async def test_a_pinned_model_goes_where_it_was_told(
+    folder: Path, pin: str, devices: tuple[Device, ...], device: str
+) -> None:
+    """By the kind, by a card's UUID, or by its place; another device would be the first choice."""
+    async with bench(folder, model("a", 4, device=pin), devices=devices) as b:
+        await b.until(lambda: b.slot("a").ready)
+        assert b.slot("a").device == device
 
 
 async def test_a_reload_takes_an_orphan_back(folder: Path) -> None:

@@ -98,6 +98,17 @@ async def test_one_job_a_device() -> None:
     assert slot_of(third) is t.slots[1]
 
 
+async def test_one_freed_device_goes_to_one_model() -> None:
+    """Jobs of two models wait for it, each with a ready runner there: the first one gets it, and computes alone."""
+    t = table(("m", "a"), ("n", "a"))
+    running = complete(t, "m")
+    first, second = complete(t, "n"), complete(t, "m")
+    t.withdraw(running)
+    assert (slot_of(first) is not None, slot_of(second)) == (True, None)
+    t.withdraw(first)
+    assert slot_of(second) is not None
+
+
 async def test_a_slot_that_is_not_ready_gets_no_job() -> None:
     """Jobs wait for a runner that loads, and get it when it is ready."""
     t = table(("m", "a"))
