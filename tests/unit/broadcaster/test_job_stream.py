@@ -15,6 +15,7 @@ from broadcaster.job_stream import BACKLOG, JobStreamResponse, News, wants_event
 from reelnet.errors import BusyError, DeadlineError, NodeError, ReelnetError, RefusedError, UnsupportedError
 from reelnet.jobs import Accepted, Event, Preview, Progress
 from tests.fakes.pool import sse_events
+from tests.fakes.virtual_time import in_virtual_time
 
 
 async def _read(news: News) -> list[tuple[str, int]]:
@@ -59,6 +60,7 @@ async def test_the_end_is_not_kept_waiting_by_a_preview() -> None:
     assert await _read(news) == [("progress", 2)]
 
 
+@in_virtual_time
 async def test_a_client_that_waits_is_told_at_once() -> None:
     """Of whatever comes first, and of the end."""
     news = News()

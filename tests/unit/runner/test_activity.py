@@ -14,6 +14,7 @@ from reelnet.warnings import JobWarning
 from runner.activity import Activity, as_failure
 from runner.backend import RunnerJob, Sketch
 from runner.events import Failed, Preview, Progress, Started, Tick
+from tests.fakes.virtual_time import in_virtual_time
 
 PARAMS = PIPELINES["text-to-image"].parse({"prompt": "a fox", "seed": 1})
 WORK = PIPELINES["text-to-image"].work(PARAMS)
@@ -54,6 +55,7 @@ async def test_steps_are_events_and_times() -> None:
     assert activity.idle_s == 4
 
 
+@in_virtual_time
 async def test_events_are_held_for_company_and_not_behind_the_end() -> None:
     """What follows within the hold goes in the same piece; the job's end is told at once."""
     activity = _activity(Clock())
@@ -68,6 +70,7 @@ async def test_events_are_held_for_company_and_not_behind_the_end() -> None:
         assert await activity.next_events(60, hold_s=60) == [Tick(1.0), end]
 
 
+@in_virtual_time
 async def test_the_first_moment_is_told_at_once_or_at_its_end() -> None:
     """A reader of a job that is over at once is woken by its end alone; of a longer one it hears after the hold."""
     activity = _activity(Clock())
@@ -96,6 +99,7 @@ async def test_a_warning_counts_once_and_has_to_be_declared() -> None:
         activity.warn(JobWarning("not_used", "no", "seed"))
 
 
+@in_virtual_time
 async def test_silence_gives_no_events() -> None:
     """Its reader looks up after `limit_s`, and hears what comes later."""
     activity = _activity(Clock())
@@ -127,6 +131,7 @@ async def test_a_job_over_its_time_stops_at_its_next_step() -> None:
         activity.step("denoise", 2, 3)
 
 
+@in_virtual_time
 async def test_the_newest_preview_alone_waits_for_a_reader() -> None:
     """It wakes the reader, and comes behind what happened before."""
     activity = _activity(Clock())
