@@ -20,10 +20,7 @@ The tree (every error is one failure class, and the class is data, never read fr
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import ClassVar
-
-import grpc
 
 MAX_MESSAGE_CHARS = 500
 """A peer's error text is cut to this many characters before anybody sees it."""
@@ -44,26 +41,19 @@ class FailureClass(enum.StrEnum):
     CANCELED = "canceled"
 
 
-@dataclass(frozen=True, slots=True)
-class WireStatus:
-    """One row of the status table: what a failure class is called over gRPC and over HTTP."""
-
-    grpc: grpc.StatusCode
-    http: int
-
-
-STATUS: dict[FailureClass, WireStatus] = {
-    FailureClass.USER: WireStatus(grpc.StatusCode.INVALID_ARGUMENT, 422),
-    FailureClass.BUSY: WireStatus(grpc.StatusCode.RESOURCE_EXHAUSTED, 503),
-    FailureClass.REFUSED: WireStatus(grpc.StatusCode.PERMISSION_DENIED, 403),
-    FailureClass.UNSUPPORTED: WireStatus(grpc.StatusCode.FAILED_PRECONDITION, 422),
-    FailureClass.OOM: WireStatus(grpc.StatusCode.RESOURCE_EXHAUSTED, 500),
-    FailureClass.POISON: WireStatus(grpc.StatusCode.ABORTED, 500),
-    FailureClass.TRANSIENT: WireStatus(grpc.StatusCode.UNAVAILABLE, 503),
-    FailureClass.NODE: WireStatus(grpc.StatusCode.INTERNAL, 500),
-    FailureClass.DEADLINE: WireStatus(grpc.StatusCode.DEADLINE_EXCEEDED, 504),
-    FailureClass.CANCELED: WireStatus(grpc.StatusCode.CANCELLED, 499),
+HTTP_STATUS: dict[FailureClass, int] = {
+    FailureClass.USER: 422,
+    FailureClass.BUSY: 503,
+    FailureClass.REFUSED: 403,
+    FailureClass.UNSUPPORTED: 422,
+    FailureClass.OOM: 500,
+    FailureClass.POISON: 500,
+    FailureClass.TRANSIENT: 503,
+    FailureClass.NODE: 500,
+    FailureClass.DEADLINE: 504,
+    FailureClass.CANCELED: 499,
 }
+"""What each failure class is called over HTTP; `reelnet.rpc` has the table for gRPC."""
 
 
 class ReelnetError(Exception):
@@ -94,12 +84,7 @@ class ReelnetError(Exception):
     @property
     def http_status(self) -> int:
         """The HTTP status of this failure: the table's, unless there is a nearer one (400, 401, 413, 415, 429)."""
-        return self._http_status or STATUS[self.failure].http
-
-    @property
-    def grpc_status(self) -> grpc.StatusCode:
-        """The gRPC status of this failure, from the table."""
-        return STATUS[self.failure].grpc
+        return self._http_status or HTTP_STATUS[self.failure]
 
 
 class UserError(ReelnetError):

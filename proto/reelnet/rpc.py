@@ -18,6 +18,7 @@ from reelnet.errors import (
     MAX_MESSAGE_CHARS,
     CanceledError,
     DeadlineError,
+    FailureClass,
     ReelnetError,
     TransientError,
     from_class,
@@ -37,6 +38,19 @@ FREE_MESSAGES, MESSAGES_A_S, BYTES_A_MESSAGE = 1000, 100, 1024
 """One job's stream may bring so many messages, so many more in each second, and one more for so many bytes."""
 QUICKEST_PING_S = 0.5
 """A server takes pings of any client that sends no more than one in this time, whatever its own settings."""
+GRPC_STATUS: dict[FailureClass, grpc.StatusCode] = {
+    FailureClass.USER: grpc.StatusCode.INVALID_ARGUMENT,
+    FailureClass.BUSY: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    FailureClass.REFUSED: grpc.StatusCode.PERMISSION_DENIED,
+    FailureClass.UNSUPPORTED: grpc.StatusCode.FAILED_PRECONDITION,
+    FailureClass.OOM: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    FailureClass.POISON: grpc.StatusCode.ABORTED,
+    FailureClass.TRANSIENT: grpc.StatusCode.UNAVAILABLE,
+    FailureClass.NODE: grpc.StatusCode.INTERNAL,
+    FailureClass.DEADLINE: grpc.StatusCode.DEADLINE_EXCEEDED,
+    FailureClass.CANCELED: grpc.StatusCode.CANCELLED,
+}
+"""What each failure class is called over gRPC; `reelnet.errors` has the table for HTTP."""
 _DETAILS_KEY = "grpc-status-details-bin"
 
 
@@ -96,7 +110,7 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: ReelnetError
     Its text is cut: it travels twice, and a client takes so many bytes of metadata and no more.
     """
     message = printable(error.message, MAX_MESSAGE_CHARS)
-    await context.abort(error.grpc_status, message, ((_DETAILS_KEY, details_of(error)),))
+    await context.abort(GRPC_STATUS[error.failure], message, ((_DETAILS_KEY, details_of(error)),))
     raise AssertionError("abort does not return")
 
 
@@ -104,7 +118,7 @@ def details_of(error: ReelnetError) -> bytes:
     """The google.rpc.Status that travels with an error."""
     info = ErrorInfo(reason=error.code, domain=DOMAIN, metadata={"class": error.failure.value})
     message = printable(error.message, MAX_MESSAGE_CHARS)
-    status = Status(code=error.grpc_status.value[0], message=message, details=[_packed(info)])
+    status = Status(code=GRPC_STATUS[error.failure].value[0], message=message, details=[_packed(info)])
     if error.retry_after_s is not None:
         wait = Duration()
         wait.FromMilliseconds(int(error.retry_after_s * 1000))

@@ -28,9 +28,9 @@ from orchestrator.doctor_checks_models import CHECKS as NODE_CHECKS
 from orchestrator.process_engine import LOG_KEEP_BYTES
 from orchestrator.settings import OrchestratorSettings
 from reelnet import lifecycle
-from reelnet.errors import STATUS
+from reelnet.errors import HTTP_STATUS
 from reelnet.identity import KEY_BYTES
-from reelnet.rpc import CHUNK_BYTES
+from reelnet.rpc import CHUNK_BYTES, GRPC_STATUS
 from reelnet.settings import ComponentSettings, Listener
 from tests.fakes.page import Page
 from tests.unit.test_docs import ROOT, SETTINGS, configuration_script
@@ -202,7 +202,7 @@ def test_the_exit_codes_are_those_of_the_programs() -> None:
 def test_the_failure_classes_are_those_of_the_tree() -> None:
     """By name, with both statuses, in the tree's order."""
     told = [(row[0].strip("`"), row[1].split(",")[0], int(row[2].split()[0])) for row in rows("Failure classes")]
-    assert told == [(kind.value, status.grpc.name, status.http) for kind, status in STATUS.items()]
+    assert told == [(kind.value, GRPC_STATUS[kind].name, status) for kind, status in HTTP_STATUS.items()]
 
 
 def test_every_metric_that_is_named_exists() -> None:

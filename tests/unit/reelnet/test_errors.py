@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import unicodedata
 
-import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from reelnet import errors
 from reelnet.errors import (
+    HTTP_STATUS,
     MAX_MESSAGE_CHARS,
-    STATUS,
     BusyError,
     CanceledError,
     DeadlineError,
@@ -23,6 +22,7 @@ from reelnet.errors import (
     from_class,
     printable,
 )
+from reelnet.rpc import GRPC_STATUS
 
 KINDS = [kind for kind in ReelnetError.__subclasses__() if kind.__module__ == errors.__name__]
 
@@ -30,8 +30,8 @@ KINDS = [kind for kind in ReelnetError.__subclasses__() if kind.__module__ == er
 def test_every_class_has_one_error_and_one_row() -> None:
     """A failure class without an error or a status could not cross a wire."""
     assert sorted(kind.failure for kind in KINDS) == sorted(FailureClass)
-    assert set(STATUS) == set(FailureClass)
-    assert STATUS[FailureClass.OOM].grpc is STATUS[FailureClass.BUSY].grpc, "so a bare status names no class"
+    assert set(HTTP_STATUS) == set(GRPC_STATUS) == set(FailureClass)
+    assert GRPC_STATUS[FailureClass.OOM] is GRPC_STATUS[FailureClass.BUSY], "so a bare status names no class"
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -40,14 +40,14 @@ def test_the_tree_is_drawn(kind: type[ReelnetError]) -> None:
     assert kind.__name__ in (errors.__doc__ or "")
     assert kind.default_code != ReelnetError.default_code
     error = kind("text")
-    assert (error.http_status, error.grpc_status) == (STATUS[kind.failure].http, STATUS[kind.failure].grpc)
+    assert error.http_status == HTTP_STATUS[kind.failure]
     assert (error.message, error.code, str(error)) == ("text", kind.default_code, "text")
 
 
 def test_a_malformed_request_has_its_own_status() -> None:
     """413 and its like are nearer than the table's 422; what crosses gRPC stays."""
     error = UserError("too large", code="body_size", http_status=413)
-    assert (error.http_status, error.grpc_status) == (413, grpc.StatusCode.INVALID_ARGUMENT)
+    assert error.http_status == 413
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from reelnet.errors import (
 )
 from reelnet.rpc import (
     CHUNK_BYTES,
+    GRPC_STATUS,
     MessageBudget,
     RpcLimits,
     abort,
@@ -59,7 +60,7 @@ def packed(*messages: Any) -> bytes:
 def test_a_failure_survives_its_status(failure: FailureClass, retry_after_s: float | None) -> None:
     """Class, code, text and wait of every error come back as they were."""
     sent = from_class(failure, "a text", code="a_code", retry_after_s=retry_after_s)
-    got = error_from(failed_call(sent.grpc_status, details_of(sent), text=sent.message))
+    got = error_from(failed_call(GRPC_STATUS[sent.failure], details_of(sent), text=sent.message))
     assert type(got) is type(sent)
     assert (got.message, got.code, got.retry_after_s) == ("a text", "a_code", retry_after_s)
 
