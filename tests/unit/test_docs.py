@@ -30,6 +30,22 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 TARGET = re.compile(r"^([a-z][a-z-]*):", re.MULTILINE)
 NAMED_TARGET = re.compile(r"\bmake ((?!sure)[a-z][a-z-]*)\b")
+SIGNPOSTS = ("CONTRIBUTING.md", "docs/architecture.md")
+"""Pages that tell where things are."""
+PARTS = (
+    "broadcaster",
+    "orchestrator",
+    "runner",
+    "proto",
+    "benchmark",
+    "tests",
+    "scripts",
+    "docs",
+    "deploy",
+    "examples",
+)
+NAMED_PATH = re.compile(rf"`((?:[\w-]+/)*[\w-]+\.py)`|`((?:{'|'.join(PARTS)})/[\w./-]*)`")
+"""A Python file, or whatever lies in one of those folders."""
 HOSTS = re.compile(r"pypi|npmjs|debian\.org|/(?:work|root)/")
 
 
@@ -106,6 +122,16 @@ def test_make_targets_that_are_named_exist(page: Path) -> None:
     known = set(TARGET.findall((ROOT / "Makefile").read_text("utf-8")))
     code = "\n".join(re.findall(r"`[^`\n]+`|^```.*?^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL))
     assert set(NAMED_TARGET.findall(code)) <= known
+
+
+@pytest.mark.parametrize("page", SIGNPOSTS)
+def test_signposts_are_true(page: str) -> None:
+    """Each file and folder that these pages name is there: by its whole path, or by the end of it."""
+    there = [str(path.relative_to(ROOT)) for part in PARTS for path in (ROOT / part).rglob("*")]
+    named = [next(filter(None, found)) for found in NAMED_PATH.findall((ROOT / page).read_text("utf-8"))]
+    missing = [name for name in named if not any(f"/{path}".endswith(f"/{name.rstrip('/')}") for path in there)]
+    assert named
+    assert missing == []
 
 
 def test_the_readme_begins_with_the_two_commands() -> None:
