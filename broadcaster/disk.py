@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from reelnet.home import free_bytes
+
 LOOK_S = 1.0
-
-
-def free_bytes(folder: Path) -> int:
-    """Bytes that this user can still write to the folder's disk. Raises OSError."""
-    found = os.statvfs(folder)
-    return found.f_bavail * found.f_frsize
 
 
 class Disks:

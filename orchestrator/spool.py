@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import shutil
 import tempfile
 import time
@@ -12,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from reelnet.errors import BusyError, CanceledError, NodeError, ReelnetError
+from reelnet.home import free_bytes
 from reelnet.rpc import CHUNK_BYTES
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -22,12 +22,6 @@ MAX_PIECES = 64
 
 LOOK_S = 1.0
 """The disk is looked at no more often: a full node is asked often."""
-
-
-def free_bytes(folder: Path) -> int:
-    """Bytes that this user can still write to the folder's disk. Raises OSError."""
-    found = os.statvfs(folder)
-    return found.f_bavail * found.f_frsize
 
 
 class Spool:

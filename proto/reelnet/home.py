@@ -49,6 +49,12 @@ def locked_instance(component: str, instance: str, home: Path | None = None) -> 
         yield folder
 
 
+def free_bytes(folder: Path) -> int:
+    """Bytes that this user can still write to the folder's disk. Raises OSError."""
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
+
+
 def model_dir(model: str, base: Path, home: Path | None = None) -> Path:
     """The folder of a model: a path (absolute, or `./…` below `base`), else an id in the models' home."""
     if model.startswith(("/", "./", "../", "~")):

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from broadcaster import disk, media
+from reelnet import home
 from tests.fakes.pool import InProcessEngine, PoolPlan, running_pool, until
 
 JOB = {"prompt": "boat", "width": 64, "height": 64, "num_inference_steps": 1, "seed": 1}
@@ -50,7 +51,7 @@ async def test_a_disk_with_too_little_room(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(disk, "LOOK_S", 0.0)
     async with running_pool(plan) as pool:
         with monkeypatch.context() as little:
-            little.setattr(disk.os, "statvfs", lambda _: SimpleNamespace(f_bavail=1, f_frsize=4096))
+            little.setattr(home.os, "statvfs", lambda _: SimpleNamespace(f_bavail=1, f_frsize=4096))
             refused = await pool.http.post("/text-to-image", json=JOB)
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "disk_full"), refused.text
         assert str(tmp_path) in refused.text
