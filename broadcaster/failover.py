@@ -15,15 +15,13 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-from reelnet.errors import FailureClass, PoisonError, ReelnetError
+from reelnet.errors import NOT_FINITE, FailureClass, PoisonError, ReelnetError
 
 CLAIMS = frozenset({FailureClass.USER, FailureClass.POISON})
 COUNTED = frozenset({FailureClass.NODE, FailureClass.POISON})
 MAX_OOM = 2
 UNSAFE = "nsfw"
 """The code of a refusal that follows from what was drawn."""
-NOT_FINITE = "not_finite"
-"""The code of a node whose model gave no numbers: its weights are broken, or the parameters overflow everywhere."""
 TWO_DEATHS = (
     "two runners ended in the middle of this job, so it is not tried again; change it, "
     "or ask the operators of its nodes what their logs say of the runners' ends"

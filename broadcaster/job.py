@@ -65,8 +65,15 @@ class JobRequest:
 
     @property
     def unadvertised(self) -> frozenset[str]:
-        """The parameters of which a capability says nothing: whether a model takes one is seen when it has the job."""
-        return frozenset(type(self.params).model_fields) - {"loras", SAFETY}
+        """The parameters with other values than their defaults, of which a capability says nothing.
+
+        Whether a model takes one is seen when a node has the job.
+        """
+        fields = type(self.params).model_fields.items()
+        asked = {
+            name for name, field in fields if getattr(self.params, name) != field.get_default(call_default_factory=True)
+        }
+        return frozenset(asked - {"loras", SAFETY})
 
     @property
     def loras(self) -> tuple[str, ...]:

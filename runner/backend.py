@@ -231,6 +231,19 @@ class Reporter(Protocol):
         """
 
 
+class Deaf:
+    """A Reporter of jobs that nobody follows: the runner's own."""
+
+    def step(self, stage: str, step: int, total: int) -> None:
+        """As Reporter.step."""
+
+    def sketch(self, sketch: Sketch) -> None:
+        """As Reporter.sketch."""
+
+    def warn(self, warning: JobWarning) -> None:
+        """As Reporter.warn."""
+
+
 class Backend(Protocol):
     """Computes jobs. `load`, `run` and `recover` are called on one thread, the model thread; `close` on any."""
 

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from reelnet.pipelines import pipeline_named
-from reelnet.warnings import JobWarning
-from runner.backend import Backend, ModelInfo, Rendered, Reporter, RunnerJob, SetupError, Sketch
+from runner.backend import Backend, Deaf, ModelInfo, Rendered, Reporter, RunnerJob, SetupError
 from runner.diffusion import DiffusersBackend
 from runner.settings import RunnerSettings
 from runner.toyworld import trained
@@ -84,7 +83,7 @@ class SelfTest:
 
     def _draw(self, question: Question) -> Pixels:
         params = pipeline_named(PIPELINE).parse({**PARAMS, "prompt": question.prompt, "seed": question.seed})
-        (rendered,) = self._inner.run(RunnerJob("self-test", 1, PIPELINE, params), _Deaf())
+        (rendered,) = self._inner.run(RunnerJob("self-test", 1, PIPELINE, params), Deaf())
         return np.asarray(rendered.frames[0], np.float32) / 255
 
     def run(self, job: RunnerJob, report: Reporter) -> Iterator[Rendered]:
@@ -114,16 +113,3 @@ def difference(asked: Scene, seen: Seen) -> str:
     if not wrong and seen.colour_error > _COLOUR_ERROR:
         wrong = [f"a colour is off by {seen.colour_error:.0f} of 255"]
     return ", ".join(wrong)
-
-
-class _Deaf:
-    """Hears of steps, and does nothing."""
-
-    def step(self, stage: str, step: int, total: int) -> None:
-        """As Reporter.step."""
-
-    def sketch(self, sketch: Sketch) -> None:
-        """As Reporter.sketch."""
-
-    def warn(self, warning: JobWarning) -> None:
-        """As Reporter.warn."""

@@ -22,6 +22,8 @@ from __future__ import annotations
 import enum
 from typing import ClassVar
 
+NOT_FINITE = "not_finite"
+"""The code of a node whose model gave no numbers: its weights are broken, or the parameters overflow everywhere."""
 MAX_MESSAGE_CHARS = 500
 """A peer's error text is cut to this many characters before anybody sees it."""
 

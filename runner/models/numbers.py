@@ -10,11 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from reelnet.errors import NodeError
+from reelnet.errors import NOT_FINITE, NodeError
 from runner.backend import Frames
-
-NOT_FINITE = "not_finite"
-"""The code of a failure whose cause are numbers that overflow: the weights, the number format or the parameters."""
 
 
 def as_bytes(pictures: Any) -> Frames:

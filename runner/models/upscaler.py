@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from spandrel import ImageModelDescriptor, ModelLoader, ModelTiling, UnsupportedModelError
 
-from reelnet.errors import NodeError
+from reelnet.errors import NOT_FINITE, NodeError
 from reelnet.parameters import UPSCALE_FACTOR
 from runner.backend import Pixels, SetupError
 from runner.models.digest import ModelFiles
@@ -81,7 +81,7 @@ class Upscaler:
             large = self._model(planes)
         if not bool(torch.isfinite(large).all()):
             message = f"the upscaler's numbers overflow in {self._model.dtype}; its operator can set dtype: float32"
-            raise NodeError(message, code="not_finite")
+            raise NodeError(message, code=NOT_FINITE)
         return large[0].float().permute(1, 2, 0)
 
     def free(self) -> None:

@@ -13,8 +13,7 @@ from pydantic import ValidationError
 from reelnet.errors import OutOfMemoryError, RefusedError
 from reelnet.parameters import ImageToVideo
 from reelnet.pipelines import explain
-from reelnet.warnings import JobWarning
-from runner.backend import RunnerJob, Served, SetupError, Sketch
+from runner.backend import Deaf, RunnerJob, Served, SetupError
 from runner.models.memory import denoisers
 from runner.pipelines.family import Family
 
@@ -48,7 +47,7 @@ def warm_up(family: Family, sizes: Iterable[tuple[int, ...]]) -> None:
             job = _job(row, size)
             try:
                 with contextlib.suppress(RefusedError):  # a safety checker may see something in what two steps draw
-                    for _ in family.render(job, _Deaf()):
+                    for _ in family.render(job, Deaf()):
                         pass
             except OutOfMemoryError:
                 raise SetupError(f"warmup: {_text(size)} does not fit into the device's memory; name smaller") from None
@@ -69,16 +68,3 @@ def _job(row: Served, size: tuple[int, ...]) -> RunnerJob:
 
 def _text(size: tuple[int, ...]) -> str:
     return "x".join(map(str, size)) or "the default size"
-
-
-class _Deaf:
-    """Hears of steps, and does nothing."""
-
-    def step(self, stage: str, step: int, total: int) -> None:
-        """As Reporter.step."""
-
-    def sketch(self, sketch: Sketch) -> None:
-        """As Reporter.sketch."""
-
-    def warn(self, warning: JobWarning) -> None:
-        """As Reporter.warn."""

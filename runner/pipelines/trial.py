@@ -14,7 +14,7 @@ from PIL import Image
 
 from reelnet.errors import NodeError
 from runner.backend import Frames, SetupError
-from runner.models.numbers import as_bytes
+from runner.models.numbers import as_bytes, finite_decoding
 from runner.pipelines import canvas
 from runner.pipelines.arguments import Arguments, step_callback, whole_steps
 from runner.pipelines.family import noise
@@ -73,7 +73,7 @@ def _draw(pipe: Any, pipeline: str, arguments: Arguments, changed: dict[str, Any
         return tensors
 
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), finite_decoding(pipe):
             result = pipe(**arguments.named(asked | changed), **step_callback(pipe, ended), output_type="np")
         frames = as_bytes(result.images)
     except torch.OutOfMemoryError:

@@ -65,7 +65,7 @@ class TiledUpscale:
         Raises UnsupportedError for a number of steps, which there are none of: a job is priced by it.
         """
         for name in ("prompt", "seed"):
-            if getattr(job.params, name, ""):
+            if getattr(job.params, name, "") != "":
                 report.warn(unused(UPSCALER, name))
         if VIDEO in job.clips:
             yield self._clip(job, report)

@@ -20,7 +20,7 @@ import folder
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  # as everybody calls it
-from course import Course, Loss
+from course import Course, Loss, word_optimiser
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
@@ -145,8 +145,12 @@ def train_transformer(work: Path) -> None:
         ).sample
         return F.mse_loss(drawn[:, :, 1:], (noise - clean)[:, :, 1:]), []
 
-    Course("clip-net", both, word_optimiser(both, NET_RATE), NET_STEPS, SEED + 3, work, smooth).run(loss_of)
-    Course("clip-net-more", both, word_optimiser(both, MORE_RATE), NET_MORE, SEED + 4, work, smooth).run(loss_of)
+    Course(
+        "clip-net", both, word_optimiser(both.transformer, both.text, NET_RATE), NET_STEPS, SEED + 3, work, smooth
+    ).run(loss_of)
+    Course(
+        "clip-net-more", both, word_optimiser(both.transformer, both.text, MORE_RATE), NET_MORE, SEED + 4, work, smooth
+    ).run(loss_of)
 
 
 def word_nets() -> nn.ModuleDict:
@@ -156,13 +160,6 @@ def word_nets() -> nn.ModuleDict:
     for block in both.transformer.blocks:
         block.attn2.set_processor(ShortAttention())
     return both
-
-
-def word_optimiser(both: nn.ModuleDict, rate: float) -> torch.optim.AdamW:
-    """The words are learned half as fast as the clips."""
-    groups = [{"params": list(both.transformer.parameters()), "lr": rate}]
-    groups.append({"params": list(both.text.parameters()), "lr": rate / 2})
-    return torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=1e-4)
 
 
 def noise_amounts(count: int) -> torch.Tensor:

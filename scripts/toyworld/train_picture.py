@@ -19,7 +19,7 @@ import nets
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  # as everybody calls it
-from course import Course
+from course import Course, word_optimiser
 from diffusers import AutoencoderKL
 from torch import nn
 
@@ -125,9 +125,9 @@ def train_unet(work: Path) -> None:
         drawn = both.unet(a * clean + s * noise, times, encoder_hidden_states=both.text(words)[0]).sample
         return F.mse_loss(drawn, a * noise - s * clean), []
 
-    optimiser = word_optimiser(both, UNET_RATE)
+    optimiser = word_optimiser(both.unet, both.text, UNET_RATE)
     Course("unet", both, optimiser, UNET_PLAN, SEED + 3, work, smooth, UNET_STEPS, UNET_COOLING).run(loss_of)
-    optimiser = word_optimiser(both, MORE_RATE)
+    optimiser = word_optimiser(both.unet, both.text, MORE_RATE)
     Course("unet-more", both, optimiser, MORE_PLAN, SEED + 4, work, smooth, MORE_STEPS, MORE_COOLING).run(loss_of)
 
 
@@ -136,13 +136,6 @@ def word_nets() -> nn.ModuleDict:
     tokens = len(nets.tokenizer())
     unet = nets.unet().to(memory_format=torch.channels_last)
     return nn.ModuleDict({"unet": unet, "text": nets.text_encoder(tokens)}).train()
-
-
-def word_optimiser(both: nn.ModuleDict, rate: float) -> torch.optim.AdamW:
-    """The words are learned half as fast as the pictures."""
-    groups = [{"params": list(both.unet.parameters()), "lr": rate}]
-    groups.append({"params": list(both.text.parameters()), "lr": rate / 2})
-    return torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=1e-4)
 
 
 def noise_times(count: int) -> torch.Tensor:

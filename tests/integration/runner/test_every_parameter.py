@@ -135,6 +135,7 @@ OFF: tuple[tuple[str, str, Mapping[str, Any], str], ...] = (
     ("wan", "image-to-video", {**FRAMES, **UGLY, "num_frames": 5}, "negative_prompt"),
     ("wan", "image-to-video", {**FRAMES, "num_frames": 5, "prompt": "fox " * 600}, "prompt"),
     ("sd-x4", "upscale", {**SMALL, "prompt": WORDY}, "prompt"),
+    ("esrgan", "upscale", {"seed": 0}, "seed"),
 )
 """Jobs of which one parameter is not done as it says, because of another one or of its own length."""
 

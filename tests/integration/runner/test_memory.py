@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from reelnet.clips import probe_clip
 from reelnet.pipelines import pipeline_named
-from runner.backend import InputClip, RunnerJob
+from runner.backend import Deaf, InputClip, RunnerJob
 from runner.cli import cli
 from runner.memory_budget import GIB
 from runner.models.digest import survey
@@ -38,16 +38,6 @@ STILL: dict[str, Any] = {"seed": 1, "num_inference_steps": 1, "width": 128, "hei
 
 
 FILMED: dict[str, Any] = {"width": 128, "height": 64, "num_frames": 9, "num_inference_steps": 1}
-
-
-class Deaf:
-    """Hears of steps, and does nothing."""
-
-    def step(self, stage: str, step: int, total: int) -> None:
-        """As Reporter.step."""
-
-    def warn(self, warning: object) -> None:
-        """As Reporter.warn."""
 
 
 @functools.cache

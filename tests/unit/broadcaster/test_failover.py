@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broadcaster.failover import MAX_OOM, NOT_FINITE, Blame, Failover, Verdict
-from reelnet.errors import FailureClass, ReelnetError, from_class
+from broadcaster.failover import MAX_OOM, Blame, Failover, Verdict
+from reelnet.errors import NOT_FINITE, FailureClass, ReelnetError, from_class
 
 F = FailureClass
 NEXT, END = Verdict.NEXT, Verdict.END

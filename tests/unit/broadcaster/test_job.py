@@ -61,6 +61,12 @@ def test_an_unused_parameter_is_missed_by_who_named_it() -> None:
     assert job.warned([*unused, JobWarning(NO_PREVIEW, "no", "prompt")]) == (unused[1],)
 
 
+def test_a_node_can_lack_only_what_a_job_asks_for() -> None:
+    """A parameter that has its default asks for nothing; LoRAs and a checker are advertised."""
+    job = request(scheduler="euler", loras={"acme/ink": 1.0}, safety="flag", guidance_scale=7.5)
+    assert job.unadvertised == {"prompt", "seed", "scheduler"}
+
+
 def test_a_job_moves_by_the_table() -> None:
     """Staying where it is is no step; what the table does not allow is refused and changes nothing."""
     job = JobProgress(request())
